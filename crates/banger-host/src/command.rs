@@ -1,0 +1,248 @@
+//! Programs that are run for their result.
+//!
+//! Every run has a deadline and a bound on what it may print; an error names the program and
+//! carries the end of what it wrote to standard error.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{Read, Write as _};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::clock::Deadline;
+use crate::error::{HostError, Result};
+use crate::process::{Process, spawn_error};
+
+/// How much of a failed program's standard error an error message keeps, from its end.
+const STDERR_TAIL: usize = 2048;
+/// How long a killed program may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// Most bytes that [`Tool::capture`] takes from standard output.
+const MAX_CAPTURE: u64 = 64 * 1024 * 1024;
+
+/// A program with its arguments, not yet running.
+#[derive(Debug)]
+pub struct Tool {
+    name: String,
+    command: Command,
+    input: Vec<u8>,
+}
+
+impl Tool {
+    /// A program found on the path.
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    pub fn new(program: impl AsRef<OsStr>) -> Self {
+        let name = Path::new(program.as_ref())
+            .file_name()
+            .unwrap_or(program.as_ref())
+            .to_string_lossy()
+            .into_owned();
+        let mut command = Command::new(program);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self { name, command, input: Vec::new() }
+    }
+
+    /// Adds one argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.command.args(args);
+        self
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Runs it in this directory.
+    #[must_use]
+    pub fn dir(mut self, dir: &Path) -> Self {
+        self.command.current_dir(dir);
+        self
+    }
+
+    /// Gives it these bytes as standard input.
+    #[must_use]
+    pub fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = bytes.into();
+        self.command.stdin(Stdio::piped());
+        self
+    }
+
+    /// Runs the program to its end and returns what it wrote to standard output.
+    ///
+    /// # Errors
+    /// When it is not installed, fails, prints too much or exceeds `timeout` (it is killed then).
+    pub fn capture(self, timeout: Duration) -> Result<Vec<u8>> {
+        let mut running = self.stream(timeout)?;
+        let stdout = running.take_stdout();
+        let reader = stdout.map(|out| std::thread::spawn(move || read_up_to(out, MAX_CAPTURE)));
+        running.finish()?;
+        Ok(reader.and_then(|thread| thread.join().ok()).unwrap_or_default())
+    }
+
+    /// Starts the program; its standard output is the caller's to read, then
+    /// [`Running::finish`] tells how it went.
+    ///
+    /// # Errors
+    /// When it is not installed or cannot be started.
+    pub fn stream(self, timeout: Duration) -> Result<Running> {
+        let Self { name, mut command, input } = self;
+        let mut child = command.spawn().map_err(|source| spawn_error(name.clone(), source))?;
+        if let Some(mut stdin) = child.stdin.take() {
+            // A program that does not read its input to the end is not our failure.
+            std::thread::spawn(move || drop(stdin.write_all(&input)));
+        }
+        let stderr = child.stderr.take().map(|err| std::thread::spawn(move || read_tail(err)));
+        Ok(Running {
+            name,
+            child: Some(child),
+            stderr,
+            timeout,
+            deadline: Deadline::after(timeout),
+        })
+    }
+}
+
+/// A program on its way. Dropped before it has ended, it is killed.
+#[derive(Debug)]
+pub struct Running {
+    name: String,
+    child: Option<Child>,
+    stderr: Option<JoinHandle<Vec<u8>>>,
+    timeout: Duration,
+    deadline: Deadline,
+}
+
+impl Running {
+    /// The program's standard output; `None` the second time.
+    pub fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.as_mut().and_then(|child| child.stdout.take())
+    }
+
+    /// Waits for the program's end.
+    ///
+    /// # Errors
+    /// When it fails or exceeds its time (it is killed then).
+    pub fn finish(mut self) -> Result<()> {
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let status = self.wait(&mut child)?;
+        let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
+        if status.success() {
+            return Ok(());
+        }
+        Err(HostError::Failed {
+            program: self.name.clone(),
+            status: status.to_string(),
+            stderr: String::from_utf8_lossy(&stderr).trim().to_owned(),
+        })
+    }
+
+    fn wait(&self, child: &mut Child) -> Result<ExitStatus> {
+        let failed = |source| HostError::system(format!("wait for {}", self.name), source);
+        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+        if let Some(process) = Process::open(pid)? {
+            if !process.ended(self.deadline)? {
+                process.kill(KILL_PATIENCE)?;
+                return Err(HostError::TimedOut {
+                    program: self.name.clone(),
+                    seconds: self.timeout.as_secs(),
+                });
+            }
+        }
+        child.wait().map_err(failed)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Where a program is, if it is on this search path.
+pub fn find_program(name: &str, path: &OsStr) -> Option<std::path::PathBuf> {
+    std::env::split_paths(path).map(|dir| dir.join(name)).find(|file| {
+        rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
+    })
+}
+
+/// Replaces this process by another program; returns only when that fails.
+pub fn exec(program: &str, args: &[OsString]) -> HostError {
+    use std::os::unix::process::CommandExt as _;
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    let source = Command::new(program).args(args).exec();
+    spawn_error(program.to_owned(), source)
+}
+
+fn read_up_to(source: impl Read, limit: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut limited = source.take(limit);
+    let _ = limited.read_to_end(&mut bytes);
+    // The rest is read and dropped, so that the program does not block on a full pipe.
+    let _ = std::io::copy(&mut limited.into_inner(), &mut std::io::sink());
+    bytes
+}
+
+fn read_tail(mut source: impl Read) -> Vec<u8> {
+    let mut tail = Vec::new();
+    let mut chunk = [0; 4096];
+    while let Ok(n @ 1..) = source.read(&mut chunk) {
+        tail.extend_from_slice(&chunk[..n]);
+        if tail.len() > STDERR_TAIL {
+            tail.drain(..tail.len() - STDERR_TAIL);
+        }
+    }
+    tail
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn output_and_input_pass_through() {
+        let out = Tool::new("tr").args(["a-z", "A-Z"]).input("hello").capture(LONG).unwrap();
+        assert_eq!(out, b"HELLO");
+    }
+
+    #[test]
+    fn a_failure_says_what_the_program_said() {
+        let error =
+            Tool::new("sh").args(["-c", "echo bad luck >&2; exit 3"]).capture(LONG).unwrap_err();
+        assert_eq!(error.to_string(), "sh failed (exit status: 3): bad luck");
+    }
+
+    #[test]
+    fn a_program_over_its_time_is_killed() {
+        let error = Tool::new("sleep").arg("1000").capture(Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, HostError::TimedOut { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = Tool::new("no-such-program").capture(LONG).unwrap_err();
+        assert_eq!(error.to_string(), "no-such-program is not installed");
+    }
+
+    #[test]
+    fn much_output_does_not_block() {
+        let out = Tool::new("head").args(["-c", "5000000", "/dev/zero"]).capture(LONG).unwrap();
+        assert_eq!(out.len(), 5_000_000);
+    }
+}

@@ -1,0 +1,108 @@
+//! What is true of this host until its next boot.
+#![expect(unsafe_code, reason = "the time stamp counter is read by an instruction")]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::{HostError, Result};
+use crate::fs::read_text;
+
+/// Longest file under /proc or /sys that is read here.
+const MAX_FACT_LEN: u64 = 64 * 1024;
+
+/// How long the counter is watched: 50 ms make the result good to about 20 ppm, well within
+/// what the kernel corrects itself.
+const TSC_WINDOW: Duration = Duration::from_millis(50);
+
+/// The measured frequency is rounded to this many kHz, so that two measurements agree.
+const TSC_ROUNDING_KHZ: u64 = 1000;
+
+/// The kernel's random id of the boot it is in.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn boot_id() -> Result<String> {
+    let id = read_text(Path::new("/proc/sys/kernel/random/boot_id"), MAX_FACT_LEN)?;
+    Ok(id.trim().to_owned())
+}
+
+/// The release of the running kernel, as `uname -r` shows it.
+pub fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
+}
+
+/// Total memory of the host and what is available for new programs, in bytes.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn memory() -> Result<(u64, u64)> {
+    let text = read_text(Path::new("/proc/meminfo"), MAX_FACT_LEN)?;
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    match (field("MemTotal:"), field("MemAvailable:")) {
+        (Some(total), Some(available)) => Ok((total, available)),
+        _ => Err(HostError::system("understand /proc/meminfo", std::io::ErrorKind::InvalidData)),
+    }
+}
+
+/// The name the processor gives itself, and the number of them this process may use.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn processor() -> Result<(String, usize)> {
+    let text = read_text(Path::new("/proc/cpuinfo"), 16 * 1024 * 1024)?;
+    let model = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim()))
+        .unwrap_or("unknown")
+        .to_owned();
+    Ok((model, std::thread::available_parallelism().map_or(1, std::num::NonZero::get)))
+}
+
+/// The frequency of the processor's time stamp counter in kHz, rounded; takes 50 ms.
+///
+/// A guest under TCG reads the host's counter and, left to itself, hangs in half of its attempts
+/// to find out how fast that runs.
+#[cfg(target_arch = "x86_64")]
+pub fn measure_tsc_khz() -> u64 {
+    let count = || {
+        // SAFETY: RDTSC is part of every x86-64 processor and only reads a register.
+        // JUSTIFICATION: no system call tells the counter's value.
+        unsafe { std::arch::x86_64::_rdtsc() }
+    };
+    let (begin, from) = (Instant::now(), count());
+    while begin.elapsed() < TSC_WINDOW {
+        std::hint::spin_loop();
+    }
+    let (elapsed, to) = (begin.elapsed(), count());
+    let ticks = u128::from(to.wrapping_sub(from));
+    let khz = ticks * 1_000_000 / elapsed.as_nanos().max(1);
+    let rounded = (khz + u128::from(TSC_ROUNDING_KHZ) / 2) / u128::from(TSC_ROUNDING_KHZ);
+    u64::try_from(rounded).unwrap_or(u64::MAX / TSC_ROUNDING_KHZ) * TSC_ROUNDING_KHZ
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_boot_id_does_not_change() {
+        assert_eq!(boot_id().unwrap(), boot_id().unwrap());
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
+
+    #[test]
+    fn memory_is_known() {
+        let (total, available) = memory().unwrap();
+        assert!(total >= available && available > 0);
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn the_counter_runs_at_a_processors_speed() {
+        assert!((500_000..20_000_000).contains(&measure_tsc_khz()));
+    }
+}

@@ -1,0 +1,268 @@
+//! Files: bounded reads, writes that a crash cannot halve, sparse copies.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use banger_model::Bytes;
+use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
+use rustix::io::Errno;
+
+use crate::error::{AtPath as _, HostError, Result};
+
+/// Reads a file of at most `limit` bytes.
+///
+/// # Errors
+/// When it cannot be read, or is larger.
+pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).at("open", path)?;
+    let mut bytes = Vec::new();
+    file.take(limit.saturating_add(1)).read_to_end(&mut bytes).at("read", path)?;
+    if bytes.len() as u64 > limit {
+        return Err(HostError::TooLarge { path: path.to_owned(), limit });
+    }
+    Ok(bytes)
+}
+
+/// Reads a text file of at most `limit` bytes; bytes that are no UTF-8 are replaced.
+///
+/// # Errors
+/// When it cannot be read, or is larger.
+pub fn read_text(path: &Path, limit: u64) -> Result<String> {
+    Ok(String::from_utf8_lossy(&read_bounded(path, limit)?).into_owned())
+}
+
+/// Replaces the file at `path` by these bytes: whoever reads it, also after a power cut, sees
+/// the old content or the new one whole.
+///
+/// # Errors
+/// When any step fails; the old file then stands as it was.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let aside = aside(path)?;
+    let written = write_synced(&aside, bytes)
+        .and_then(|()| fs::rename(&aside, path).at("rename into place", path))
+        .and_then(|()| sync_parent(path));
+    if written.is_err() {
+        let _ = fs::remove_file(&aside);
+    }
+    written
+}
+
+fn aside(path: &Path) -> Result<PathBuf> {
+    let name = path.file_name().unwrap_or(OsStr::new("file"));
+    let tag = u32::from_ne_bytes(crate::random::bytes()?);
+    Ok(path.with_file_name(format!(".{}.{tag:08x}.new", name.to_string_lossy())))
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = create_new(path)?;
+    file.write_all(bytes).at("write", path)?;
+    file.sync_all().at("sync", path)
+}
+
+/// Creates a file that must not exist yet, readable and writable by its owner alone.
+///
+/// # Errors
+/// When it exists or cannot be made.
+pub fn create_new(path: &Path) -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .at("create", path)
+}
+
+/// Makes the directory entry of `path` survive a power cut.
+///
+/// # Errors
+/// When the parent cannot be opened or synced.
+pub fn sync_parent(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    File::open(parent).and_then(|dir| dir.sync_all()).at("sync", parent)
+}
+
+/// Creates a directory and its parents, for the owner alone. One that exists is left as it is.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn create_private_dir(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("create the directory", path)
+}
+
+/// Removes a file or a directory with all that is in it; nothing there is no error.
+///
+/// # Errors
+/// When something remains.
+pub fn remove_all(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.at("remove", path),
+    }
+}
+
+/// The names in a directory, sorted; none when there is no such directory.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn list_dir(path: &Path) -> Result<Vec<std::ffi::OsString>> {
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.at("list", path)?,
+    };
+    let names: io::Result<Vec<_>> = entries.map(|entry| entry.map(|e| e.file_name())).collect();
+    let mut names = names.at("list", path)?;
+    names.sort();
+    Ok(names)
+}
+
+/// A file's size as its reader sees it and as the disk bears it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileSize {
+    /// Length of the content, holes included.
+    pub apparent: Bytes,
+    /// Space that its blocks take.
+    pub real: Bytes,
+}
+
+/// Both sizes of a file.
+///
+/// # Errors
+/// When there is no such file.
+pub fn file_size(path: &Path) -> Result<FileSize> {
+    let meta = fs::metadata(path).at("look at", path)?;
+    // st_blocks counts in units of 512 bytes whatever the file system's block size (stat(2)).
+    Ok(FileSize { apparent: Bytes::new(meta.len()), real: Bytes::new(meta.blocks() * 512) })
+}
+
+/// Space that this user may still fill on the file system of `path`.
+///
+/// # Errors
+/// When the file system cannot be asked.
+pub fn free_space(path: &Path) -> Result<Bytes> {
+    let stat = rustix::fs::statvfs(path).at("ask the free space of", path)?;
+    Ok(Bytes::new(stat.f_bavail.saturating_mul(stat.f_frsize)))
+}
+
+/// How a copy came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cloned {
+    /// The file system shares the blocks of both files until one is written to.
+    Reflink,
+    /// The data was copied, holes left out.
+    Copied,
+}
+
+/// Copies a file to a new one: by sharing its blocks where the file system can, else by copying
+/// its data and leaving its holes.
+///
+/// # Errors
+/// When the target exists, or either file fails; a half-made target is removed.
+pub fn clone_file(from: &Path, to: &Path) -> Result<Cloned> {
+    let source = File::open(from).at("open", from)?;
+    let target = create_new(to)?;
+    match ioctl_ficlone(&target, &source) {
+        Ok(()) => return Ok(Cloned::Reflink),
+        Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => {}
+        Err(error) => {
+            let _ = fs::remove_file(to);
+            return Err(error).at("clone to", to);
+        }
+    }
+    match copy_extents(&source, &target).at("copy to", to) {
+        Ok(()) => Ok(Cloned::Copied),
+        Err(error) => {
+            let _ = fs::remove_file(to);
+            Err(error)
+        }
+    }
+}
+
+fn copy_extents(source: &File, target: &File) -> io::Result<()> {
+    let len = source.metadata()?.len();
+    target.set_len(len)?;
+    let mut offset = 0;
+    while offset < len {
+        let start = match seek(source, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let end = seek(source, SeekFrom::Hole(start))?;
+        copy_range(source, target, start, end)?;
+        offset = end;
+    }
+    Ok(())
+}
+
+fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<()> {
+    let (mut read_at, mut write_at) = (start, start);
+    while read_at < end {
+        let want = usize::try_from(end - read_at).unwrap_or(usize::MAX);
+        let copied = rustix::fs::copy_file_range(
+            source,
+            Some(&mut read_at),
+            target,
+            Some(&mut write_at),
+            want,
+        )?;
+        if copied == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        write_atomic(&path, b"old").unwrap();
+        write_atomic(&path, b"new").unwrap();
+        assert_eq!(read_bounded(&path, 10).unwrap(), b"new");
+        assert_eq!(list_dir(dir.path()).unwrap(), ["state.json"]);
+    }
+
+    #[test]
+    fn a_file_over_its_bound_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("big");
+        write_atomic(&path, &[0; 11]).unwrap();
+        assert!(matches!(read_bounded(&path, 10), Err(HostError::TooLarge { limit: 10, .. })));
+    }
+
+    #[test]
+    fn a_copy_keeps_data_and_holes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        let file = create_new(&from).unwrap();
+        file.set_len(64 << 20).unwrap();
+        rustix::io::pwrite(&file, b"in the middle", 32 << 20).unwrap();
+        clone_file(&from, &to).unwrap();
+        let size = file_size(&to).unwrap();
+        assert_eq!(size.apparent, Bytes::mib(64));
+        assert!(size.real < Bytes::mib(1), "{size:?}");
+        let mut read = [0; 13];
+        rustix::io::pread(File::open(&to).unwrap(), &mut read, 32 << 20).unwrap();
+        assert_eq!(&read, b"in the middle");
+        assert!(clone_file(&from, &to).is_err(), "an existing target is never overwritten");
+    }
+
+    #[test]
+    fn removing_what_is_not_there_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        remove_all(&dir.path().join("nothing")).unwrap();
+    }
+}

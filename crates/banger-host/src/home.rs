@@ -1,0 +1,163 @@
+//! Where banger keeps things: everything under `BANGER_HOME`, or the XDG directories.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use banger_model::{ImageName, KernelName, SandboxId};
+
+use crate::error::{HostError, Result};
+
+/// The directories of one user's banger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    data: PathBuf,
+    state: PathBuf,
+    cache: PathBuf,
+}
+
+/// The part of the environment that says where things are.
+#[derive(Clone, Debug, Default)]
+pub struct HomeEnv {
+    /// `BANGER_HOME`: one directory for everything.
+    pub banger_home: Option<OsString>,
+    /// `HOME`.
+    pub home: Option<OsString>,
+    /// `XDG_DATA_HOME`.
+    pub xdg_data: Option<OsString>,
+    /// `XDG_STATE_HOME`.
+    pub xdg_state: Option<OsString>,
+    /// `XDG_CACHE_HOME`.
+    pub xdg_cache: Option<OsString>,
+}
+
+impl HomeEnv {
+    /// This process's environment.
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    pub fn from_process() -> Self {
+        let var = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            banger_home: var("BANGER_HOME"),
+            home: var("HOME"),
+            xdg_data: var("XDG_DATA_HOME"),
+            xdg_state: var("XDG_STATE_HOME"),
+            xdg_cache: var("XDG_CACHE_HOME"),
+        }
+    }
+}
+
+impl Home {
+    /// The directories that this environment asks for. A relative XDG path is ignored, as the
+    /// XDG Base Directory Specification demands; a relative `BANGER_HOME` counts from `current`.
+    ///
+    /// # Errors
+    /// When neither `BANGER_HOME` nor `HOME` is set.
+    pub fn from_env(env: &HomeEnv, current: &Path) -> Result<Self> {
+        if let Some(root) = &env.banger_home {
+            return Ok(Self::under(&current.join(root)));
+        }
+        let home = env.home.as_ref().ok_or_else(|| {
+            HostError::system(
+                "tell where to keep things: neither BANGER_HOME nor HOME is set",
+                std::io::ErrorKind::NotFound,
+            )
+        })?;
+        let dir = |xdg: &Option<OsString>, default: &str| {
+            xdg.as_ref()
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+                .unwrap_or_else(|| current.join(home).join(default))
+                .join("banger")
+        };
+        Ok(Self {
+            data: dir(&env.xdg_data, ".local/share"),
+            state: dir(&env.xdg_state, ".local/state"),
+            cache: dir(&env.xdg_cache, ".cache"),
+        })
+    }
+
+    /// Everything under one directory.
+    pub fn under(root: &Path) -> Self {
+        Self { data: root.join("data"), state: root.join("state"), cache: root.join("cache") }
+    }
+
+    /// Where all images are.
+    pub fn images(&self) -> PathBuf {
+        self.data.join("images")
+    }
+
+    /// Where one image is.
+    pub fn image(&self, name: &ImageName) -> PathBuf {
+        self.images().join(name.as_str())
+    }
+
+    /// Where all kernels are.
+    pub fn kernels(&self) -> PathBuf {
+        self.data.join("kernels")
+    }
+
+    /// Where one kernel is.
+    pub fn kernel(&self, name: &KernelName) -> PathBuf {
+        self.kernels().join(name.as_str())
+    }
+
+    /// Where all sandboxes are.
+    pub fn sandboxes(&self) -> PathBuf {
+        self.state.join("sandboxes")
+    }
+
+    /// Where one sandbox is.
+    pub fn sandbox(&self, id: &SandboxId) -> PathBuf {
+        self.sandboxes().join(id.as_str())
+    }
+
+    /// What was measured of this host and holds until its next boot.
+    pub fn host_facts(&self) -> PathBuf {
+        self.state.join("host")
+    }
+
+    /// What can be fetched or made again.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Every directory above, for those who check them.
+    pub fn roots(&self) -> [&Path; 3] {
+        [&self.data, &self.state, &self.cache]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> HomeEnv {
+        let get = |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
+        HomeEnv {
+            banger_home: get("BANGER_HOME"),
+            home: get("HOME"),
+            xdg_data: get("XDG_DATA_HOME"),
+            xdg_state: get("XDG_STATE_HOME"),
+            xdg_cache: get("XDG_CACHE_HOME"),
+        }
+    }
+
+    #[test]
+    fn one_directory_for_everything_wins() {
+        let env = env(&[("BANGER_HOME", "b"), ("HOME", "/h"), ("XDG_DATA_HOME", "/d")]);
+        let home = Home::from_env(&env, Path::new("/cwd")).unwrap();
+        assert_eq!(home, Home::under(Path::new("/cwd/b")));
+    }
+
+    #[test]
+    fn xdg_directories_count_when_absolute() {
+        let env = env(&[("HOME", "/h"), ("XDG_DATA_HOME", "/d"), ("XDG_STATE_HOME", "rel")]);
+        let home = Home::from_env(&env, Path::new("/cwd")).unwrap();
+        assert_eq!(home.images(), Path::new("/d/banger/images"));
+        assert_eq!(home.sandboxes(), Path::new("/h/.local/state/banger/sandboxes"));
+    }
+
+    #[test]
+    fn without_a_home_there_is_an_error() {
+        assert!(Home::from_env(&env(&[]), Path::new("/")).is_err());
+    }
+}

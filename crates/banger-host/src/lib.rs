@@ -1,0 +1,23 @@
+//! The only door to the operating system.
+//!
+//! Everything that runs a command, opens a file, takes a lock, asks the time or signals a
+//! process does it through here, so that bounds, error texts and durability are decided once.
+//! The guest agent has its own door: it runs on another machine.
+//!
+//! Each module deals with one thing of the system; errors name the operation and the path or
+//! program it was done to, and carry the system's own error as their source.
+
+pub mod clock;
+pub mod command;
+pub mod error;
+pub mod facts;
+pub mod fs;
+pub mod home;
+pub mod lock;
+pub mod process;
+pub mod random;
+pub mod socket;
+pub mod staged;
+pub mod terminal;
+
+pub use error::{HostError, Result};

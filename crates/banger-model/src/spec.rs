@@ -1,0 +1,234 @@
+//! What a user asks for when asking for a sandbox.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::limits::Limits;
+use crate::name::{ImageName, KernelName};
+use crate::size::{Bytes, ParseBytesError};
+
+/// Why a value cannot be part of a spec.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// Not a number of CPUs, or one outside the limits.
+    #[error("{0:?} is not a number of CPUs: use 1 to {max}", max = Limits::MAX_CPUS)]
+    Cpus(String),
+    /// The text is not a size.
+    #[error(transparent)]
+    Size(#[from] ParseBytesError),
+    /// Memory outside the limits.
+    #[error("{0} of memory is out of range: use {min} to {max}", min = Limits::MIN_MEMORY, max = Limits::MAX_MEMORY)]
+    Memory(Bytes),
+    /// A disk outside the limits.
+    #[error("a disk of {0} is out of range: use {min} to {max}", min = Limits::MIN_DISK, max = Limits::MAX_DISK)]
+    Disk(Bytes),
+    /// An environment variable that no process could have.
+    #[error("{0:?} is not an environment variable: write NAME=VALUE")]
+    Env(String),
+}
+
+/// Virtual CPUs of a sandbox: 1 to [`Limits::MAX_CPUS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuCount(u16);
+
+impl CpuCount {
+    /// A single CPU.
+    pub const ONE: Self = Self(1);
+    /// Two CPUs.
+    pub const TWO: Self = Self(2);
+
+    /// The number.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl FromStr for CpuCount {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(n @ 1..=Limits::MAX_CPUS) => Ok(Self(n)),
+            _ => Err(SpecError::Cpus(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for CpuCount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Memory of a sandbox: a whole number of MiB within the limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemorySize(Bytes);
+
+impl MemorySize {
+    /// What a sandbox gets when nothing is said: room for a shell, git and a small build.
+    pub const DEFAULT: Self = Self(Bytes::mib(512));
+
+    /// The size.
+    pub fn bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let size = text.parse::<Bytes>()?;
+        if !(Limits::MIN_MEMORY..=Limits::MAX_MEMORY).contains(&size) {
+            return Err(SpecError::Memory(size));
+        }
+        Ok(Self(size.round_up_to(Bytes::mib(1).get())))
+    }
+}
+
+impl fmt::Display for MemorySize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Size of a sandbox's writable disk: a whole number of MiB within the limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSize(Bytes);
+
+impl DiskSize {
+    /// What a sandbox gets when nothing is said. The file is sparse.
+    pub const DEFAULT: Self = Self(Bytes::gib(8));
+
+    /// The size.
+    pub fn bytes(self) -> Bytes {
+        self.0
+    }
+}
+
+impl FromStr for DiskSize {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let size = text.parse::<Bytes>()?;
+        if !(Limits::MIN_DISK..=Limits::MAX_DISK).contains(&size) {
+            return Err(SpecError::Disk(size));
+        }
+        Ok(Self(size.round_up_to(Bytes::mib(1).get())))
+    }
+}
+
+impl fmt::Display for DiskSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One environment variable. Both halves are bytes: Linux asks for no encoding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvVar {
+    name: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl EnvVar {
+    /// Parses `NAME=VALUE`.
+    ///
+    /// # Errors
+    /// [`SpecError::Env`] when the name is empty or there is no `=` or a NUL.
+    pub fn parse(text: &[u8]) -> Result<Self, SpecError> {
+        let bad = || SpecError::Env(String::from_utf8_lossy(text).into_owned());
+        let equals = text.iter().position(|b| *b == b'=').ok_or_else(bad)?;
+        if equals == 0 || text.contains(&0) {
+            return Err(bad());
+        }
+        Ok(Self { name: text[..equals].to_vec(), value: text[equals + 1..].to_vec() })
+    }
+
+    /// The part before the first `=`.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The part after the first `=`.
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+}
+
+/// What executes the guest's instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// The processor, through `/dev/kvm`.
+    Kvm,
+    /// QEMU's translator: slower, needs nothing of the host.
+    Tcg,
+}
+
+impl Accelerator {
+    /// The number of CPUs a sandbox gets when nothing is said. Under TCG a second one doubles
+    /// the time a guest takes to boot.
+    pub fn default_cpus(self) -> CpuCount {
+        match self {
+            Self::Kvm => CpuCount::TWO,
+            Self::Tcg => CpuCount::ONE,
+        }
+    }
+}
+
+impl fmt::Display for Accelerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        })
+    }
+}
+
+/// Everything that shapes a sandbox's machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxSpec {
+    /// The root file system.
+    pub image: ImageName,
+    /// The kernel that boots it.
+    pub kernel: KernelName,
+    /// Virtual CPUs; none means [`Accelerator::default_cpus`].
+    pub cpus: Option<CpuCount>,
+    /// Memory.
+    pub memory: MemorySize,
+    /// Writable disk.
+    pub disk: DiskSize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parsing_refuses_what_no_sandbox_could_have() {
+        assert!("1M".parse::<MemorySize>().is_err());
+        assert!("2048T".parse::<MemorySize>().is_err());
+        assert!("1M".parse::<DiskSize>().is_err());
+        for bad in ["0", "999", "-1", "two", "1.5", ""] {
+            assert!(bad.parse::<CpuCount>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn memory_is_whole_mebibytes() {
+        assert_eq!("104857601".parse::<MemorySize>().map(|m| m.bytes()), Ok(Bytes::mib(101)));
+    }
+
+    #[test]
+    fn a_variable_splits_at_its_first_equals_sign() {
+        let var = EnvVar::parse(b"A=x=y \xff").unwrap();
+        assert_eq!((var.name(), var.value()), (&b"A"[..], &b"x=y \xff"[..]));
+        assert!(EnvVar::parse(b"=x").is_err());
+        assert!(EnvVar::parse(b"A").is_err());
+        assert!(EnvVar::parse(b"A=\0").is_err());
+    }
+}
