@@ -13,8 +13,8 @@ mod id;
 mod limits;
 mod name;
 mod net;
-mod size;
 mod progress;
+mod size;
 mod spec;
 
 pub use device::{BlockRole, LINK_PORT_NAME, VOLUME_SLOTS};
@@ -23,6 +23,7 @@ pub use id::{ParseIdError, SandboxId};
 pub use limits::Limits;
 pub use name::{ImageName, KernelName, NameError, SandboxName};
 pub use net::{GuestNet, MacAddress};
+
 pub use progress::{Progress, Silent};
 pub use size::{Bytes, ParseBytesError};
 pub use spec::{Accelerator, CpuCount, DiskSize, EnvVar, MemorySize, SandboxSpec, SpecError};

@@ -1,0 +1,244 @@
+//! What host and agent say to each other.
+//!
+//! Messages are encoded with postcard: compact, and a variant is its number. So a variant that
+//! was ever published keeps its place and its fields for good; what is new is a new variant at
+//! the end, sent only when the negotiated version has it. A test pins the encodings.
+
+use banger_model::{EnvVar, GuestNet, MacAddress, ProcessEnd};
+use serde::{Deserialize, Serialize};
+
+/// What the host calls a process: chosen at random before it is started, so that a request to
+/// start it can be repeated without starting it twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ProcessId(pub u64);
+
+/// The streams of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Stream {
+    /// From host to process.
+    Stdin,
+    /// From process to host; with a terminal, everything it shows.
+    Stdout,
+    /// From process to host; never used with a terminal.
+    Stderr,
+}
+
+/// Rows and columns of a terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub cols: u16,
+}
+
+/// What makes a guest this sandbox and no other; given once it runs, never before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The hostname.
+    pub hostname: String,
+    /// The machine id (machine-id(5)).
+    pub machine_id: [u8; 16],
+    /// Fresh random bytes for the kernel's pool.
+    pub entropy: [u8; 32],
+    /// Nanoseconds since 1970.
+    pub wall_clock_ns: u64,
+    /// The Ethernet address of the network interface.
+    pub mac: MacAddress,
+    /// Addresses; none for a sandbox without a network.
+    pub net: Option<GuestNet>,
+}
+
+/// What to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Command {
+    /// Program and arguments. A program without `/` is looked up in the command's own `PATH`.
+    pub argv: Vec<Vec<u8>>,
+    /// The environment, whole; the agent adds only `HOME`, `USER`, `LOGNAME`, `SHELL` and `PATH`
+    /// where they are missing.
+    pub env: Vec<EnvVar>,
+    /// Working directory; the user's home where none is given.
+    pub cwd: Option<Vec<u8>>,
+    /// `user`, `user:group` or numbers, looked up in the image's own files; root where none is
+    /// given.
+    pub user: Option<Vec<u8>>,
+    /// The terminal it gets; without one it gets pipes.
+    pub terminal: Option<Window>,
+}
+
+/// Whom a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignalScope {
+    /// The process and its process group.
+    Group,
+    /// Every process that it ever started and that still lives.
+    Tree,
+}
+
+/// What a host asks of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Become this sandbox. Answered by [`Reply::Done`].
+    Configure(Identity),
+    /// Start a process, attached from its first byte. Answered by [`Reply::Started`].
+    Start {
+        /// What it will be called.
+        process: ProcessId,
+        /// What to run.
+        command: Command,
+    },
+    /// Send a process's output on this connection, and take its input. Answered by
+    /// [`Reply::Attached`].
+    Attach {
+        /// Which process.
+        process: ProcessId,
+        /// Where to go on in its stdout; none means the oldest byte still kept.
+        stdout: Option<u64>,
+        /// Where to go on in its stderr; none means the oldest byte still kept.
+        stderr: Option<u64>,
+    },
+    /// Signal a process. Answered by [`Reply::Done`].
+    Signal {
+        /// Which process.
+        process: ProcessId,
+        /// The signal's number.
+        signal: u8,
+        /// Whom it is for.
+        scope: SignalScope,
+    },
+    /// The terminal of a process has this size now. Answered by [`Reply::Done`].
+    Resize {
+        /// Which process.
+        process: ProcessId,
+        /// The new size.
+        window: Window,
+    },
+    /// Which processes are there? Answered by [`Reply::Processes`].
+    List,
+    /// Forget a process that has ended. Answered by [`Reply::Done`].
+    Release {
+        /// Which process.
+        process: ProcessId,
+    },
+    /// Who are you? Answered by [`Reply::Info`].
+    Info,
+    /// Write everything to the disk and power off. Answered by [`Reply::Done`] just before.
+    PowerOff,
+}
+
+/// An agent's answer to one request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// The process runs.
+    Started {
+        /// Its pid in the guest.
+        pid: u32,
+    },
+    /// The streams go on from here.
+    Attached {
+        /// Bytes of stdin that arrived so far.
+        stdin: u64,
+        /// Bytes of stdin that the process took so far.
+        stdin_taken: u64,
+        /// The first byte of stdout that will be sent.
+        stdout: u64,
+        /// The first byte of stderr that will be sent.
+        stderr: u64,
+    },
+    /// The processes that run, or have ended and are not released.
+    Processes(Vec<ProcessInfo>),
+    /// About the agent.
+    Info(AgentInfo),
+    /// It cannot be done.
+    Refused(Refusal),
+}
+
+/// One process in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessInfo {
+    /// What the host called it.
+    pub process: ProcessId,
+    /// Its pid in the guest.
+    pub pid: u32,
+    /// The program's name as it was given, cut at 256 bytes.
+    pub program: Vec<u8>,
+    /// How it ended, if it has.
+    pub end: Option<ProcessEnd>,
+}
+
+/// About the agent and the system it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentInfo {
+    /// The agent's version.
+    pub version: String,
+    /// The guest kernel's id of its boot.
+    pub boot_id: String,
+    /// Microseconds from the kernel's start to the agent's readiness.
+    pub ready_us: u64,
+}
+
+/// Why an agent does not do what it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such program.
+    #[error("{0}: command not found")]
+    NotFound(String),
+    /// The program is there but cannot be executed.
+    #[error("{0}: cannot be executed: {1}")]
+    CannotInvoke(String, String),
+    /// The image has no such user or group.
+    #[error("no user or group {0:?} in the image")]
+    NoSuchUser(String),
+    /// The working directory cannot be entered.
+    #[error("cannot enter the working directory {0}: {1}")]
+    WorkingDirectory(String, String),
+    /// As many processes as an agent takes.
+    #[error("too many processes: {0} run or wait to be released")]
+    TooManyProcesses(u32),
+    /// No process of this id.
+    #[error("no such process")]
+    UnknownProcess,
+    /// The process has ended, or has not.
+    #[error("the process {0}")]
+    WrongState(String),
+    /// The output asked for is no longer kept.
+    #[error("output from byte {asked} is gone: the oldest kept is {kept}")]
+    OutputLost {
+        /// The byte asked for.
+        asked: u64,
+        /// The oldest byte there is.
+        kept: u64,
+    },
+    /// The message is not one this agent knows.
+    #[error("the agent does not know this request")]
+    Unsupported,
+    /// The guest's system refused.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Everything a host sends beside stream data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum HostMessage {
+    /// A request. Replies to requests before `settled` have all arrived.
+    Request { id: u64, settled: u64, request: Request },
+    /// Output up to this offset was taken.
+    Ack { process: ProcessId, stream: Stream, offset: u64 },
+    /// Stdin ends at this offset.
+    End { process: ProcessId, offset: u64 },
+}
+
+/// Everything an agent sends beside stream data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum AgentMessage {
+    /// The answer to a request.
+    Reply { id: u64, reply: Reply },
+    /// Input up to this offset was taken.
+    Ack { process: ProcessId, offset: u64 },
+    /// An output stream ends at this offset.
+    End { process: ProcessId, stream: Stream, offset: u64 },
+    /// The process has ended. Its output may still be on its way.
+    Exited { process: ProcessId, end: ProcessEnd },
+}
