@@ -1,0 +1,66 @@
+//! What every command needs of its surroundings, read once.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use banger_host::home::{Home, HomeEnv};
+use bangerd::assets::Sources;
+use bangerd::sandbox::{HelperProgram, Helpers};
+
+/// The environment of one run.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The owner's directories.
+    pub(crate) home: Home,
+    /// Where programs are searched.
+    pub(crate) path: OsString,
+    /// This executable.
+    pub(crate) program: PathBuf,
+}
+
+/// Where programs are searched when `PATH` is not set, and always searched for those that only
+/// administrators usually run.
+const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Context {
+    /// Reads the environment of this process.
+    #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+    pub(crate) fn from_process() -> Result<Self> {
+        let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let home = Home::from_env(&HomeEnv::from_process(), &current)?;
+        let mut path = std::env::var_os("PATH").unwrap_or_default();
+        if !path.is_empty() {
+            path.push(":");
+        }
+        path.push(SYSTEM_PATH);
+        let program = std::env::current_exe().context("cannot tell where this program is")?;
+        Ok(Self { home, path, program })
+    }
+
+    /// What sandboxes are made from.
+    pub(crate) fn sources(&self) -> Result<Sources> {
+        let agent = self.guest_program("banger-agent")?;
+        Ok(Sources { home: self.home.clone(), path: self.path.clone(), agent })
+    }
+
+    /// A program of ours that runs in guests, from `lib/banger` beside the directory that this
+    /// executable is in: `/usr/local/bin/banger` has them in `/usr/local/lib/banger`.
+    pub(crate) fn guest_program(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.program.parent().unwrap_or(Path::new("/"));
+        let path = dir.parent().unwrap_or(dir).join("lib").join("banger").join(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(anyhow!("{} is missing: install banger anew", path.display()))
+    }
+
+    /// The programs of ours that run beside a sandbox.
+    pub(crate) fn helpers(&self) -> Helpers {
+        let internal = |name: &str| HelperProgram {
+            program: self.program.clone(),
+            args: vec!["internal".into(), name.into()],
+        };
+        Helpers { keeper: internal("keeper"), relay: internal("relay") }
+    }
+}

@@ -1,0 +1,136 @@
+//! What goes wrong in a command: said in one sentence, with what to do, and an exit status.
+
+use banger_link::Refusal;
+use banger_model::ExitCode;
+use bangerd::link::LinkFailed;
+
+/// Whose failure it is; it picks the exit status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The operation failed.
+    Failed,
+    /// The command line makes no sense.
+    Usage,
+    /// The sandbox around a command failed.
+    Sandbox,
+    /// The command in the sandbox cannot be invoked.
+    CannotInvoke,
+    /// The command in the sandbox does not exist.
+    NotFound,
+    /// Whoever read our output has gone: nothing to say, and no failure.
+    BrokenPipe,
+}
+
+/// A failed command.
+#[derive(Debug)]
+pub(crate) struct CommandError {
+    kind: Kind,
+    error: anyhow::Error,
+    hints: Vec<String>,
+}
+
+impl CommandError {
+    /// A failure of this kind.
+    pub(crate) fn new(kind: Kind, error: impl Into<anyhow::Error>) -> Self {
+        Self { kind, error: error.into(), hints: Vec::new() }
+    }
+
+    /// A failure of `vm run`: the command's own where the agent refused it, else the sandbox's.
+    pub(crate) fn of_sandbox(error: anyhow::Error) -> Self {
+        let kind = error.chain().find_map(|cause| {
+            let refusal = match cause.downcast_ref::<LinkFailed>() {
+                Some(LinkFailed::Refused(refusal)) => refusal,
+                _ => cause.downcast_ref::<Refusal>()?,
+            };
+            match refusal {
+                Refusal::NotFound(_) => Some(Kind::NotFound),
+                Refusal::CannotInvoke(..) => Some(Kind::CannotInvoke),
+                _ => None,
+            }
+        });
+        Self::new(kind.unwrap_or(Kind::Sandbox), error)
+    }
+
+    /// Adds what the user may do about it.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// The exit status that tells of this failure.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self.kind {
+            Kind::Failed => ExitCode::FAILED,
+            Kind::Usage => ExitCode::USAGE,
+            Kind::Sandbox => ExitCode::SANDBOX_FAILED,
+            Kind::CannotInvoke => ExitCode::CANNOT_INVOKE,
+            Kind::NotFound => ExitCode::NOT_FOUND,
+            Kind::BrokenPipe => ExitCode::SUCCESS,
+        }
+    }
+
+    /// Says it on standard error: one line, its causes behind it, hints below.
+    pub(crate) fn print(&self, verbosity: u8) {
+        use std::io::Write as _;
+        if self.kind == Kind::BrokenPipe {
+            return;
+        }
+        let mut stderr = anstream::stderr().lock();
+        let chain: Vec<_> = self.error.chain().map(ToString::to_string).collect();
+        let _ = match verbosity {
+            0 => writeln!(stderr, "banger: {}", chain.join(": ")),
+            _ => writeln!(stderr, "banger: {}", chain.join("\n  because: ")),
+        };
+        for hint in &self.hints {
+            let _ = writeln!(stderr, "hint: {hint}");
+        }
+    }
+}
+
+impl From<std::io::Error> for CommandError {
+    fn from(error: std::io::Error) -> Self {
+        let kind = match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Kind::BrokenPipe,
+            _ => Kind::Failed,
+        };
+        Self::new(kind, error)
+    }
+}
+
+impl From<anyhow::Error> for CommandError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::new(Kind::Failed, error)
+    }
+}
+
+impl From<banger_host::HostError> for CommandError {
+    fn from(error: banger_host::HostError) -> Self {
+        Self::new(Kind::Failed, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_refusal_of_the_command_is_the_commands_failure() {
+        let refused = |refusal| {
+            let error = anyhow::Error::new(LinkFailed::Refused(refusal)).context("around it");
+            CommandError::of_sandbox(error).exit_code()
+        };
+        assert_eq!(refused(Refusal::NotFound("x".into())), ExitCode::NOT_FOUND);
+        let denied = Refusal::CannotInvoke("/".into(), "is a directory".into());
+        assert_eq!(refused(denied), ExitCode::CANNOT_INVOKE);
+        assert_eq!(refused(Refusal::NoSuchUser("x".into())), ExitCode::SANDBOX_FAILED);
+        assert_eq!(CommandError::of_sandbox(anyhow!("boom")).exit_code(), ExitCode::SANDBOX_FAILED);
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_failure() {
+        let error = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(CommandError::from(error).exit_code(), ExitCode::SUCCESS);
+    }
+}

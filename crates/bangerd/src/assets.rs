@@ -1,0 +1,113 @@
+//! What a sandbox is made from, made ready: VMM, kernel, image, and what the host can do.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use banger_host::home::Home;
+use banger_image::{Image, Kernel};
+use banger_model::{Accelerator, ImageName, KernelName, Progress};
+use banger_vmm::probe::{KvmVerdict, ProbeGuest, kvm_verdict};
+use banger_vmm::qemu::Qemu;
+use banger_vmm::{Disks, Vmm, facts};
+use tokio::task::spawn_blocking;
+
+/// Everything that sandboxes of one image and kernel share.
+#[derive(Debug)]
+pub struct Assets {
+    /// The monitor.
+    pub vmm: Arc<dyn Vmm>,
+    /// The kernel.
+    pub kernel: Kernel,
+    /// The image.
+    pub image: Image,
+    /// The kernel's first file system, with our agent as its only program.
+    pub initramfs: PathBuf,
+    /// What executes guests on this host.
+    pub accelerator: Accelerator,
+    /// Why, when it is not KVM.
+    pub kvm: KvmVerdict,
+    /// The frequency of the host's time stamp counter.
+    pub tsc_khz: u64,
+}
+
+/// Where assets come from.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The owner's directories.
+    pub home: Home,
+    /// Where programs are searched: the value of `PATH`.
+    pub path: OsString,
+    /// The guest agent's executable.
+    pub agent: PathBuf,
+}
+
+impl Assets {
+    /// Finds or makes everything. The first time on a host that takes about a minute; later a
+    /// few milliseconds.
+    ///
+    /// # Errors
+    /// When something is missing and cannot be made.
+    pub async fn prepare(
+        sources: &Sources,
+        image: &ImageName,
+        kernel: &KernelName,
+        progress: Arc<dyn Progress>,
+    ) -> Result<Self> {
+        let path = sources.path.clone();
+        let vmm: Arc<dyn Vmm> = Arc::new(spawn_blocking(move || Qemu::discover(&path)).await??);
+        let (kernel, initramfs) = ensure_kernel(sources, kernel, progress.clone()).await?;
+        // While the image is made the processor has nothing to do for KVM's probe to disturb.
+        let guest = ProbeGuest {
+            kernel: kernel.vmlinux(),
+            initramfs: initramfs.clone(),
+            identity: kernel.identity().to_owned(),
+        };
+        let image = ensure_image(sources, image, progress);
+        let (image, kvm) = tokio::join!(image, kvm_verdict(&sources.home, &*vmm, &guest));
+        let (image, kvm) = (image?, kvm?);
+        let accelerator = match kvm {
+            KvmVerdict::Usable => Accelerator::Kvm,
+            _ => Accelerator::Tcg,
+        };
+        let home = sources.home.clone();
+        let tsc_khz = spawn_blocking(move || facts::tsc_khz(&home)).await??;
+        Ok(Self { vmm, kernel, image, initramfs, accelerator, kvm, tsc_khz })
+    }
+
+    /// The files behind a machine's block devices when `disk` is the sandbox's own.
+    pub fn disks(&self, disk: PathBuf) -> Disks {
+        Disks {
+            base: Some(self.image.root()),
+            modules: Some(self.kernel.modules()),
+            disk: Some(disk),
+            volumes: Default::default(),
+        }
+    }
+}
+
+async fn ensure_kernel(
+    sources: &Sources,
+    name: &KernelName,
+    progress: Arc<dyn Progress>,
+) -> Result<(Kernel, PathBuf)> {
+    let (sources, name) = (sources.clone(), name.clone());
+    spawn_blocking(move || {
+        let kernel = Kernel::ensure(&sources.home, &name, &*progress)?;
+        let initramfs = kernel
+            .initramfs(&sources.home, &sources.agent)
+            .context("cannot make the sandbox's initramfs")?;
+        Ok((kernel, initramfs))
+    })
+    .await?
+}
+
+async fn ensure_image(
+    sources: &Sources,
+    name: &ImageName,
+    progress: Arc<dyn Progress>,
+) -> Result<Image> {
+    let (home, name) = (sources.home.clone(), name.clone());
+    spawn_blocking(move || Ok(Image::ensure(&home, &name, &*progress)?)).await?
+}

@@ -1,0 +1,291 @@
+//! One sandbox: its directory, its machine, its link.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use banger_host::fs::{remove_all, write_atomic};
+use banger_host::home::Home;
+use banger_host::{clock, random};
+use banger_image::ext4::create_disk;
+use banger_link::{Identity, Request};
+use banger_model::{CpuCount, GuestNet, SandboxId, SandboxSpec};
+use banger_net::user::StartNetError;
+use banger_net::{NetBackend, RelayCommand, UserNet};
+use banger_vmm::{Disks, EndReason, Machine, Running, reap};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::assets::Assets;
+use crate::keeper;
+use crate::lease::Lease;
+use crate::link::Link;
+
+/// How long a guest may take from its first instruction to its agent's first word: 3 s where it
+/// was measured, under emulation, times what else the host may have to do.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a guest may take to write everything to its disk and power off.
+const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(30);
+/// Present in the directory of a sandbox that is kept when its owner goes.
+const KEEP_MARKER: &str = "keep";
+/// The sandbox's writable disk.
+const DISK: &str = "disk.ext4";
+
+/// What happens to a sandbox when its owner goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposal {
+    /// Nothing remains.
+    Remove,
+    /// Its directory remains, with its disk and its logs.
+    Keep,
+}
+
+/// A program of ours that runs beside a sandbox: usually this very executable.
+#[derive(Clone, Debug)]
+pub struct HelperProgram {
+    /// The program.
+    pub program: PathBuf,
+    /// Its first arguments.
+    pub args: Vec<OsString>,
+}
+
+/// The programs of ours that a sandbox needs.
+#[derive(Clone, Debug)]
+pub struct Helpers {
+    /// Runs [`keeper::run`] with the sandbox's directory as the argument that is added.
+    pub keeper: HelperProgram,
+    /// Runs [`banger_net::user::relay_inherited`] with the arguments that are added.
+    pub relay: HelperProgram,
+}
+
+/// A running sandbox. Dropped, it goes as its keeper sees its lease fall.
+#[derive(Debug)]
+pub struct Sandbox {
+    id: SandboxId,
+    lease: Lease,
+    machine: Arc<dyn Running>,
+    link: Link,
+    disposal: Disposal,
+    network: Network,
+}
+
+/// How a sandbox is connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// It has.
+    Connected,
+    /// The host itself has no way out.
+    HostOffline,
+}
+
+impl Sandbox {
+    /// Makes a sandbox and boots it; returns when its agent has answered and it is this sandbox
+    /// and no other.
+    ///
+    /// # Errors
+    /// When any part fails; nothing remains then.
+    pub async fn start(
+        home: &Home,
+        assets: &Assets,
+        spec: &SandboxSpec,
+        disposal: Disposal,
+        helpers: &Helpers,
+    ) -> Result<Self> {
+        let id = SandboxId::from_random(random::bytes()?);
+        let lease = Lease::create(home, &id)?;
+        match boot(&id, &lease, assets, spec, helpers).await {
+            Ok(Booted { machine, link, network }) => {
+                if disposal == Disposal::Keep {
+                    write_atomic(&lease.dir().join(KEEP_MARKER), b"")?;
+                }
+                Ok(Self { id, lease, machine, link, disposal, network })
+            }
+            Err(error) => {
+                let removed = spawn_blocking(move || discard(&lease)).await?;
+                Err(match removed {
+                    Ok(()) => error,
+                    Err(left) => error.context(format!("and {left:#}")),
+                })
+            }
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> &SandboxId {
+        &self.id
+    }
+
+    /// Its directory on the host.
+    pub fn dir(&self) -> &Path {
+        self.lease.dir()
+    }
+
+    /// Its link.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+
+    /// Whether it has a network.
+    pub fn network(&self) -> Network {
+        self.network
+    }
+
+    /// Waits until the machine ends by itself.
+    pub async fn ended(&self) -> EndReason {
+        self.machine.ended().await
+    }
+
+    /// Ends the sandbox as its disposal says: at once and without a trace, or powered off with
+    /// its disk in order.
+    ///
+    /// # Errors
+    /// When something of it remains that should not.
+    pub async fn end(self) -> Result<()> {
+        if self.disposal == Disposal::Keep {
+            self.power_off().await?;
+        }
+        let lease = self.lease;
+        drop(self.link);
+        spawn_blocking(move || discard(&lease)).await?
+    }
+
+    async fn power_off(&self) -> Result<()> {
+        let off = async {
+            // The agent's last word may be lost with its machine; the machine's end counts.
+            let _ = self.link.request(Request::PowerOff).await;
+            self.machine.ended().await
+        };
+        match timeout(POWER_OFF_TIMEOUT, off).await {
+            Ok(EndReason::PoweredOff) => Ok(()),
+            Ok(reason) => bail!("sandbox {} ended otherwise than asked: {reason:?}", self.id),
+            Err(_) => bail!(
+                "sandbox {} did not power off within {} s and was killed",
+                self.id,
+                POWER_OFF_TIMEOUT.as_secs()
+            ),
+        }
+    }
+}
+
+/// Ends every process of a sandbox and removes its directory, or what of it is not to be kept.
+/// The caller holds its lease.
+///
+/// # Errors
+/// When something remains.
+pub fn discard(lease: &Lease) -> Result<()> {
+    let dir = lease.dir();
+    reap(dir)?;
+    if dir.join(KEEP_MARKER).exists() {
+        return Ok(());
+    }
+    Ok(remove_all(dir)?)
+}
+
+struct Booted {
+    machine: Arc<dyn Running>,
+    link: Link,
+    network: Network,
+}
+
+async fn boot(
+    id: &SandboxId,
+    lease: &Lease,
+    assets: &Assets,
+    spec: &SandboxSpec,
+    helpers: &Helpers,
+) -> Result<Booted> {
+    let dir = lease.dir().to_owned();
+    keeper::start(&helpers.keeper, &dir)?;
+    let disk = dir.join(DISK);
+    create_disk(&disk, spec.disk.bytes())?;
+    let plan = UserNet::plan(id);
+    let net = start_network(&plan, &dir, helpers)?;
+    let network = if net.is_some() { Network::Connected } else { Network::HostOffline };
+    let guest_net = net.is_some().then(|| plan.guest.clone());
+    let cpus = spec.cpus.unwrap_or(assets.accelerator.default_cpus());
+    let disks = assets.disks(disk);
+    let machine = machine(&dir, assets, spec, cpus, disks, &plan, net);
+    let prepared = assets.vmm.prepare(machine).await?;
+    let machine: Arc<dyn Running> = Arc::from(prepared.boot().await?);
+    spawn_blocking({
+        let dir = dir.clone();
+        // A log that cannot be cut is no reason to end a sandbox.
+        move || drop(keeper::keep_logs(&dir))
+    });
+    let link = begin_link(&machine)?;
+    match timeout(BOOT_TIMEOUT, answer(&*machine, &link)).await {
+        Ok(answered) => answered?,
+        Err(_) => bail!(
+            "the guest did not answer within {} s of its start; its console's last words: {}",
+            BOOT_TIMEOUT.as_secs(),
+            banger_vmm::console::last_words(&dir)
+        ),
+    }
+    link.request(Request::Configure(identity(id, &plan, guest_net)?))
+        .await
+        .context("the guest does not take its identity")?;
+    Ok(Booted { machine, link, network })
+}
+
+fn start_network(plan: &UserNet, dir: &Path, helpers: &Helpers) -> Result<Option<NetBackend>> {
+    let HelperProgram { program, args } = helpers.relay.clone();
+    match NetBackend::start(plan, dir, &RelayCommand { program, args }) {
+        Ok(net) => Ok(Some(net)),
+        Err(StartNetError::NoRoute) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn machine(
+    dir: &Path,
+    assets: &Assets,
+    spec: &SandboxSpec,
+    cpus: CpuCount,
+    disks: Disks,
+    plan: &UserNet,
+    net: Option<NetBackend>,
+) -> Machine {
+    Machine {
+        dir: dir.to_owned(),
+        kernel: assets.kernel.vmlinux(),
+        initramfs: assets.initramfs.clone(),
+        kernel_args: Vec::new(),
+        accelerator: assets.accelerator,
+        cpus,
+        memory: spec.memory,
+        disks,
+        mac: plan.mac,
+        net,
+        tsc_khz: assets.tsc_khz,
+    }
+}
+
+fn begin_link(machine: &Arc<dyn Running>) -> Result<Link> {
+    let machine = machine.clone();
+    Ok(Link::begin(Arc::new(move || {
+        let machine = machine.clone();
+        Box::pin(async move { machine.connect_link().await })
+    }))?)
+}
+
+/// Waits for the agent's first word, or the machine's end if that comes first.
+async fn answer(machine: &dyn Running, link: &Link) -> Result<()> {
+    tokio::select! {
+        up = link.up() => up.map(drop).context("the guest's agent cannot be talked to"),
+        reason = machine.ended() => Err(anyhow!("the guest ended while it started: {reason:?}")),
+    }
+}
+
+fn identity(id: &SandboxId, plan: &UserNet, net: Option<GuestNet>) -> Result<Identity> {
+    let wall_clock_ns = u64::try_from(clock::wall().as_nanos()).unwrap_or(u64::MAX);
+    Ok(Identity {
+        hostname: id.to_string(),
+        machine_id: random::bytes()?,
+        entropy: random::bytes()?,
+        wall_clock_ns,
+        mac: plan.mac,
+        net,
+    })
+}
