@@ -39,20 +39,37 @@ impl Context {
     }
 
     /// What sandboxes are made from.
+    ///
+    /// # Errors
+    /// When the guest agent is missing.
     pub(crate) fn sources(&self) -> Result<Sources> {
         let agent = self.guest_program("banger-agent")?;
-        Ok(Sources { home: self.home.clone(), path: self.path.clone(), agent })
+        Ok(Sources { agent, ..self.sources_unchecked() })
     }
 
-    /// A program of ours that runs in guests, from `lib/banger` beside the directory that this
-    /// executable is in: `/usr/local/bin/banger` has them in `/usr/local/lib/banger`.
+    /// As [`Context::sources`], but with what is missing named where it should be.
+    pub(crate) fn sources_unchecked(&self) -> Sources {
+        let agent = self.guest_programs().join("banger-agent");
+        Sources { home: self.home.clone(), path: self.path.clone(), agent }
+    }
+
+    /// A program of ours that runs in guests.
+    ///
+    /// # Errors
+    /// When it is missing.
     pub(crate) fn guest_program(&self, name: &str) -> Result<PathBuf> {
-        let dir = self.program.parent().unwrap_or(Path::new("/"));
-        let path = dir.parent().unwrap_or(dir).join("lib").join("banger").join(name);
+        let path = self.guest_programs().join(name);
         if path.is_file() {
             return Ok(path);
         }
         Err(anyhow!("{} is missing: install banger anew", path.display()))
+    }
+
+    /// `lib/banger` beside the directory that this executable is in: what belongs to
+    /// `/usr/local/bin/banger` is in `/usr/local/lib/banger`.
+    fn guest_programs(&self) -> PathBuf {
+        let dir = self.program.parent().unwrap_or(Path::new("/"));
+        dir.parent().unwrap_or(dir).join("lib").join("banger")
     }
 
     /// The programs of ours that run beside a sandbox.

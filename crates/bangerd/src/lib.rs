@@ -11,6 +11,8 @@
 //! [`keeper`] or the next [`sweep`] — removes all that belongs to it.
 
 pub mod assets;
+pub mod bench;
+pub mod doctor;
 pub mod keeper;
 mod lease;
 pub mod link;

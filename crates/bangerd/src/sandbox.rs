@@ -11,10 +11,10 @@ use banger_host::home::Home;
 use banger_host::{clock, random};
 use banger_image::ext4::create_disk;
 use banger_link::{Identity, Request};
-use banger_model::{CpuCount, GuestNet, SandboxId, SandboxSpec};
+use banger_model::{GuestNet, SandboxId, SandboxSpec};
 use banger_net::user::StartNetError;
 use banger_net::{NetBackend, RelayCommand, UserNet};
-use banger_vmm::{Disks, EndReason, Machine, Running, reap};
+use banger_vmm::{EndReason, Machine, Running, reap};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -198,15 +198,8 @@ async fn boot(
 ) -> Result<Booted> {
     let dir = lease.dir().to_owned();
     keeper::start(&helpers.keeper, &dir)?;
-    let disk = dir.join(DISK);
-    create_disk(&disk, spec.disk.bytes())?;
-    let plan = UserNet::plan(id);
-    let net = start_network(&plan, &dir, helpers)?;
-    let network = if net.is_some() { Network::Connected } else { Network::HostOffline };
-    let guest_net = net.is_some().then(|| plan.guest.clone());
-    let cpus = spec.cpus.unwrap_or(assets.accelerator.default_cpus());
-    let disks = assets.disks(disk);
-    let machine = machine(&dir, assets, spec, cpus, disks, &plan, net);
+    let Furnished { machine, plan, network } = furnish(id, &dir, assets, spec, helpers)?;
+    let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let prepared = assets.vmm.prepare(machine).await?;
     let machine: Arc<dyn Running> = Arc::from(prepared.boot().await?);
     spawn_blocking({
@@ -238,28 +231,40 @@ fn start_network(plan: &UserNet, dir: &Path, helpers: &Helpers) -> Result<Option
     }
 }
 
-fn machine(
+/// A sandbox's machine with everything it is connected to, not yet there.
+pub(crate) struct Furnished {
+    pub(crate) machine: Machine,
+    plan: UserNet,
+    network: Network,
+}
+
+/// Makes a sandbox's disk and network, and describes its machine.
+pub(crate) fn furnish(
+    id: &SandboxId,
     dir: &Path,
     assets: &Assets,
     spec: &SandboxSpec,
-    cpus: CpuCount,
-    disks: Disks,
-    plan: &UserNet,
-    net: Option<NetBackend>,
-) -> Machine {
-    Machine {
+    helpers: &Helpers,
+) -> Result<Furnished> {
+    let disk = dir.join(DISK);
+    create_disk(&disk, spec.disk.bytes())?;
+    let plan = UserNet::plan(id);
+    let net = start_network(&plan, dir, helpers)?;
+    let network = if net.is_some() { Network::Connected } else { Network::HostOffline };
+    let machine = Machine {
         dir: dir.to_owned(),
         kernel: assets.kernel.vmlinux(),
         initramfs: assets.initramfs.clone(),
         kernel_args: Vec::new(),
         accelerator: assets.accelerator,
-        cpus,
+        cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
         memory: spec.memory,
-        disks,
+        disks: assets.disks(disk),
         mac: plan.mac,
         net,
         tsc_khz: assets.tsc_khz,
-    }
+    };
+    Ok(Furnished { machine, plan, network })
 }
 
 fn begin_link(machine: &Arc<dyn Running>) -> Result<Link> {

@@ -1,0 +1,226 @@
+//! Asking the host. A question that cannot be asked has no answer, and that is an answer.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use banger_host::command::{Tool, find_program};
+use banger_host::fs::{Cloned, clone_file, create_private_dir, free_space, read_text, remove_all};
+use banger_host::{facts, random};
+use banger_image::{Image, Kernel};
+use banger_model::Bytes;
+use banger_vmm::Vmm as _;
+use banger_vmm::probe::{KvmVerdict, ProbeGuest, kvm_verdict};
+use banger_vmm::qemu::Qemu;
+use tokio::task::spawn_blocking;
+
+use crate::assets::Sources;
+
+/// How long a program may take to tell its version or to try a namespace.
+const ASK: Duration = Duration::from_secs(20);
+/// Longest file under /proc or /etc that is read here.
+const MAX_LEN: u64 = 1024 * 1024;
+
+/// Programs that something of ours calls, and the Debian packages they come in.
+const PROGRAMS: [(&str, &str); 7] = [
+    ("apt-get", "apt"),
+    ("dpkg-deb", "dpkg"),
+    ("mke2fs", "e2fsprogs"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("passt", "passt"),
+    ("newuidmap", "uidmap"),
+    ("unshare", "util-linux"),
+];
+
+/// An answer, or why there is none.
+pub type Found<T> = Result<T, String>;
+
+/// Whether files of the state directory can share blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reflinks {
+    /// They can.
+    Supported,
+    /// A copy costs its data.
+    Unsupported,
+}
+
+/// Everything the doctor looks at.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The processor's own name and how many of it there are.
+    pub processor: Found<(String, usize)>,
+    /// Memory in all and available.
+    pub memory: Found<(Bytes, Bytes)>,
+    /// The running kernel's release.
+    pub kernel_release: String,
+    /// Whether KVM runs guests; none when there is no kernel to try it with yet.
+    pub kvm: Option<Found<KvmVerdict>>,
+    /// QEMU's name and version.
+    pub qemu: Found<String>,
+    /// Packages that are missing.
+    pub missing_packages: Vec<&'static str>,
+    /// Whether this user is root.
+    pub root: Root,
+    /// Whether this user may make user namespaces.
+    pub user_namespaces: Found<()>,
+    /// Whether this user has subordinate ids for them.
+    pub subordinate_ids: Found<()>,
+    /// Whether the directories of banger can be written to.
+    pub writable: Found<()>,
+    /// Space left for banger's files.
+    pub free_space: Found<Bytes>,
+    /// Whether copies of files can share their blocks.
+    pub reflinks: Found<Reflinks>,
+    /// Whether the host has a way out.
+    pub default_route: bool,
+    /// Whether the guest agent is where it should be.
+    pub agent: Found<()>,
+    /// Images and kernels that are here.
+    pub made: Found<(Vec<String>, Vec<String>)>,
+}
+
+/// Whether this process may do everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// It may.
+    Yes,
+    /// It may not.
+    No,
+}
+
+/// Looks at this host. KVM is tried for up to ten seconds if that is not known yet.
+pub async fn observe(sources: &Sources) -> Observed {
+    let asked = {
+        let sources = sources.clone();
+        spawn_blocking(move || ask(&sources)).await
+    };
+    let mut observed = match asked {
+        Ok(observed) => observed,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    };
+    observed.kvm = kvm(sources).await;
+    observed
+}
+
+fn ask(sources: &Sources) -> Observed {
+    let found = |error: banger_host::HostError| format!("{:#}", anyhow::Error::from(error));
+    let state = sources.home.sandboxes();
+    let writable = writable(sources);
+    Observed {
+        processor: facts::processor().map_err(found),
+        memory: facts::memory()
+            .map(|(total, available)| (Bytes::new(total), Bytes::new(available)))
+            .map_err(found),
+        kernel_release: facts::kernel_release(),
+        kvm: None,
+        qemu: Qemu::discover(&sources.path)
+            .map(|qemu| qemu.name().to_owned())
+            .map_err(|error| error.to_string()),
+        missing_packages: missing_packages(&sources.path),
+        root: if rustix::process::geteuid().is_root() { Root::Yes } else { Root::No },
+        user_namespaces: user_namespaces(),
+        subordinate_ids: subordinate_ids(),
+        free_space: free_space(existing(&state)).map_err(found),
+        reflinks: writable.clone().and_then(|()| reflinks(&state)),
+        writable,
+        default_route: default_route(),
+        agent: match File::open(&sources.agent) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{}: {error}", sources.agent.display())),
+        },
+        made: made(sources),
+    }
+}
+
+async fn kvm(sources: &Sources) -> Option<Found<KvmVerdict>> {
+    let name = "debian-cloud".parse().ok()?;
+    let kernel = Kernel::open(&sources.home, &name).ok()?;
+    let initramfs = kernel.initramfs(&sources.home, &sources.agent).ok()?;
+    let qemu = Qemu::discover(&sources.path).ok()?;
+    let identity = kernel.identity().to_owned();
+    let guest = ProbeGuest { kernel: kernel.vmlinux(), initramfs, identity };
+    Some(kvm_verdict(&sources.home, &qemu, &guest).await.map_err(|error| error.to_string()))
+}
+
+fn missing_packages(path: &OsStr) -> Vec<&'static str> {
+    let missing = PROGRAMS.iter().filter(|(program, _)| find_program(program, path).is_none());
+    missing.map(|(_, package)| *package).collect()
+}
+
+fn user_namespaces() -> Found<()> {
+    let tried = Tool::new("unshare").args(["--user", "--map-root-user", "true"]).capture(ASK);
+    tried.map(drop).map_err(|error| error.to_string())
+}
+
+/// `/etc/subuid` and `/etc/subgid` name users by name or number (subuid(5)).
+fn subordinate_ids() -> Found<()> {
+    let uid = rustix::process::geteuid().as_raw();
+    let passwd = read_text(Path::new("/etc/passwd"), MAX_LEN).map_err(|e| e.to_string())?;
+    let name = passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| name.to_owned())
+    });
+    let owners = [name, Some(uid.to_string())];
+    for file in ["/etc/subuid", "/etc/subgid"] {
+        let text = read_text(Path::new(file), MAX_LEN).map_err(|e| e.to_string())?;
+        let has = |line: &str| owners.iter().flatten().any(|o| line.split(':').next() == Some(o));
+        if !text.lines().any(has) {
+            return Err(format!("{file} has no line for this user"));
+        }
+    }
+    Ok(())
+}
+
+fn writable(sources: &Sources) -> Found<()> {
+    for root in sources.home.roots() {
+        create_private_dir(root).map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
+        let access = rustix::fs::access(root, rustix::fs::Access::WRITE_OK);
+        access.map_err(|error| format!("{}: {error}", root.display()))?;
+        let stat = rustix::fs::statvfs(root).map_err(|error| error.to_string())?;
+        if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            return Err(format!("{} is on a read-only file system", root.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Tries it with a small file, for no list of file systems is complete.
+fn reflinks(state: &Path) -> Found<Reflinks> {
+    let said = |error: banger_host::HostError| format!("{:#}", anyhow::Error::from(error));
+    let tag = u32::from_ne_bytes(random::bytes().map_err(said)?);
+    let dir = state.join(format!(".doctor-{tag:08x}"));
+    create_private_dir(&dir).map_err(said)?;
+    let (from, to) = (dir.join("from"), dir.join("to"));
+    let tried =
+        banger_host::fs::write_atomic(&from, &[1; 4096]).and_then(|()| clone_file(&from, &to));
+    let removed = remove_all(&dir);
+    let reflinks = match tried.map_err(said)? {
+        Cloned::Reflink => Reflinks::Supported,
+        Cloned::Copied => Reflinks::Unsupported,
+    };
+    removed.map_err(said)?;
+    Ok(reflinks)
+}
+
+/// The path itself or the nearest directory above that is there.
+fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
+}
+
+/// A route to everywhere has the destination and the mask 0 (proc(5), /proc/net/route).
+fn default_route() -> bool {
+    let routes = read_text(Path::new("/proc/net/route"), MAX_LEN).unwrap_or_default();
+    routes.lines().any(|line| {
+        let columns: Vec<_> = line.split_ascii_whitespace().collect();
+        columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000")
+    })
+}
+
+fn made(sources: &Sources) -> Found<(Vec<String>, Vec<String>)> {
+    let images = Image::list(&sources.home).map_err(|error| error.to_string())?;
+    let kernels = Kernel::list(&sources.home).map_err(|error| error.to_string())?;
+    let images = images.iter().map(ToString::to_string).collect();
+    Ok((images, kernels.iter().map(ToString::to_string).collect()))
+}
