@@ -2,13 +2,17 @@
 //!
 //! Every run has a deadline and a bound on what it may print; an error names the program and
 //! carries the end of what it wrote to standard error.
+#![expect(unsafe_code, reason = "a child must ask for its own end between fork and exec")]
 
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rustix::process::Signal;
 
 use crate::clock::Deadline;
 use crate::error::{HostError, Result};
@@ -68,6 +72,21 @@ impl Tool {
     #[must_use]
     pub fn dir(mut self, dir: &Path) -> Self {
         self.command.current_dir(dir);
+        self
+    }
+
+    /// Ends it with SIGKILL when the thread that starts it ends, however that happens: for
+    /// programs that must not work on in a place that the next one will clean. Its own children
+    /// are its own business.
+    #[must_use]
+    pub fn ends_with_caller(mut self) -> Self {
+        // SAFETY: between fork and exec only prctl(2) is called, which is async-signal-safe.
+        // JUSTIFICATION: std has no stable way to ask for a signal at the parent's death.
+        unsafe {
+            self.command.pre_exec(|| {
+                Ok(rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?)
+            });
+        }
         self
     }
 
@@ -182,7 +201,6 @@ pub fn find_program(name: &str, path: &OsStr) -> Option<std::path::PathBuf> {
 
 /// Replaces this process by another program; returns only when that fails.
 pub fn exec(program: &str, args: &[OsString]) -> HostError {
-    use std::os::unix::process::CommandExt as _;
     #[expect(clippy::disallowed_methods, reason = "this is the door")]
     let source = Command::new(program).args(args).exec();
     spawn_error(program.to_owned(), source)
@@ -238,6 +256,19 @@ mod tests {
     fn a_missing_program_is_named() {
         let error = Tool::new("no-such-program").capture(LONG).unwrap_err();
         assert_eq!(error.to_string(), "no-such-program is not installed");
+    }
+
+    #[test]
+    fn a_program_ends_with_the_thread_that_started_it() {
+        let start = || {
+            let mut running =
+                Tool::new("sleep").arg("1000").ends_with_caller().stream(LONG).unwrap();
+            let stdout = running.take_stdout().unwrap();
+            (running, stdout)
+        };
+        let (running, mut stdout) = std::thread::spawn(start).join().unwrap();
+        assert_eq!(stdout.read(&mut [0]).unwrap(), 0, "its end closes its output");
+        assert!(matches!(running.finish(), Err(HostError::Failed { .. })));
     }
 
     #[test]

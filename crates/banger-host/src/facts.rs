@@ -31,6 +31,11 @@ pub fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
+/// The user that this process acts as; 0 is root.
+pub fn user_id() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// Total memory of the host and what is available for new programs, in bytes.
 ///
 /// # Errors
@@ -92,6 +97,13 @@ mod tests {
     fn the_boot_id_does_not_change() {
         assert_eq!(boot_id().unwrap(), boot_id().unwrap());
         assert_eq!(boot_id().unwrap().len(), 36);
+    }
+
+    #[test]
+    fn files_of_this_process_belong_to_its_user() {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(file.as_file().metadata().unwrap().uid(), user_id());
     }
 
     #[test]

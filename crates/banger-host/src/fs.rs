@@ -76,6 +76,15 @@ pub fn create_new(path: &Path) -> Result<File> {
         .at("create", path)
 }
 
+/// Opens a file to add to its end, for its owner alone; it is created where it is missing. Another
+/// may truncate it meanwhile: what is written next then stands at its new end.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open_append(path: &Path) -> Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).at("open", path)
+}
+
 /// Makes the directory entry of `path` survive a power cut.
 ///
 /// # Errors

@@ -86,7 +86,7 @@ impl Launch {
         self
     }
 
-    /// Gives the program this descriptor under this number (3 to 99).
+    /// Gives the program this descriptor under this number (0 to 99).
     #[must_use]
     pub fn fd(mut self, fd: OwnedFd, number: i32) -> Self {
         self.fds.push((fd, number));

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use crate::error::{AtPath as _, Result};
 
@@ -17,9 +19,45 @@ use crate::error::{AtPath as _, Result};
 pub fn connect(path: &Path) -> Result<UnixStream> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let dir = File::open(parent).at("open", parent)?;
+    UnixStream::connect(short_path(&dir, path)).at("connect to", path)
+}
+
+/// Connects as [`connect`] does, but never waits for a listener that is busy: that one is an
+/// error of the kind [`std::io::ErrorKind::WouldBlock`].
+///
+/// The stream is left in non-blocking mode.
+///
+/// # Errors
+/// When nobody listens there, or the listener's queue is full.
+pub fn connect_now(path: &Path) -> Result<UnixStream> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let dir = File::open(parent).at("open", parent)?;
+    let address = SocketAddrUnix::new(short_path(&dir, path)).at("connect to", path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+        .at("make a socket for", path)?;
+    rustix::net::connect(&socket, &address).at("connect to", path)?;
+    Ok(socket.into())
+}
+
+/// A listening socket at `path`, replacing one that a dead process left there. Who holds it may
+/// hand it to a program before that is ready to serve: clients can connect already.
+///
+/// # Errors
+/// When the path cannot be used.
+pub fn listen(path: &Path) -> Result<OwnedFd> {
+    crate::fs::remove_all(path)?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let dir = File::open(parent).at("open", parent)?;
+    let listener = UnixListener::bind(short_path(&dir, path)).at("listen at", path)?;
+    Ok(listener.into())
+}
+
+/// The path of a socket as seen through its directory's descriptor: short, however deep it is.
+fn short_path(dir: &File, path: &Path) -> PathBuf {
     let mut short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));
     short.push(path.file_name().unwrap_or_default());
-    UnixStream::connect(short).at("connect to", path)
+    short
 }
 
 /// Two connected sockets without a path.
@@ -35,7 +73,28 @@ pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn a_listener_can_be_reached_before_it_serves_and_after_its_predecessor_died() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d".repeat(120)).join("s");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        drop(listen(&path).unwrap());
+        assert!(connect_now(&path).is_err(), "the path is there, but nobody listens");
+        let _listener = listen(&path).unwrap();
+        connect_now(&path).unwrap();
+    }
+
+    #[test]
+    fn a_busy_listener_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = listen(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let _first = connect_now(&path).unwrap();
+        let error = connect_now(&path).unwrap_err();
+        assert_eq!(error.io_kind(), Some(std::io::ErrorKind::WouldBlock));
+    }
 
     #[test]
     fn a_socket_in_a_deep_directory_is_reached() {

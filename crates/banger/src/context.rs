@@ -19,9 +19,8 @@ pub(crate) struct Context {
     pub(crate) program: PathBuf,
 }
 
-/// Where programs are searched when `PATH` is not set, and always searched for those that only
-/// administrators usually run.
-const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where programs are searched when `PATH` is not set.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Context {
     /// Reads the environment of this process.
@@ -29,11 +28,7 @@ impl Context {
     pub(crate) fn from_process() -> Result<Self> {
         let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let home = Home::from_env(&HomeEnv::from_process(), &current)?;
-        let mut path = std::env::var_os("PATH").unwrap_or_default();
-        if !path.is_empty() {
-            path.push(":");
-        }
-        path.push(SYSTEM_PATH);
+        let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let program = std::env::current_exe().context("cannot tell where this program is")?;
         Ok(Self { home, path, program })
     }

@@ -144,7 +144,10 @@ async fn kvm(sources: &Sources) -> Option<Found<KvmVerdict>> {
 }
 
 fn missing_packages(path: &OsStr) -> Vec<&'static str> {
-    let missing = PROGRAMS.iter().filter(|(program, _)| find_program(program, path).is_none());
+    // A user's own path often lacks the directories of system programs.
+    let mut path = path.to_owned();
+    path.push(":/usr/sbin:/sbin");
+    let missing = PROGRAMS.iter().filter(|(program, _)| find_program(program, &path).is_none());
     missing.map(|(_, package)| *package).collect()
 }
 

@@ -1,0 +1,83 @@
+//! Processes that belong to a directory, found by what their command lines say.
+//!
+//! Whoever starts a long-lived program on behalf of a directory gives it [`tag`] as one of its
+//! arguments. So the program is found even if its starter died before it could write down whom
+//! it had started.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
+
+use crate::error::Result;
+use crate::fs::{list_dir, read_bounded};
+use crate::process::Process;
+
+/// Most bytes of a command line: twice what Linux allows arguments and environment by default.
+const MAX_COMMAND_LINE: u64 = 4 * 1024 * 1024;
+
+/// The argument that marks a process as belonging to `dir`, an absolute path without symbolic
+/// links. Commas are doubled: QEMU, which takes the tag as a name, wants them so.
+pub fn tag(dir: &Path) -> OsString {
+    let mut tag = b"banger:".to_vec();
+    for byte in dir.as_os_str().as_bytes() {
+        tag.push(*byte);
+        if *byte == b',' {
+            tag.push(b',');
+        }
+    }
+    OsString::from_vec(tag)
+}
+
+/// The live processes that belong to `dir`.
+///
+/// A process between fork and exec is not seen: it still has its parent's command line. Hold the
+/// directory's lock while looking, if those who start processes hold it, too.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn find(dir: &Path) -> Result<Vec<Process>> {
+    let tag = tag(dir);
+    let mut found = Vec::new();
+    for name in list_dir(Path::new("/proc"))? {
+        let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        // Opened before its command line is read: should the pid pass to another process in
+        // between, that one's command line is compared, and the pidfd means one that is gone.
+        let Ok(Some(process)) = Process::open(pid) else { continue };
+        let path = Path::new("/proc").join(&name).join("cmdline");
+        let Ok(line) = read_bounded(&path, MAX_COMMAND_LINE) else { continue };
+        if line.split(|byte| *byte == 0).any(|arg| arg == tag.as_bytes()) {
+            found.push(process);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Launch;
+    use std::time::Duration;
+
+    #[test]
+    fn a_tagged_process_is_found_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        assert!(find(dir.path()).unwrap().is_empty());
+        let script = ["-c", "read line </dev/zero", "sh"];
+        let launch = |tag| Launch::new("sh", Path::new("/")).args(script).args([tag]).start();
+        let mine = launch(tag(dir.path())).unwrap();
+        let others = launch(tag(&other)).unwrap();
+        let found = find(dir.path()).unwrap();
+        let pids: Vec<_> = found.iter().map(Process::identity).collect();
+        assert_eq!(pids, [mine.identity()]);
+        for process in [mine, others] {
+            process.kill(Duration::from_secs(10)).unwrap();
+        }
+        assert!(find(dir.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn commas_are_doubled() {
+        assert_eq!(tag(Path::new("/a,b")), "banger:/a,,b");
+    }
+}

@@ -1,0 +1,244 @@
+//! The 512-byte headers of a tar archive, one after the other, with their extensions.
+
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+
+use tar::{EntryType, Header};
+
+use super::pax::Extension;
+use super::{ArchiveError, Attributes, Content, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN};
+
+/// Archives consist of blocks of this size.
+const BLOCK: u64 = 512;
+/// Longest extended header: room for a path, a link and as many extended attributes as a file
+/// can have on ext4.
+const MAX_EXTENSION_LEN: u64 = 1024 * 1024;
+/// Longest target of a symbolic link: `PATH_MAX` less its NUL.
+const MAX_LINK_LEN: usize = 4095;
+
+pub(super) struct Headers<'a, S> {
+    source: &'a mut S,
+    len: u64,
+    offset: u64,
+    global: Extension,
+}
+
+impl<'a, S: Read + Seek> Headers<'a, S> {
+    pub(super) fn new(source: &'a mut S) -> Result<Self, ArchiveError> {
+        let len = source.seek(SeekFrom::End(0)).map_err(ArchiveError::Read)?;
+        source.rewind().map_err(ArchiveError::Read)?;
+        Ok(Self { source, len, offset: 0, global: Extension::default() })
+    }
+
+    /// The next entry; `None` at the end marker.
+    pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
+        let mut extension = self.global.clone();
+        loop {
+            let start = self.offset;
+            let bytes = self.read_block()?;
+            if bytes.iter().all(|b| *b == 0) {
+                return Ok(None);
+            }
+            let header = Header::from_byte_slice(&bytes);
+            check_sum(&bytes, header, start)?;
+            let size = header.entry_size().map_err(|_| ArchiveError::BadHeader {
+                offset: start,
+                problem: "its size is no number",
+            })?;
+            let refused = |problem| ArchiveError::BadHeader { offset: start, problem };
+            match header.entry_type() {
+                EntryType::GNULongName => extension.path = Some(self.long_name(size)?),
+                EntryType::GNULongLink => extension.link = Some(self.long_name(size)?),
+                EntryType::XHeader => extension.add(&self.extension(size)?).map_err(refused)?,
+                EntryType::XGlobalHeader => {
+                    let records = self.extension(size)?;
+                    self.global.add(&records).map_err(refused)?;
+                    extension = self.global.clone();
+                }
+                _ => return self.entry(header, extension).map(Some),
+            }
+        }
+    }
+
+    fn read_block(&mut self) -> Result<[u8; 512], ArchiveError> {
+        let mut bytes = [0; 512];
+        self.fill(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ArchiveError> {
+        self.source.read_exact(bytes).map_err(|error| match error.kind() {
+            ErrorKind::UnexpectedEof => ArchiveError::CutOff(self.len),
+            _ => ArchiveError::Read(error),
+        })?;
+        self.offset += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Passes over `len` bytes of content and the padding behind it.
+    fn skip(&mut self, len: u64) -> Result<(), ArchiveError> {
+        let end = len
+            .checked_next_multiple_of(BLOCK)
+            .and_then(|padded| self.offset.checked_add(padded))
+            .filter(|end| *end <= self.len)
+            .ok_or(ArchiveError::CutOff(self.len))?;
+        let step = i64::try_from(end - self.offset).map_err(|_| ArchiveError::CutOff(self.len))?;
+        self.source.seek_relative(step).map_err(ArchiveError::Read)?;
+        self.offset = end;
+        Ok(())
+    }
+
+    fn extension(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
+        if size > MAX_EXTENSION_LEN {
+            return Err(ArchiveError::TooMuch("1 MiB in one extended header"));
+        }
+        let padded = size.next_multiple_of(BLOCK);
+        let mut bytes = vec![0; usize::try_from(padded).unwrap_or(0)];
+        self.fill(&mut bytes)?;
+        bytes.truncate(usize::try_from(size).unwrap_or(0));
+        Ok(bytes)
+    }
+
+    fn long_name(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
+        let mut name = self.extension(size)?;
+        let end = name.iter().position(|b| *b == 0).unwrap_or(name.len());
+        name.truncate(end);
+        Ok(name)
+    }
+
+    fn entry(&mut self, header: &Header, extension: Extension) -> Result<Entry, ArchiveError> {
+        let raw = extension.path.clone().unwrap_or_else(|| header.path_bytes().into_owned());
+        let refused = |problem| ArchiveError::BadEntry {
+            path: String::from_utf8_lossy(&raw).into_owned(),
+            problem,
+        };
+        if extension.sparse {
+            return Err(refused("sparse files are not supported; archive it without them"));
+        }
+        let path = entry_path(&raw).map_err(refused)?;
+        let attributes = attributes(header, &extension).map_err(refused)?;
+        let kind = self.kind(header, &extension, &raw).map_err(|problem| match problem {
+            KindError::Archive(error) => error,
+            KindError::Entry(problem) => refused(problem),
+        })?;
+        Ok(Entry { path, kind, attributes, xattrs: extension.xattrs })
+    }
+
+    fn kind(
+        &mut self,
+        header: &Header,
+        extension: &Extension,
+        raw: &[u8],
+    ) -> Result<Kind, KindError> {
+        let link = || {
+            let raw = extension.link.clone().or_else(|| header.link_name_bytes().map(Into::into));
+            raw.ok_or("it is a link without a target")
+        };
+        Ok(match header.entry_type() {
+            EntryType::Directory => Kind::Directory,
+            // Archives older than POSIX tell directories by their slash alone.
+            EntryType::Regular if raw.ends_with(b"/") => Kind::Directory,
+            EntryType::Regular | EntryType::Continuous => {
+                let header_size = header.entry_size().map_err(|_| "its size is no number")?;
+                let len = extension.size.unwrap_or(header_size);
+                let offset = self.offset;
+                self.skip(len).map_err(KindError::Archive)?;
+                Kind::File(Content::Archived { offset, len })
+            }
+            EntryType::Link => Kind::HardLink(entry_path(&link()?)?),
+            EntryType::Symlink => Kind::Symlink(link_target(link()?)?),
+            EntryType::Char => device(header).map(|(major, minor)| Kind::Char(major, minor))?,
+            EntryType::Block => device(header).map(|(major, minor)| Kind::Block(major, minor))?,
+            EntryType::Fifo => Kind::Fifo,
+            EntryType::GNUSparse => {
+                return Err("sparse files are not supported; archive it without them".into());
+            }
+            _ => return Err("it is of a kind that is not known".into()),
+        })
+    }
+}
+
+enum KindError {
+    Archive(ArchiveError),
+    Entry(&'static str),
+}
+
+impl From<&'static str> for KindError {
+    fn from(problem: &'static str) -> Self {
+        Self::Entry(problem)
+    }
+}
+
+/// A header's sum counts its own field as spaces.
+fn check_sum(bytes: &[u8; 512], header: &Header, offset: u64) -> Result<(), ArchiveError> {
+    const FIELD: std::ops::Range<usize> = 148..156;
+    let sum: u32 = bytes
+        .iter()
+        .enumerate()
+        .map(|(i, byte)| u32::from(if FIELD.contains(&i) { b' ' } else { *byte }))
+        .sum();
+    match header.cksum() {
+        Ok(said) if said == sum => Ok(()),
+        _ => Err(ArchiveError::BadHeader { offset, problem: "its checksum is wrong" }),
+    }
+}
+
+/// The path below the root that these bytes mean.
+fn entry_path(raw: &[u8]) -> Result<String, &'static str> {
+    let text = std::str::from_utf8(raw)
+        .map_err(|_| "its name is not UTF-8, which images cannot hold; rename or remove it")?;
+    let mut path = String::with_capacity(text.len());
+    for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        if part == ".." {
+            return Err("its path leads out of the archive");
+        }
+        if part.len() > MAX_NAME_LEN {
+            return Err("its name is longer than 255 bytes");
+        }
+        if part.contains('\0') {
+            return Err("its name has a NUL byte");
+        }
+        if !path.is_empty() {
+            path.push('/');
+        }
+        path.push_str(part);
+    }
+    if path.len() > MAX_PATH_LEN {
+        return Err("its path is longer than 4096 bytes");
+    }
+    Ok(path)
+}
+
+fn link_target(raw: Vec<u8>) -> Result<String, &'static str> {
+    let target = String::from_utf8(raw)
+        .map_err(|_| "the target of the link is not UTF-8, which images cannot hold")?;
+    if target.is_empty() || target.len() > MAX_LINK_LEN || target.contains('\0') {
+        return Err("the target of the link is empty, too long or has a NUL byte");
+    }
+    Ok(target)
+}
+
+fn attributes(header: &Header, extension: &Extension) -> Result<Attributes, &'static str> {
+    let id = |pax: Option<u64>, plain: std::io::Result<u64>| {
+        let id = pax.or(plain.ok())?;
+        u32::try_from(id).ok()
+    };
+    let mode = header.mode().map_err(|_| "its mode is no number")?;
+    let mtime = match extension.mtime {
+        Some(mtime) => mtime,
+        // Times before 1970 are kept in two's complement.
+        None => (header.mtime().map_err(|_| "its time is no number")?.cast_signed(), 0),
+    };
+    Ok(Attributes {
+        mode: u16::try_from(mode & 0o7777).unwrap_or(0),
+        uid: id(extension.uid, header.uid()).ok_or("its owner is no user id")?,
+        gid: id(extension.gid, header.gid()).ok_or("its group is no group id")?,
+        mtime,
+    })
+}
+
+fn device(header: &Header) -> Result<(u32, u32), &'static str> {
+    let number = |field: std::io::Result<Option<u32>>| field.ok().flatten();
+    let major = number(header.device_major()).filter(|major| *major < 1 << 12);
+    let minor = number(header.device_minor()).filter(|minor| *minor < 1 << 20);
+    major.zip(minor).ok_or("its device numbers are out of range")
+}

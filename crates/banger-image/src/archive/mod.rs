@@ -1,0 +1,258 @@
+//! What a tar archive says is in it, without unpacking anything.
+//!
+//! Only headers are read; the content of a file stays where it is and is known by its place in
+//! the archive. So an archive of any size costs memory for its names alone, and whoever writes a
+//! file system from it can choose the order of reading.
+//!
+//! Understood are ustar, GNU long names and PAX records, with extended attributes. Archives are
+//! hostile: every length is bounded, a path cannot leave the root, and nothing is trusted that
+//! the archive does not actually contain.
+
+mod header;
+mod pax;
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+
+use thiserror::Error;
+
+use header::Headers;
+
+/// Most entries of one archive: several times what the largest distributions unpack to.
+pub const MAX_ENTRIES: usize = 2_000_000;
+/// Longest path of an entry in bytes, as Linux has it (`PATH_MAX`).
+pub const MAX_PATH_LEN: usize = 4096;
+/// Longest name between two slashes, as Linux file systems have it (`NAME_MAX`).
+pub const MAX_NAME_LEN: usize = 255;
+/// Most bytes of file content in one archive.
+pub const MAX_CONTENT: u64 = 1 << 40;
+/// Most bytes of names, targets and extended attributes of all entries together.
+pub const MAX_METADATA: usize = 512 << 20;
+
+/// Why an archive is not taken.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// Reading failed.
+    #[error("cannot read the archive")]
+    Read(#[source] io::Error),
+    /// The archive stops before its end marker.
+    #[error("the archive is cut off at byte {0}")]
+    CutOff(u64),
+    /// Bytes that are no tar header.
+    #[error("no tar header at byte {offset}: {problem}")]
+    BadHeader {
+        /// Where it should be.
+        offset: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// An entry that cannot be kept.
+    #[error("entry {path:?} of the archive: {problem}")]
+    BadEntry {
+        /// Its name, as far as it is text.
+        path: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// More than any file system image is made from.
+    #[error("the archive has more than {0}")]
+    TooMuch(&'static str),
+}
+
+/// Where a file's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// In the archive, from this offset on.
+    Archived {
+        /// First byte, counted from the archive's begin.
+        offset: u64,
+        /// Number of bytes.
+        len: u64,
+    },
+    /// Here.
+    Inline(Vec<u8>),
+}
+
+impl Content {
+    /// Number of bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Archived { len, .. } => *len,
+            Self::Inline(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What an entry is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File(Content),
+    /// Another name of an earlier entry, given by its path.
+    HardLink(String),
+    /// A symbolic link with its target.
+    Symlink(String),
+    /// A character device with its numbers.
+    Char(u32, u32),
+    /// A block device with its numbers.
+    Block(u32, u32),
+    /// A named pipe.
+    Fifo,
+}
+
+/// Owner, permissions and time of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Permission bits with set-user-id, set-group-id and sticky: at most `0o7777`.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Seconds since 1970 and nanoseconds.
+    pub mtime: (i64, u32),
+}
+
+/// One entry of an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Path below the root without a leading slash; empty for the root itself. No part of it is
+    /// `.` or `..` or empty.
+    pub path: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Owner, permissions and time.
+    pub attributes: Attributes,
+    /// Extended attributes by full name, such as `security.capability`.
+    pub xattrs: Vec<(String, Vec<u8>)>,
+}
+
+impl Entry {
+    /// A file of root's that everybody may read, with the given content.
+    pub fn file(path: &str, bytes: Vec<u8>, mtime: (i64, u32)) -> Self {
+        Self {
+            path: path.to_owned(),
+            kind: Kind::File(Content::Inline(bytes)),
+            attributes: Attributes { mode: 0o644, uid: 0, gid: 0, mtime },
+            xattrs: Vec::new(),
+        }
+    }
+
+    fn metadata_len(&self) -> usize {
+        let target = match &self.kind {
+            Kind::HardLink(target) | Kind::Symlink(target) => target.len(),
+            _ => 0,
+        };
+        let xattrs = self.xattrs.iter().map(|(name, value)| name.len() + value.len());
+        self.path.len() + target + xattrs.sum::<usize>()
+    }
+}
+
+/// An archive on the disk and what is in it.
+#[derive(Debug)]
+pub struct Archive {
+    /// The entries in the archive's order; later ones replace earlier ones of the same path.
+    pub entries: Vec<Entry>,
+    /// The archive itself, for the content of its files.
+    pub file: File,
+}
+
+impl Archive {
+    /// Reads what is in an archive.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
+    pub fn open(file: File) -> Result<Self, ArchiveError> {
+        // Headers are far apart: a larger buffer would read mostly content.
+        let entries = read_entries(&mut BufReader::with_capacity(4096, &file))?;
+        Ok(Self { entries, file })
+    }
+
+    /// What is below one directory, that directory becoming the root. Hard links that lead out
+    /// of it are dropped.
+    #[must_use]
+    pub fn subtree(self, root: &str) -> Self {
+        let below = |path: &str| {
+            let rest = path.strip_prefix(root)?;
+            if rest.is_empty() {
+                Some(String::new())
+            } else {
+                rest.strip_prefix('/').map(str::to_owned)
+            }
+        };
+        let entries = self.entries.into_iter().filter_map(|mut entry| {
+            entry.path = below(&entry.path)?;
+            if let Kind::HardLink(target) = &mut entry.kind {
+                *target = below(target)?;
+            }
+            Some(entry)
+        });
+        Self { entries: entries.collect(), file: self.file }
+    }
+
+    /// The file at this path, if it is one with content in the archive or here.
+    pub fn content(&self, path: &str) -> Option<&Content> {
+        self.entries.iter().rev().find(|entry| entry.path == path).and_then(|entry| {
+            match &entry.kind {
+                Kind::File(content) => Some(content),
+                _ => None,
+            }
+        })
+    }
+
+    /// Reads content of at most `limit` bytes.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when there is more, or the archive cannot be read.
+    pub fn read(&self, content: &Content, limit: u64) -> Result<Vec<u8>, ArchiveError> {
+        use std::os::unix::fs::FileExt as _;
+        match content {
+            Content::Inline(bytes) => Ok(bytes.clone()),
+            Content::Archived { len, .. } if *len > limit => {
+                Err(ArchiveError::TooMuch("may be in one file of its kind"))
+            }
+            Content::Archived { offset, len } => {
+                let mut bytes = vec![0; usize::try_from(*len).unwrap_or(usize::MAX)];
+                self.file.read_exact_at(&mut bytes, *offset).map_err(ArchiveError::Read)?;
+                Ok(bytes)
+            }
+        }
+    }
+}
+
+/// Reads the entries of a tar archive.
+///
+/// # Errors
+/// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
+pub fn read_entries(source: &mut (impl Read + Seek)) -> Result<Vec<Entry>, ArchiveError> {
+    let mut headers = Headers::new(source)?;
+    let mut entries = Vec::new();
+    let (mut content, mut metadata) = (0u64, 0usize);
+    while let Some(entry) = headers.next_entry()? {
+        if let Kind::File(file) = &entry.kind {
+            content = content.saturating_add(file.len());
+        }
+        metadata = metadata.saturating_add(entry.metadata_len());
+        if content > MAX_CONTENT {
+            return Err(ArchiveError::TooMuch("1 TiB of content"));
+        }
+        if metadata > MAX_METADATA {
+            return Err(ArchiveError::TooMuch("512 MiB of names and attributes"));
+        }
+        if entries.len() == MAX_ENTRIES {
+            return Err(ArchiveError::TooMuch("2,000,000 entries"));
+        }
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+#[cfg(test)]
+mod tests;

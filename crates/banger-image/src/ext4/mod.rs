@@ -1,0 +1,18 @@
+//! ext4 file systems made as plain files: no root, no mounting, no loop device.
+//!
+//! Two kinds are made. A read-only image comes straight from an archive and keeps everything the
+//! archive says: owners, modes, nanoseconds, extended attributes, hard links, devices. Its bytes
+//! depend on the archive alone. A writable disk is empty, sparse, and there within milliseconds.
+
+mod acl;
+mod declare;
+mod disk;
+mod plan;
+mod write;
+
+pub use acl::acl_to_ext4;
+pub use disk::{CreateDiskError, create_disk};
+pub use write::{WriteImageError, write_image};
+
+#[cfg(test)]
+mod tests;

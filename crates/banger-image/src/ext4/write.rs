@@ -1,0 +1,182 @@
+//! One archive becomes one read-only image file.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use banger_host::{HostError, fs};
+use banger_model::{Bytes, Progress};
+use mkext4::{FsBuilder, InodeCount, Options, RegionSink};
+use thiserror::Error;
+
+use super::declare::{Declared, Refused};
+use super::plan::{ImagePlan, JOURNAL_BLOCKS};
+use crate::archive::{Archive, Content, Entry};
+
+/// Progress is told after so many bytes.
+const PROGRESS_STEP: u64 = 4 * 1024 * 1024;
+
+/// Why an image could not be written.
+#[derive(Debug, Error)]
+pub enum WriteImageError {
+    /// The file could not be made.
+    #[error("cannot make the image file")]
+    Create(#[source] HostError),
+    /// The file system of the host is full.
+    #[error("no space left for {path}: it needs about {needs}", path = path.display())]
+    NoSpace {
+        /// The image file.
+        path: PathBuf,
+        /// What it takes when whole.
+        needs: Bytes,
+    },
+    /// An entry that ext4 cannot hold, for a reason of ours.
+    #[error("{path:?} cannot be put into an image: {problem}")]
+    Refused {
+        /// Its path in the archive.
+        path: String,
+        /// Why not.
+        problem: &'static str,
+    },
+    /// An entry that failed.
+    #[error("cannot put {path:?} into the image")]
+    Entry {
+        /// Its path in the archive.
+        path: String,
+        /// Why not.
+        source: mkext4::Error,
+    },
+    /// The image as a whole failed.
+    #[error("cannot write the image {path}", path = path.display())]
+    Image {
+        /// The image file.
+        path: PathBuf,
+        /// Why not.
+        source: mkext4::Error,
+    },
+}
+
+/// Writes everything that is in `archive` into a new ext4 image at `target`.
+///
+/// The same archive gives the same bytes. The file is not synced: whoever puts it in place does.
+///
+/// # Errors
+/// [`WriteImageError`]; what was written before remains, for the caller to remove.
+pub fn write_image(
+    target: &Path,
+    label: &str,
+    archive: &Archive,
+    progress: &dyn Progress,
+) -> Result<(), WriteImageError> {
+    let plan = ImagePlan::of(&archive.entries);
+    let failed = |source| image_error(target, &plan, source);
+    let builder = FsBuilder::new(options(&plan, label)).map_err(failed)?;
+    let mut declared = Declared::new(builder, &archive.entries);
+    for (number, entry) in archive.entries.iter().enumerate() {
+        declared.add(number, entry).map_err(|refused| entry_error(entry, refused))?;
+    }
+    let (builder, contents) = declared.finish();
+    let layout = builder.seal().map_err(failed)?;
+
+    let file = fs::create_new(target).map_err(WriteImageError::Create)?;
+    file.set_len(layout.image_len()).map_err(|error| failed(error.into()))?;
+    let mut writer = layout.writer(ImageFile(&file)).map_err(failed)?;
+    let (mut done, mut told) = (0, 0);
+    for (handle, entry, content) in contents {
+        // A file that a later entry replaced has no place on the disk.
+        if layout.extents(handle).is_empty() {
+            continue;
+        }
+        let mut reader = ContentReader::new(&archive.file, content);
+        writer.fill(handle, &mut reader).map_err(|source| match source {
+            mkext4::Error::Io(error) if no_space(&error) => failed(error.into()),
+            source => WriteImageError::Entry { path: entry.path.clone(), source },
+        })?;
+        done += content.len();
+        if done - told >= PROGRESS_STEP {
+            told = done;
+            progress.advance(done, Some(plan.content));
+        }
+    }
+    writer.finish().map_err(failed)?;
+    progress.advance(plan.content, Some(plan.content));
+    Ok(())
+}
+
+fn options(plan: &ImagePlan, label: &str) -> Options {
+    let mut options = Options::new(plan.size, plan.uuid, plan.epoch);
+    options.inodes = InodeCount::Exact(plan.inodes);
+    // Labels hold 16 bytes; they help people, nothing depends on them.
+    options.label = Some(label.chars().filter(char::is_ascii).take(16).collect());
+    options.reserved_percent = 0;
+    options.journal_blocks = Some(JOURNAL_BLOCKS);
+    options
+}
+
+fn no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn image_error(target: &Path, plan: &ImagePlan, source: mkext4::Error) -> WriteImageError {
+    let path = target.to_owned();
+    match source {
+        mkext4::Error::Io(error) if no_space(&error) => {
+            WriteImageError::NoSpace { path, needs: Bytes::new(plan.content) }
+        }
+        source => WriteImageError::Image { path, source },
+    }
+}
+
+fn entry_error(entry: &Entry, refused: Refused) -> WriteImageError {
+    let path = entry.path.clone();
+    match refused {
+        Refused::Problem(problem) => WriteImageError::Refused { path, problem },
+        Refused::Writer(source) => WriteImageError::Entry { path, source },
+    }
+}
+
+/// The image's bytes go to their places in the file; zeros are left as holes.
+struct ImageFile<'a>(&'a File);
+
+impl RegionSink for ImageFile<'_> {
+    fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all_at(bytes, offset)
+    }
+
+    fn zeros(&mut self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads content from where it is.
+struct ContentReader<'a> {
+    archive: &'a File,
+    content: &'a Content,
+    read: u64,
+}
+
+impl<'a> ContentReader<'a> {
+    fn new(archive: &'a File, content: &'a Content) -> Self {
+        Self { archive, content, read: 0 }
+    }
+}
+
+impl Read for ContentReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = usize::try_from(self.content.len() - self.read).unwrap_or(usize::MAX);
+        let want = buffer.len().min(left);
+        let n = match self.content {
+            Content::Archived { offset, .. } => {
+                self.archive.read_at(&mut buffer[..want], offset + self.read)?
+            }
+            Content::Inline(bytes) => {
+                let from = usize::try_from(self.read).unwrap_or(usize::MAX);
+                buffer[..want].copy_from_slice(&bytes[from..from + want]);
+                want
+            }
+        };
+        self.read += n as u64;
+        Ok(n)
+    }
+}

@@ -1,0 +1,232 @@
+//! Kernels: an uncompressed `vmlinux`, its modules as a read-only image, and its boot modules.
+//!
+//! A kernel is made from Debian's package for clouds and kept as an artifact of these files:
+//!
+//! | file           | content                                                                |
+//! |----------------|------------------------------------------------------------------------|
+//! | `vmlinux`      | the kernel as an ELF executable                                        |
+//! | `modules.ext4` | what belongs at `/lib/modules/<release>`, with the indexes of modprobe |
+//! | `boot.cpio`    | first part of every initramfs: the modules without which nothing mounts |
+//! | `config`       | the options that the kernel was built with                             |
+
+mod apt;
+pub mod bzimage;
+mod index;
+mod make;
+pub mod modinfo;
+mod modules;
+
+use std::path::{Path, PathBuf};
+
+use banger_host::home::Home;
+use banger_host::{HostError, fs};
+use banger_model::{KernelName, Progress};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use apt::{AptError, Package, parse_package, parse_status};
+pub use make::MakeKernelError;
+pub use modules::ModuleError;
+
+use crate::artifact::{Address, Artifact, ArtifactKind, Claim, ClaimError, OpenError, claim};
+use crate::digest::sha256;
+use crate::initramfs::init_part;
+
+/// The one kernel that can be made.
+pub const DEBIAN_CLOUD: &str = "debian-cloud";
+
+const VMLINUX: &str = "vmlinux";
+const MODULES: &str = "modules.ext4";
+const BOOT: &str = "boot.cpio";
+const CONFIG: &str = "config";
+
+/// Largest program that an initramfs is made for.
+const MAX_INIT_LEN: u64 = 64 * 1024 * 1024;
+/// Largest part with boot modules.
+const MAX_BOOT_LEN: u64 = 64 * 1024 * 1024;
+
+/// What a kernel was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelInfo {
+    /// The release that `uname -r` shows, such as `6.1.0-56-cloud-amd64`.
+    pub release: String,
+    /// Debian's package.
+    pub package: String,
+    /// The package's version.
+    pub version: String,
+    /// Digest of the package file.
+    pub package_sha256: String,
+    /// Names of the boot modules in the order of loading.
+    pub boot_modules: Vec<String>,
+}
+
+/// Why there is no kernel to boot.
+#[derive(Debug, Error)]
+pub enum EnsureKernelError {
+    /// It cannot be used as it is, or cannot be made at all.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// It could not be made.
+    #[error("cannot make the kernel {name}")]
+    Make {
+        /// Its name.
+        name: KernelName,
+        /// Why not.
+        source: Box<MakeKernelError>,
+    },
+}
+
+/// Why there is no initramfs.
+#[derive(Debug, Error)]
+pub enum InitramfsError {
+    /// The program that is to be the first process cannot be read.
+    #[error("cannot read the first program of the initramfs")]
+    Program(#[source] HostError),
+    /// The kernel's part cannot be read.
+    #[error("cannot read the boot modules of the kernel")]
+    Boot(#[source] HostError),
+    /// It cannot be kept.
+    #[error("cannot keep the initramfs")]
+    Keep(#[source] HostError),
+}
+
+/// A kernel that is here, whole.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    name: KernelName,
+    artifact: Artifact<KernelInfo>,
+}
+
+impl Kernel {
+    /// Opens a kernel that is here.
+    ///
+    /// # Errors
+    /// [`OpenError`] when there is none, or it is not as it was made.
+    pub fn open(home: &Home, name: &KernelName) -> Result<Self, OpenError> {
+        let artifact = Artifact::open(address(home, name))?;
+        Ok(Self { name: name.clone(), artifact })
+    }
+
+    /// Opens a kernel; makes it where it is missing and can be made. Of several that call this
+    /// at once, one makes it and the others wait for that.
+    ///
+    /// # Errors
+    /// [`EnsureKernelError`]; nothing half-made remains.
+    pub fn ensure(
+        home: &Home,
+        name: &KernelName,
+        progress: &dyn Progress,
+    ) -> Result<Self, EnsureKernelError> {
+        if name.as_str() != DEBIAN_CLOUD {
+            return Ok(Self::open(home, name)?);
+        }
+        let failed = |source: MakeKernelError| EnsureKernelError::Make {
+            name: name.clone(),
+            source: source.into(),
+        };
+        let address = address(home, name);
+        let artifact = match claim(&address, progress) {
+            Ok(Claim::Here(artifact)) => artifact,
+            Ok(Claim::ToMake(staged)) => make::make(address, staged, progress).map_err(failed)?,
+            Err(ClaimError::Open(error)) => return Err(error.into()),
+            Err(ClaimError::Stage(error)) => return Err(failed(MakeKernelError::Keep(error))),
+        };
+        Ok(Self { name: name.clone(), artifact })
+    }
+
+    /// Names of the kernels that are here.
+    ///
+    /// # Errors
+    /// When the directory of kernels cannot be read.
+    pub fn list(home: &Home) -> Result<Vec<KernelName>, HostError> {
+        let names = fs::list_dir(&home.kernels())?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// Removes a kernel, also a damaged one; none there is no error.
+    ///
+    /// # Errors
+    /// When something of it remains.
+    pub fn remove(home: &Home, name: &KernelName) -> Result<(), HostError> {
+        fs::remove_all(&home.kernel(name))
+    }
+
+    /// Reads all of it and compares it with what was made.
+    ///
+    /// # Errors
+    /// [`OpenError::Damaged`] when a file has changed.
+    pub fn verify(&self) -> Result<(), OpenError> {
+        self.artifact.verify()
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &KernelName {
+        &self.name
+    }
+
+    /// What it was made from.
+    pub fn info(&self) -> &KernelInfo {
+        self.artifact.info()
+    }
+
+    /// The release that `uname -r` shows in the guest.
+    pub fn release(&self) -> &str {
+        &self.artifact.info().release
+    }
+
+    /// A digest that no other kernel has.
+    pub fn identity(&self) -> &str {
+        &self.artifact.identity
+    }
+
+    /// The kernel as an uncompressed ELF executable.
+    pub fn vmlinux(&self) -> PathBuf {
+        self.artifact.path(VMLINUX)
+    }
+
+    /// A read-only ext4 image of what belongs at `/lib/modules/<release>`.
+    pub fn modules(&self) -> PathBuf {
+        self.artifact.path(MODULES)
+    }
+
+    /// The options that the kernel was built with, as text.
+    pub fn config(&self) -> PathBuf {
+        self.artifact.path(CONFIG)
+    }
+
+    /// An initramfs with this kernel's boot modules and `program`, a static executable, as the
+    /// first process. It is kept: only the first call for a program writes anything.
+    ///
+    /// # Errors
+    /// [`InitramfsError`] when the program cannot be read or the initramfs not be kept.
+    pub fn initramfs(&self, home: &Home, program: &Path) -> Result<PathBuf, InitramfsError> {
+        let program = fs::read_bounded(program, MAX_INIT_LEN).map_err(InitramfsError::Program)?;
+        let key = sha256(format!("{} {}", self.identity(), sha256(&program)).as_bytes());
+        let dir = home.cache().join("initramfs");
+        let path = dir.join(format!("{}.cpio", &key[..32]));
+        let init = init_part(&program);
+        let boot_len = self.artifact.files().get(BOOT).map_or(0, |record| record.size);
+        // It was renamed into place whole; a length that is wrong nevertheless is not trusted.
+        if fs::file_size(&path)
+            .is_ok_and(|size| size.apparent.get() == boot_len + init.len() as u64)
+        {
+            return Ok(path);
+        }
+        let mut bytes = fs::read_bounded(&self.artifact.path(BOOT), MAX_BOOT_LEN)
+            .map_err(InitramfsError::Boot)?;
+        bytes.extend(init);
+        fs::create_private_dir(&dir)
+            .and_then(|()| fs::write_atomic(&path, &bytes))
+            .map_err(InitramfsError::Keep)?;
+        Ok(path)
+    }
+}
+
+fn address(home: &Home, name: &KernelName) -> Address {
+    Address {
+        kind: ArtifactKind::Kernel,
+        name: name.to_string(),
+        dir: home.kernel(name),
+        can_be_made: &[DEBIAN_CLOUD],
+    }
+}

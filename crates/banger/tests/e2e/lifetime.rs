@@ -1,0 +1,102 @@
+//! When sandboxes go, and when they stay.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::support::TestEnv;
+
+/// Starts a shell script in a sandbox and waits until it says that it is ready.
+fn start(env: &TestEnv, script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = env
+        .command(["vm", "run", "--", "sh", "-c", script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    (child, stdout)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn a_killed_owner_leaves_nothing() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let (mut child, _stdout) = start(&env, "echo ready; sleep 1000");
+    assert_eq!(env.sandboxes().len(), 1);
+    assert!(env.processes().iter().any(|line| line.contains("qemu")));
+    signal(&child, Signal::KILL);
+    child.wait().unwrap();
+    env.assert_nothing_left();
+}
+
+#[test]
+fn what_a_killed_keeper_left_goes_with_the_next_sandbox() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let (mut child, _stdout) = start(&env, "echo ready; sleep 1000");
+    let keepers: Vec<i32> = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            line.contains("keeper") && line.contains(&*env.home().to_string_lossy())
+        })
+        .collect();
+    assert_eq!(keepers.len(), 1);
+    kill_process(Pid::from_raw(keepers[0]).unwrap(), Signal::KILL).unwrap();
+    signal(&child, Signal::KILL);
+    child.wait().unwrap();
+    assert_eq!(env.sandboxes().len(), 1, "nobody is left to remove it");
+    env.run(["vm", "run", "--", "true"]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
+fn an_interrupt_reaches_the_command() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let script = "trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.1; done";
+    let (mut child, mut stdout) = start(&env, script);
+    signal(&child, Signal::INT);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!((rest.as_str(), child.wait().unwrap().code()), ("caught\n", Some(9)));
+    env.assert_nothing_left();
+}
+
+#[test]
+fn an_interrupt_while_it_starts_leaves_nothing() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let mut child = env.command(["vm", "run", "--", "true"]).stdin(Stdio::null()).spawn().unwrap();
+    crate::support::wait_until("a machine is there", || {
+        env.processes().iter().any(|line| line.contains("qemu"))
+    });
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_kept_sandbox_keeps_its_disk_in_order() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let ran = env.run(["vm", "run", "--keep", "--", "sh", "-c", "echo kept > /root/file"]);
+    assert_eq!(ran.status, 0, "{}", ran.stderr);
+    let [dir] = &env.sandboxes()[..] else { panic!("{:?}", env.sandboxes()) };
+    assert_eq!(ran.stderr, format!("banger: kept in {}\n", dir.display()));
+    let disk = dir.join("disk.ext4");
+    let check = std::process::Command::new("e2fsck").arg("-fn").arg(&disk).output().unwrap();
+    assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
+    let cat = ["-R", "cat /upper/root/file"];
+    let read = std::process::Command::new("debugfs").args(cat).arg(&disk).output().unwrap();
+    assert_eq!(read.stdout, b"kept\n");
+    crate::support::wait_until("its processes are gone", || env.processes().is_empty());
+    env.run(["vm", "run", "--", "true"]).ok();
+    assert!(disk.exists(), "no sweep takes what is kept");
+}

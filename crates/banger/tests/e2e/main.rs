@@ -1,0 +1,16 @@
+//! The `banger` program as its users meet it: real processes, real machines, real networks.
+//!
+//! What needs no machine is in `cli` and `refusals` and runs in milliseconds; each of the others
+//! boots one or a few.
+#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
+#![expect(clippy::disallowed_methods, reason = "tests are on the other side of the door")]
+
+mod cli;
+mod inside;
+mod lifetime;
+mod link;
+mod network;
+mod refusals;
+mod run;
+mod support;
+mod terminal;
