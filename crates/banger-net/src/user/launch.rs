@@ -1,0 +1,167 @@
+//! Starting the programs that make a sandbox's network, and what belongs to them afterwards.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use banger_host::fs::read_text;
+use banger_host::process::{Launch, Process};
+use banger_host::socket;
+
+use super::error::StartNetError;
+use super::plan::{GATEWAY_MAC, UserNet};
+
+/// Name of `passt`'s log in a sandbox's directory.
+pub const PASST_LOG: &str = "passt.log";
+
+/// `passt` removes old entries when its log exceeds this, in bytes.
+const PASST_LOG_LEN: u64 = 64 * 1024;
+/// The number under which `passt` inherits its socket.
+const PASST_FD: i32 = 3;
+/// Where Linux lists its IPv4 routes (proc(5)), and the longest list that is looked at.
+const ROUTES: (&str, u64) = ("/proc/net/route", 16 * 1024 * 1024);
+
+/// The command that runs [`super::relay_inherited`] with the arguments that are added to it.
+#[derive(Clone, Debug)]
+pub struct RelayCommand {
+    /// The program; usually this very executable.
+    pub program: PathBuf,
+    /// Its first arguments.
+    pub args: Vec<OsString>,
+}
+
+/// A running network that waits for its VMM.
+#[derive(Debug)]
+pub struct NetBackend {
+    /// The stream socket on which the VMM exchanges frames. When its last copy is closed, the
+    /// processes end by themselves.
+    pub vmm_fd: OwnedFd,
+    /// The programs behind it.
+    pub processes: Vec<Process>,
+}
+
+impl NetBackend {
+    /// Starts the network of a sandbox whose directory is `dir`.
+    ///
+    /// # Errors
+    /// When `passt` is missing, finds no network, or a program does not start. Nothing that was
+    /// started stays: each ends with the sockets that are closed then.
+    pub fn start(net: &UserNet, dir: &Path, relay: &RelayCommand) -> Result<Self, StartNetError> {
+        // passt would look for it, too, but end only when the sandbox boots already.
+        let routes = read_text(Path::new(ROUTES.0), ROUTES.1).map_err(StartNetError::Connect)?;
+        if !has_default(&routes) {
+            return Err(StartNetError::NoRoute);
+        }
+        let (vmm_fd, relay_to_vmm) = socket::pair().map_err(StartNetError::Connect)?;
+        let (relay_to_passt, passt_fd) = socket::pair().map_err(StartNetError::Connect)?;
+        let passt = Launch::new("passt", dir)
+            .args(passt_args(net, dir))
+            .fd(passt_fd, PASST_FD)
+            .start()
+            .map_err(StartNetError::Passt)?;
+        let relay = Launch::new(&relay.program, dir)
+            .args(&relay.args)
+            .args(relay_args(net, dir))
+            .fd(relay_to_vmm, 0)
+            .fd(relay_to_passt, 1)
+            .start()
+            .map_err(StartNetError::Relay)?;
+        Ok(Self { vmm_fd, processes: vec![passt, relay] })
+    }
+}
+
+/// The arguments of `passt` for this network.
+pub fn passt_args(net: &UserNet, dir: &Path) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
+    let mut option = |name: &str, value: String| args.extend([name.into(), value.into()]);
+    option("--fd", PASST_FD.to_string());
+    option("--address", net.guest.address.to_string());
+    option("--netmask", net.guest.prefix_len.to_string());
+    option("--gateway", net.guest.gateway.to_string());
+    option("--mac-addr", GATEWAY_MAC.to_string());
+    // Nothing on the host leads into the guest.
+    option("--tcp-ports", "none".into());
+    option("--udp-ports", "none".into());
+    // The relay deals with DNS; the agent tells the guest all the rest.
+    option("--dns", "none".into());
+    option("--search", "none".into());
+    option("--log-size", PASST_LOG_LEN.to_string());
+    args.extend(["--log-file".into(), dir.join(PASST_LOG).into_os_string()]);
+    let flags = [
+        "--foreground",
+        "--quiet",
+        "--ipv4-only",
+        "--no-map-gw",
+        "--no-udp",
+        "--no-dhcp",
+        "--no-dhcpv6",
+        "--no-ndp",
+        "--no-ra",
+    ];
+    args.extend(flags.map(OsString::from));
+    args
+}
+
+fn relay_args(net: &UserNet, dir: &Path) -> [OsString; 3] {
+    [
+        net.guest.address.to_string().into(),
+        net.guest.gateway.to_string().into(),
+        // By this a process is known to belong to the directory, whoever started it.
+        banger_host::owned::tag(dir),
+    ]
+}
+
+/// Whether a list of routes has one for every destination: address and mask are zero. Columns are
+/// interface, destination, gateway, flags, three counters, mask.
+fn has_default(routes: &str) -> bool {
+    routes.lines().any(|line| {
+        let columns: Vec<_> = line.split_ascii_whitespace().collect();
+        columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_passt() {
+        let net = UserNet::plan(&"0123456789ab".parse().unwrap());
+        let args: Vec<_> = passt_args(&net, Path::new("/s"))
+            .iter()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
+        insta::assert_snapshot!(args.join(" ").replace(" --", "\n--"), @r"
+        --fd 3
+        --address 198.19.38.174
+        --netmask 30
+        --gateway 198.19.38.173
+        --mac-addr 02:62:6e:67:72:01
+        --tcp-ports none
+        --udp-ports none
+        --dns none
+        --search none
+        --log-size 65536
+        --log-file /s/passt.log
+        --foreground
+        --quiet
+        --ipv4-only
+        --no-map-gw
+        --no-udp
+        --no-dhcp
+        --no-dhcpv6
+        --no-ndp
+        --no-ra
+        ");
+    }
+
+    #[test]
+    fn a_default_route_has_no_destination_and_no_mask() {
+        let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\n";
+        let subnet = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
+        let half = "tun0\t00000000\t010200C0\t0003\t0\t0\t0\t00000080\t0\t0\t0\n";
+        let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert!(!has_default(&[head, subnet, half].concat()));
+        assert!(has_default(&[head, subnet, default].concat()));
+    }
+}

@@ -1,0 +1,32 @@
+//! Networking without root: `passt` for TCP, behind a relay of our own.
+//!
+//! Why `passt` alone is not enough was found by trial with the version in Debian 12
+//! (0.0~git20230309):
+//!
+//! - it connects to whatever address a frame names: a guest that sends a frame for 127.0.0.1 or
+//!   0.0.0.0 talks to the host's loopback, one for 169.254.169.254 to the cloud's metadata;
+//! - it binds each UDP source port of a guest on all addresses of the host and shares it with
+//!   other instances: a datagram from anywhere reaches the guest, and two sandboxes that use
+//!   the same source port receive each other's answers;
+//! - it forwards DNS queries over UDP only, to the resolver that was configured when it began.
+//!
+//! So the relay drops what must not leave, and carries UDP itself: one connected socket for each
+//! flow, which the kernel lets nobody else send to.
+//!
+//! What remains: DNS over TCP to the gateway is not answered; a resolver's truncated answer
+//! makes the guest ask again until it gives up. IPv6 is not carried. `passt` needs a default
+//! route on the host, and ends at once where there is none.
+
+mod error;
+mod flows;
+mod frame;
+mod launch;
+mod plan;
+mod policy;
+mod relay;
+mod resolver;
+
+pub use error::{RelayError, StartNetError};
+pub use launch::{NetBackend, PASST_LOG, RelayCommand, passt_args};
+pub use plan::{POOL, UserNet};
+pub use relay::{relay, relay_inherited};

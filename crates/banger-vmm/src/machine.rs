@@ -1,0 +1,62 @@
+//! A machine as its maker describes it, whatever the monitor.
+
+use std::path::{Path, PathBuf};
+
+use banger_model::{Accelerator, BlockRole, CpuCount, MacAddress, MemorySize, VOLUME_SLOTS};
+use banger_net::NetBackend;
+
+/// Name of the link's socket in a machine's directory.
+pub const LINK_SOCKET: &str = "link.sock";
+
+/// Everything that a monitor must know to make a machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// The machine's own directory, absolute and without symbolic links: everything the monitor
+    /// writes is in it.
+    pub dir: PathBuf,
+    /// The kernel, an uncompressed ELF file.
+    pub kernel: PathBuf,
+    /// The initramfs, a cpio archive.
+    pub initramfs: PathBuf,
+    /// Kernel arguments beside those that the monitor itself needs.
+    pub kernel_args: Vec<String>,
+    /// What executes the guest.
+    pub accelerator: Accelerator,
+    /// Number of processors.
+    pub cpus: CpuCount,
+    /// Memory.
+    pub memory: MemorySize,
+    /// The files behind the block devices.
+    pub disks: Disks,
+    /// The hardware address of the network interface.
+    pub mac: MacAddress,
+    /// What the network interface is connected to; without one its link is down.
+    pub net: Option<NetBackend>,
+    /// The frequency of the host's time stamp counter ([`crate::facts::tsc_khz`]).
+    pub tsc_khz: u64,
+}
+
+/// The files behind a machine's block devices. A device without a file is there, and empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Disks {
+    /// The image's root file system, read-only.
+    pub base: Option<PathBuf>,
+    /// The kernel's modules, read-only.
+    pub modules: Option<PathBuf>,
+    /// The sandbox's own disk.
+    pub disk: Option<PathBuf>,
+    /// Volumes, by slot.
+    pub volumes: [Option<PathBuf>; VOLUME_SLOTS as usize],
+}
+
+impl Disks {
+    /// The file behind a device, if it has one.
+    pub fn file(&self, role: BlockRole) -> Option<&Path> {
+        match role {
+            BlockRole::Base => self.base.as_deref(),
+            BlockRole::Modules => self.modules.as_deref(),
+            BlockRole::Disk => self.disk.as_deref(),
+            BlockRole::Volume(slot) => self.volumes.get(usize::from(slot))?.as_deref(),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! QEMU as a monitor: `microvm` machines, controlled through QMP.
+
+mod args;
+mod discover;
+mod qmp;
+mod running;
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use banger_host::fs::open_append;
+use banger_host::process::{Launch, Process};
+use banger_host::{HostError, socket};
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use crate::console::{self, CONSOLE_LOG, VMM_LOG};
+use crate::error::{AdoptError, ControlError, PrepareError};
+use crate::machine::{LINK_SOCKET, Machine};
+use crate::record::Record;
+use crate::vmm::{BoxFuture, Capabilities, Emulation, LinkKind, Prepared, RunState, Running, Vmm};
+
+pub use args::arguments;
+pub use discover::{DiscoverError, QemuVersion};
+pub use qmp::{DecodeError, QmpError, count_messages};
+
+use qmp::Qmp;
+use running::QemuMachine;
+
+/// Name of QEMU's control socket in a machine's directory.
+const QMP_SOCKET: &str = "qmp.sock";
+/// How long a new QEMU may take to answer: 60 ms, times what else the host has to do.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a running QEMU may take to answer. It answers between two slices of disk writing.
+const CONTROL_PATIENCE: Duration = Duration::from_secs(20);
+/// How much of QEMU's log an error message carries, in bytes.
+const LOG_TAIL: u64 = 1024;
+/// How long a killed QEMU may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The QEMU of this host.
+#[derive(Clone, Debug)]
+pub struct Qemu {
+    program: PathBuf,
+    name: String,
+}
+
+impl Qemu {
+    /// Finds QEMU on a search path such as the value of `PATH`. It runs the program, which
+    /// blocks for some 30 ms.
+    ///
+    /// # Errors
+    /// When it is missing, too old or no QEMU.
+    pub fn discover(path: &OsStr) -> Result<Self, DiscoverError> {
+        let (program, version) = discover::discover(path)?;
+        Ok(Self { program, name: format!("qemu {version}") })
+    }
+
+    async fn prepare_machine(&self, machine: Machine) -> Result<PreparedQemu, PrepareError> {
+        let arguments = arguments(&machine)?;
+        let Machine { dir, net, .. } = machine;
+        let in_dir = |source| PrepareError::Directory { dir: dir.clone(), source };
+        let qmp = socket::listen(&dir.join(QMP_SOCKET)).map_err(in_dir)?;
+        let link = socket::listen(&dir.join(LINK_SOCKET)).map_err(in_dir)?;
+        // QEMU would create it for everyone to read.
+        open_append(&dir.join(CONSOLE_LOG)).map_err(in_dir)?;
+        let connected = net.is_some();
+        let (net_fd, network) = match net {
+            Some(backend) => (backend.vmm_fd, backend.processes),
+            // A socket whose other end is closed: the device is there and leads nowhere.
+            None => (dead_end().map_err(in_dir)?, Vec::new()),
+        };
+        let process = Launch::new(&self.program, &dir)
+            .args(arguments)
+            .output(open_append(&dir.join(VMM_LOG)).map_err(in_dir)?)
+            .fd(net_fd, args::NET_FD)
+            .fd(qmp, args::QMP_FD)
+            .fd(link, args::LINK_FD)
+            .start()
+            .map_err(PrepareError::Start)?;
+        let identity = process.identity().clone();
+        // From here on dropping this value ends the process.
+        let owned = OwnedProcess(Some(process));
+        let record = Record {
+            vmm: self.name.clone(),
+            process: identity,
+            network: network.iter().map(|helper| helper.identity().clone()).collect(),
+        };
+        record.write(&dir).map_err(in_dir)?;
+        let qmp = start_control(&dir, connected).await.map_err(|error| gave_up(&dir, error))?;
+        Ok(PreparedQemu { dir, owned, qmp })
+    }
+
+    async fn adopt_machine(&self, dir: &Path) -> Result<Option<QemuMachine>, AdoptError> {
+        let recorded = Record::read(dir)
+            .map_err(|source| AdoptError::Record { dir: dir.to_owned(), source })?;
+        let Some(record) = recorded else { return Ok(None) };
+        let in_process = |source| AdoptError::Process { dir: dir.to_owned(), source };
+        let Some(process) = Process::find(&record.process).map_err(in_process)? else {
+            return Ok(None);
+        };
+        let silent = |source| AdoptError::Silent { dir: dir.to_owned(), source };
+        let qmp = connect_control(dir, CONTROL_PATIENCE).await.map_err(silent)?;
+        let status = qmp.status(CONTROL_PATIENCE).await.map_err(silent)?;
+        let Some(state) = running::state_of(&status) else { return Ok(None) };
+        QemuMachine::new(dir, process, qmp, state).map(Some).map_err(in_process)
+    }
+}
+
+impl Vmm for Qemu {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { emulation: Emulation::Available, link: LinkKind::SerialPort }
+    }
+
+    fn prepare(&self, machine: Machine) -> BoxFuture<'_, Result<Box<dyn Prepared>, PrepareError>> {
+        Box::pin(async {
+            let prepared = self.prepare_machine(machine).await?;
+            Ok(Box::new(prepared) as Box<dyn Prepared>)
+        })
+    }
+
+    fn adopt<'a>(
+        &'a self,
+        dir: &'a Path,
+    ) -> BoxFuture<'a, Result<Option<Box<dyn Running>>, AdoptError>> {
+        Box::pin(async {
+            let adopted = self.adopt_machine(dir).await?;
+            Ok(adopted.map(|machine| Box::new(machine) as Box<dyn Running>))
+        })
+    }
+}
+
+fn dead_end() -> Result<OwnedFd, HostError> {
+    socket::pair().map(|(ours, _closed)| ours)
+}
+
+/// Connects to a QEMU that is starting. Its control socket listens already, so this waits for
+/// nothing but the greeting; if QEMU gives up, the connection ends.
+async fn start_control(dir: &Path, connected: bool) -> Result<Qmp, QmpError> {
+    let qmp = connect_control(dir, START_PATIENCE).await?;
+    if !connected {
+        qmp.unplug(args::NIC, START_PATIENCE).await?;
+    }
+    Ok(qmp)
+}
+
+async fn connect_control(dir: &Path, patience: Duration) -> Result<Qmp, QmpError> {
+    let stream = socket::connect_now(&dir.join(QMP_SOCKET)).map_err(|error| {
+        let source: Box<dyn std::error::Error + Send + Sync> = Box::new(error);
+        QmpError::Connect(source)
+    })?;
+    Qmp::open(UnixStream::from_std(stream).map_err(QmpError::Socket)?, patience).await
+}
+
+/// Why a start failed: what QEMU said, if it is known to have given up.
+fn gave_up(dir: &Path, error: QmpError) -> PrepareError {
+    let log = console::tail(&dir.join(VMM_LOG), LOG_TAIL);
+    let last = log.lines().rev().find(|line| !line.trim().is_empty());
+    match (error, last) {
+        (QmpError::Closed | QmpError::Socket(_), Some(line)) => {
+            PrepareError::GaveUp { said: printable(line) }
+        }
+        (error, _) => PrepareError::Control(error),
+    }
+}
+
+/// A line fit for a terminal: what a guest may have written must not steer it.
+fn printable(line: &str) -> String {
+    line.trim().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A process that ends with this value, unless it is taken out.
+#[derive(Debug)]
+struct OwnedProcess(Option<Process>);
+
+impl Drop for OwnedProcess {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0 {
+            let _ = process.kill(KILL_PATIENCE);
+        }
+    }
+}
+
+/// A QEMU that waits to be set going.
+#[derive(Debug)]
+struct PreparedQemu {
+    dir: PathBuf,
+    owned: OwnedProcess,
+    qmp: Qmp,
+}
+
+impl PreparedQemu {
+    async fn boot_machine(mut self) -> Result<QemuMachine, ControlError> {
+        let monitor = |source| ControlError::Monitor { operation: "boot", source };
+        self.qmp.execute("cont", Value::Null, CONTROL_PATIENCE).await.map_err(monitor)?;
+        let host = |source| ControlError::Host { operation: "boot", source };
+        let process = self.owned.0.take().ok_or_else(|| {
+            host(HostError::system("find the process", std::io::ErrorKind::NotFound))
+        })?;
+        QemuMachine::new(&self.dir, process, self.qmp, RunState::Running).map_err(host)
+    }
+}
+
+impl Prepared for PreparedQemu {
+    fn boot(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Running>, ControlError>> {
+        Box::pin(async {
+            let machine = self.boot_machine().await?;
+            Ok(Box::new(machine) as Box<dyn Running>)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_what_qemu_said_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let reason = |error| gave_up(dir.path(), error).to_string();
+        assert_eq!(reason(QmpError::Closed), "the virtual machine monitor cannot be controlled");
+        let said = b"qemu: warning: x\nqemu: could not\x1b[31m open\n\n";
+        banger_host::fs::write_atomic(&dir.path().join(VMM_LOG), said).unwrap();
+        assert_eq!(
+            reason(QmpError::Closed),
+            "the virtual machine monitor gave up: qemu: could not\u{fffd}[31m open"
+        );
+    }
+}

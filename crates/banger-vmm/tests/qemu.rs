@@ -1,0 +1,203 @@
+//! The QEMU backend with the real QEMU and a guest of a few bytes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers, too")]
+#![expect(clippy::print_stderr, reason = "a test that did nothing must say so")]
+
+mod tiny;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use banger_host::fs::{read_text, remove_all, write_atomic};
+use banger_host::home::Home;
+use banger_host::process::Process;
+use banger_model::{Accelerator, CpuCount, MacAddress, MemorySize};
+use banger_vmm::probe::{KvmVerdict, MARKER, ProbeGuest, kvm_verdict};
+use banger_vmm::qemu::{DiscoverError, Qemu};
+use banger_vmm::{
+    Disks, EndReason, Machine, PrepareError, Prepared, RECORD_FILE, Reaped, RunState, Running,
+    Vmm as _, reap,
+};
+use tempfile::TempDir;
+use tiny::Then;
+use tokio::time::timeout;
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// QEMU and a directory with the guest's files, or `None` after saying why there is none.
+struct Bench {
+    qemu: Qemu,
+    dir: TempDir,
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test program's search path is read here")]
+fn bench(text: &str, then: Then) -> Option<Bench> {
+    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin"));
+    let qemu = match Qemu::discover(&path) {
+        Err(error @ (DiscoverError::Missing | DiscoverError::TooOld { .. })) => {
+            skip(&error.to_string());
+            return None;
+        }
+        found => found.unwrap(),
+    };
+    let dir = tempfile::tempdir().unwrap();
+    write_atomic(&dir.path().join("kernel"), &tiny::guest(text, then)).unwrap();
+    write_atomic(&dir.path().join("initramfs"), b"none").unwrap();
+    Some(Bench { qemu, dir })
+}
+
+fn skip(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
+impl Bench {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn machine(&self) -> Machine {
+        Machine {
+            dir: self.dir.path().to_owned(),
+            kernel: self.path("kernel"),
+            initramfs: self.path("initramfs"),
+            kernel_args: Vec::new(),
+            accelerator: Accelerator::Tcg,
+            cpus: CpuCount::ONE,
+            memory: "96M".parse::<MemorySize>().unwrap(),
+            disks: Disks::default(),
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            net: None,
+            tsc_khz: 1_000_000,
+        }
+    }
+
+    async fn prepare(&self) -> Box<dyn Prepared> {
+        self.qemu.prepare(self.machine()).await.unwrap()
+    }
+
+    async fn boot(&self) -> Box<dyn Running> {
+        self.prepare().await.boot().await.unwrap()
+    }
+
+    fn console(&self) -> String {
+        read_text(&self.path("console.log"), 1 << 20).unwrap()
+    }
+}
+
+async fn end(machine: &dyn Running) -> EndReason {
+    timeout(LONG, machine.ended()).await.expect("the machine did not end")
+}
+
+async fn reach(machine: &dyn Running, state: RunState) {
+    let mut states = machine.watch();
+    let reached = states.wait_for(|now| *now == state);
+    timeout(LONG, reached).await.expect("the state was not reached").unwrap();
+}
+
+#[tokio::test]
+async fn nothing_executes_before_the_boot_and_a_power_off_ends_the_machine() {
+    let Some(bench) = bench("hello\n", Then::PowerOff) else { return };
+    let prepared = bench.prepare().await;
+    assert_eq!(bench.console(), "");
+    let machine = prepared.boot().await.unwrap();
+    assert_eq!(end(&*machine).await, EndReason::PoweredOff);
+    assert_eq!(bench.console(), "hello\n");
+    assert!(Process::find(machine.identity()).unwrap().is_none());
+    assert_eq!(reap(bench.dir.path()).unwrap(), Reaped::Nothing);
+}
+
+#[tokio::test]
+async fn a_reset_and_a_panic_end_the_machine_with_their_reasons() {
+    let Some(quiet) = bench("", Then::Reset) else { return };
+    assert_eq!(end(&*quiet.boot().await).await, EndReason::Reset);
+    let panic = "[    0.1] Kernel panic - not syncing: oh no\n";
+    let Some(loud) = bench(panic, Then::Reset) else { return };
+    assert_eq!(end(&*loud.boot().await).await, EndReason::Panicked("oh no".into()));
+}
+
+#[tokio::test]
+async fn a_machine_is_paused_resumed_dropped_adopted_and_killed() {
+    let Some(bench) = bench("", Then::Sleep) else { return };
+    let machine = bench.boot().await;
+    machine.connect_link().await.unwrap();
+    machine.pause().await.unwrap();
+    reach(&*machine, RunState::Paused).await;
+    let identity = machine.identity().clone();
+    drop(machine);
+    let adopted = bench.qemu.adopt(bench.dir.path()).await.unwrap().unwrap();
+    assert_eq!(adopted.identity(), &identity);
+    assert_eq!(*adopted.watch().borrow(), RunState::Paused);
+    adopted.resume().await.unwrap();
+    reach(&*adopted, RunState::Running).await;
+    adopted.kill().await.unwrap();
+    assert_eq!(end(&*adopted).await, EndReason::Killed);
+    assert!(bench.qemu.adopt(bench.dir.path()).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_monitor_that_is_shot_counts_as_crashed() {
+    let Some(bench) = bench("", Then::Sleep) else { return };
+    let machine = bench.boot().await;
+    let process = Process::find(machine.identity()).unwrap().unwrap();
+    process.kill(LONG).unwrap();
+    assert!(matches!(end(&*machine).await, EndReason::Crashed(_)));
+}
+
+#[tokio::test]
+async fn a_machine_that_never_boots_ends_with_its_value() {
+    let Some(bench) = bench("", Then::Sleep) else { return };
+    let prepared = bench.prepare().await;
+    assert_eq!(banger_host::owned::find(bench.dir.path()).unwrap().len(), 1);
+    drop(prepared);
+    assert_eq!(reap(bench.dir.path()).unwrap(), Reaped::Nothing);
+}
+
+#[tokio::test]
+async fn the_reaper_ends_a_machine_with_and_without_its_record() {
+    let Some(bench) = bench("", Then::Sleep) else { return };
+    for forget in [false, true] {
+        let machine = bench.boot().await;
+        if forget {
+            remove_all(&bench.path(RECORD_FILE)).unwrap();
+        }
+        let dir = bench.dir.path().to_owned();
+        let reaped = tokio::task::spawn_blocking(move || reap(&dir)).await.unwrap().unwrap();
+        assert_eq!(reaped, Reaped::Processes(1), "forgotten: {forget}");
+        assert!(matches!(end(&*machine).await, EndReason::Crashed(_)));
+    }
+}
+
+#[tokio::test]
+async fn qemus_own_words_tell_why_it_gave_up() {
+    let Some(bench) = bench("", Then::Sleep) else { return };
+    let mut machine = bench.machine();
+    machine.disks.base = Some(bench.path("missing"));
+    let error = bench.qemu.prepare(machine).await.unwrap_err();
+    let PrepareError::GaveUp { said } = &error else { panic!("{error:?}") };
+    assert!(said.contains("missing") && said.contains("No such file"), "{said}");
+    assert_eq!(reap(bench.dir.path()).unwrap(), Reaped::Nothing);
+}
+
+#[tokio::test]
+async fn what_kvm_does_is_remembered() {
+    let Some(bench) = bench(MARKER, Then::PowerOff) else { return };
+    let home = Home::under(bench.dir.path());
+    let guest = ProbeGuest {
+        kernel: bench.path("kernel"),
+        initramfs: bench.path("initramfs"),
+        identity: "tiny".into(),
+    };
+    let verdict = kvm_verdict(&home, &bench.qemu, &guest).await.unwrap();
+    if matches!(verdict, KvmVerdict::Absent | KvmVerdict::NoPermission) {
+        return skip(&verdict.notice().unwrap());
+    }
+    assert!(!home.host_facts().join("probe").exists(), "the probe leaves nothing");
+    // Whatever it was, it is not found out a second time: this guest would say nothing.
+    let silent = tiny::guest("", Then::PowerOff);
+    write_atomic(&guest.kernel, &silent).unwrap();
+    assert_eq!(kvm_verdict(&home, &bench.qemu, &guest).await.unwrap(), verdict);
+    let other = ProbeGuest { identity: "silent".into(), ..guest };
+    let verdict = kvm_verdict(&home, &bench.qemu, &other).await.unwrap();
+    assert!(matches!(verdict, KvmVerdict::NotUsable { .. }), "{verdict:?}");
+}
