@@ -1,1 +1,5 @@
-fn main() {}
+//! The first process of a sandbox.
+
+fn main() {
+    banger_agent::live();
+}

@@ -1,0 +1,51 @@
+//! What the kernel command line tells the agent.
+
+/// What the machine was started for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// To be a sandbox.
+    Sandbox,
+    /// To show that this accelerator can run a guest at all.
+    Probe,
+}
+
+/// Whether the steps of the boot are timed on the console.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trace {
+    /// No.
+    Off,
+    /// A line for each step.
+    On,
+}
+
+/// The parameters that are the agent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parameters {
+    pub(crate) mode: Mode,
+    pub(crate) trace: Trace,
+}
+
+impl Parameters {
+    /// Those in this command line; every other word is the kernel's.
+    pub(crate) fn parse(cmdline: &str) -> Self {
+        let has = |wanted: &str| cmdline.split_ascii_whitespace().any(|word| word == wanted);
+        Self {
+            mode: if has("banger.probe") { Mode::Probe } else { Mode::Sandbox },
+            trace: if has("banger.trace") { Trace::On } else { Trace::Off },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_words_count() {
+        let plain = Parameters { mode: Mode::Sandbox, trace: Trace::Off };
+        assert_eq!(Parameters::parse("console=ttyS0 quiet\n"), plain);
+        assert_eq!(Parameters::parse("xbanger.probe banger.probe=1"), plain);
+        assert_eq!(Parameters::parse("quiet banger.probe\n").mode, Mode::Probe);
+        assert_eq!(Parameters::parse("banger.trace quiet").trace, Trace::On);
+    }
+}

@@ -1,0 +1,196 @@
+//! One cgroup for each process tree, so that all of a tree can be found and ended, however its
+//! processes fork, change their session or lose their parents.
+//!
+//! The cgroups have no controllers: they are for finding processes. Whoever wants limits in a
+//! sandbox (a container engine) makes cgroups of its own beside them.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use banger_link::ProcessId;
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::files::{read_bounded, read_line, set};
+
+/// Where the hierarchy is mounted.
+const HIERARCHY: &str = "/sys/fs/cgroup";
+
+/// The cgroup that holds all of ours.
+const OURS: &str = "banger";
+
+/// The controllers that limits of containers are made of.
+const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// Longest list of the processes of one cgroup: every process the kernel can have, in decimals.
+const MAX_PROCS_LEN: u64 = 64 * 1024 * 1024;
+
+/// Most cgroups below the one of a tree that are searched for its processes.
+const MAX_NESTED: usize = 4096;
+
+/// The cgroup under which every process tree gets its own.
+#[derive(Debug)]
+pub struct Cgroups {
+    top: PathBuf,
+    /// Those whose processes are released but still live.
+    left: Vec<PathBuf>,
+}
+
+/// The cgroup of one process tree.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    path: PathBuf,
+    dir: File,
+}
+
+impl Cgroups {
+    /// Sets up the hierarchy of a machine that has just booted, with the controllers that a
+    /// service manager would have enabled. A kernel without cgroups gives none: processes run
+    /// without.
+    pub(crate) fn set_up() -> Option<Self> {
+        let hierarchy = Path::new(HIERARCHY);
+        let available = read_line(&hierarchy.join("cgroup.controllers")).ok()?;
+        // Without them, whoever wants limits enables controllers itself.
+        let _left_off =
+            set(&hierarchy.join("cgroup.subtree_control"), enable(&available).as_bytes());
+        Self::below(hierarchy).ok()
+    }
+
+    /// Makes a cgroup for ours below this one.
+    ///
+    /// # Errors
+    /// What `mkdir` says.
+    pub fn below(parent: &Path) -> io::Result<Self> {
+        let top = parent.join(OURS);
+        make_dir(&top)?;
+        Ok(Self { top, left: Vec::new() })
+    }
+
+    /// Makes the cgroup of a tree.
+    ///
+    /// # Errors
+    /// What `mkdir` and `open` say.
+    pub(crate) fn make(&self, process: ProcessId) -> io::Result<Tree> {
+        let path = self.top.join(format!("{:016x}", process.0));
+        make_dir(&path)?;
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let dir = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
+        Ok(Tree { path, dir })
+    }
+
+    /// Removes the cgroup of a tree, now or when a later one is removed: as long as a process
+    /// lives in it, it stays.
+    pub(crate) fn remove(&mut self, tree: Tree) {
+        self.left.push(tree.path);
+        self.left.retain(|path| match fs::remove_dir(path) {
+            Ok(()) => false,
+            Err(error) => error.raw_os_error() == Some(Errno::BUSY.raw_os_error()),
+        });
+    }
+}
+
+impl Tree {
+    /// The cgroup as `clone3` takes it.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// Signals every process in it. `SIGKILL` goes to all at once; another signal goes to those
+    /// that are found, and a process that forks meanwhile may have a child that is not.
+    ///
+    /// # Errors
+    /// What the kernel says about the cgroup's files.
+    pub(crate) fn signal(&self, signal: Signal) -> io::Result<()> {
+        if signal == Signal::KILL {
+            return set(&self.path.join("cgroup.kill"), b"1");
+        }
+        for dir in self.nested() {
+            let list = read_bounded(&dir.join("cgroup.procs"), MAX_PROCS_LEN)?;
+            for pid in parse_procs(&list) {
+                // One that has ended meanwhile needs no signal.
+                let _ended = kill_process(pid, signal);
+            }
+        }
+        Ok(())
+    }
+
+    /// This cgroup and those below it: a process may have made some.
+    fn nested(&self) -> Vec<PathBuf> {
+        let mut found = vec![self.path.clone()];
+        let mut at = 0;
+        while at < found.len() && found.len() < MAX_NESTED {
+            if let Ok(entries) = fs::read_dir(&found[at]) {
+                let dirs = entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_dir()));
+                found.extend(dirs.map(|entry| entry.path()).take(MAX_NESTED));
+            }
+            at += 1;
+        }
+        found
+    }
+}
+
+/// What enables those of our controllers that are available, all in one write: each write goes
+/// through the whole hierarchy.
+fn enable(available: &str) -> String {
+    let has = |wanted: &&&str| available.split_ascii_whitespace().any(|name| name == **wanted);
+    CONTROLLERS.iter().filter(has).map(|name| format!("+{name} ")).collect()
+}
+
+/// The processes in a list, one in a line. Zero stands for one of another pid namespace.
+fn parse_procs(list: &[u8]) -> impl Iterator<Item = Pid> + '_ {
+    list.split(|b| *b == b'\n').filter_map(|line| {
+        let number = std::str::from_utf8(line).ok()?.parse().ok().filter(|number| *number > 0)?;
+        Pid::from_raw(number)
+    })
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_processes_are_read_with_care() {
+        let pids: Vec<_> = parse_procs(b"1\n0\n42\n-7\nx\n\n99999999999\n7")
+            .map(|pid| pid.as_raw_nonzero())
+            .collect();
+        assert_eq!(pids.iter().map(|p| p.get()).collect::<Vec<_>>(), [1, 42, 7]);
+    }
+
+    #[test]
+    fn controllers_are_enabled_as_far_as_they_are_there() {
+        assert_eq!(enable("cpuset cpu hugetlb pids rdma\n"), "+cpu +cpuset +pids ");
+        assert_eq!(enable(""), "");
+    }
+
+    #[test]
+    fn cgroups_below_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let cgroups = Cgroups::below(dir.path()).unwrap();
+        let tree = cgroups.make(ProcessId(0xfeed)).unwrap();
+        fs::create_dir_all(tree.path.join("a/b")).unwrap();
+        let names: Vec<_> =
+            tree.nested().iter().map(|p| p.strip_prefix(dir.path()).unwrap().to_owned()).collect();
+        let top = Path::new("banger/000000000000feed");
+        assert_eq!(names, [top.to_owned(), top.join("a"), top.join("a/b")]);
+    }
+
+    #[test]
+    fn a_cgroup_in_use_is_removed_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cgroups = Cgroups::below(dir.path()).unwrap();
+        let tree = cgroups.make(ProcessId(1)).unwrap();
+        let path = tree.path.clone();
+        cgroups.remove(tree);
+        assert!(!path.exists() && cgroups.left.is_empty());
+    }
+}

@@ -1,0 +1,110 @@
+//! The machine that the agent is PID 1 of, from its first moment to its last.
+
+use std::path::Path;
+
+use banger_link::Identity;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use thiserror::Error;
+
+use crate::boot::{self, BootError, Booted, Disk};
+use crate::cgroup::Cgroups;
+use crate::console;
+use crate::files;
+use crate::identity;
+use crate::link_port::{self, LinkPortError};
+use crate::network::{self, NetworkError};
+use crate::power;
+use crate::server::{Machine, ServeError, Server, Setting};
+
+/// Most files that the agent, and whoever asks for more than the default, may have open: what
+/// service managers allow.
+const MAX_FILES: u64 = 524_288;
+
+/// Who may ping without privilege: every group, as in containers.
+const PING_GROUPS: (&str, &[u8]) = ("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647");
+
+/// Why a machine does not serve.
+#[derive(Debug, Error)]
+enum GuestError {
+    #[error("cannot boot")]
+    Boot(#[from] BootError),
+    #[error("cannot open the link")]
+    LinkPort(#[from] LinkPortError),
+    #[error("cannot serve")]
+    Serve(#[from] ServeError),
+    #[error("cannot bring up the loopback interface")]
+    Loopback(#[from] NetworkError),
+}
+
+/// The real machine.
+#[derive(Debug)]
+struct Guest;
+
+impl Machine for Guest {
+    fn take_on(&mut self, identity: &Identity) -> Result<(), String> {
+        identity::take_on(identity).map_err(|error| console::chain(&error))
+    }
+}
+
+/// The whole life of a sandbox's first process. Comes back only when it is not one, or when the
+/// kernel refuses to turn the power off.
+pub fn live() {
+    if !is_first() {
+        return;
+    }
+    let errno = match serve() {
+        Ok(Some(disk)) => power::off(&disk),
+        Ok(None) => power::halt(),
+        Err(error) => {
+            console::say(&console::chain(&error));
+            power::halt()
+        }
+    };
+    console::say(&format!("cannot power off: {errno}"));
+}
+
+/// The life of the first process of the machine that shows how fast one could start.
+pub fn live_as_floor() {
+    if !is_first() {
+        return;
+    }
+    if let Err(error) = boot::boot_floor() {
+        console::say(&console::chain(&error));
+    }
+    let errno = power::halt();
+    console::say(&format!("cannot power off: {errno}"));
+}
+
+/// Powering off is what the agent does when all else fails; it must not do that to the machine
+/// of someone who only tried what the program does.
+fn is_first() -> bool {
+    let first = rustix::process::getpid() == rustix::process::Pid::INIT;
+    if !first {
+        console::say("this is the first process of a sandbox; it does nothing anywhere else");
+    }
+    first
+}
+
+/// Boots and serves until the machine is to end.
+fn serve() -> Result<Option<Disk>, GuestError> {
+    let (disk, mut timeline) = match boot::boot()? {
+        Booted::Probe => return Ok(None),
+        Booted::Sandbox(disk, timeline) => (disk, timeline),
+    };
+    let files = Rlimit { current: Some(MAX_FILES), maximum: Some(MAX_FILES) };
+    // With fewer files, fewer processes can be started at once, and a start says so.
+    let _fewer = setrlimit(Resource::Nofile, files);
+    // A kernel without unprivileged ping does without.
+    let _without = files::set(Path::new(PING_GROUPS.0), PING_GROUPS.1);
+    network::loopback_up()?;
+    timeline.mark("loopback");
+    let cgroups = Cgroups::set_up();
+    timeline.mark("cgroups");
+    let port = link_port::open()?;
+    timeline.mark("link port");
+    let ready_us = boot::since_boot_us();
+    let server = Server::new(Setting { port, machine: Guest, cgroups, ready_us })?;
+    timeline.mark("ready");
+    server.run()?;
+    Ok(Some(disk))
+}

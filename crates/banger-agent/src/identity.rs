@@ -1,0 +1,179 @@
+//! Becoming one sandbox: what a restored guest is told before anything runs in it.
+//!
+//! The files of `/etc` that say who the machine is are written into the sandbox's own layer over
+//! the image, as plain files. Mounts over them would leave the layer as it is, but programs that
+//! replace such files (`rename` over `/etc/resolv.conf`) would fail. A file is written aside and
+//! renamed into place, which replaces a symbolic link instead of following it: images have
+//! `/etc/resolv.conf` point to what a resolver would have made.
+
+use std::fmt::Write as _;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use banger_link::Identity;
+use rustix::time::{ClockId, Timespec};
+use thiserror::Error;
+
+use crate::network::{self, NetworkError};
+use crate::sys::entropy;
+
+/// Most name servers: a resolver takes no more (resolv.conf(5), `MAXNS`).
+const MAX_NAME_SERVERS: usize = 3;
+
+/// Why a guest is not the sandbox that it should be.
+#[derive(Debug, Error)]
+pub(crate) enum IdentityError {
+    #[error("cannot seed the random pool")]
+    Entropy(#[source] io::Error),
+    #[error("cannot set the clock")]
+    Clock(#[source] io::Error),
+    #[error("cannot set the hostname to {name:?}")]
+    Hostname {
+        name: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot write {}", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+/// Takes on an identity. The random pool comes first: whatever happens afterwards may draw
+/// from it.
+///
+/// # Errors
+/// [`IdentityError`] for the first step that fails.
+pub(crate) fn take_on(identity: &Identity) -> Result<(), IdentityError> {
+    entropy::add(identity.entropy).map_err(IdentityError::Entropy)?;
+    set_clock(identity.wall_clock_ns).map_err(IdentityError::Clock)?;
+    rustix::system::sethostname(identity.hostname.as_bytes()).map_err(|errno| {
+        IdentityError::Hostname { name: identity.hostname.clone(), source: errno.into() }
+    })?;
+    network::configure(identity.mac, identity.net.as_ref())?;
+    for (path, contents, mode) in files(identity) {
+        replace(Path::new(path), contents.as_bytes(), mode)
+            .map_err(|source| IdentityError::File { path: path.into(), source })?;
+    }
+    Ok(())
+}
+
+fn set_clock(wall_clock_ns: u64) -> io::Result<()> {
+    let seconds = i64::try_from(wall_clock_ns / 1_000_000_000).unwrap_or(i64::MAX);
+    let nanoseconds = i64::try_from(wall_clock_ns % 1_000_000_000).unwrap_or(0);
+    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
+    Ok(rustix::time::clock_settime(ClockId::Realtime, time)?)
+}
+
+/// The files that say who the machine is: path, contents, mode.
+fn files(identity: &Identity) -> Vec<(&'static str, String, u32)> {
+    let name = &identity.hostname;
+    let mut hosts = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n");
+    let own = match &identity.net {
+        Some(net) => net.address.to_string(),
+        None => "127.0.1.1".to_owned(),
+    };
+    let mut id = String::new();
+    // Writing to a string cannot fail.
+    let _infallible = writeln!(hosts, "{own}\t{name}");
+    for byte in identity.machine_id {
+        let _infallible = write!(id, "{byte:02x}");
+    }
+    let mut files = vec![
+        ("/etc/hostname", format!("{name}\n"), 0o644),
+        ("/etc/hosts", hosts, 0o644),
+        ("/etc/machine-id", id + "\n", 0o444),
+    ];
+    if let Some(net) = identity.net.as_ref().filter(|net| !net.dns.is_empty()) {
+        let servers = net.dns.iter().take(MAX_NAME_SERVERS);
+        let text = servers.map(|server| format!("nameserver {server}\n")).collect();
+        files.push(("/etc/resolv.conf", text, 0o644));
+    }
+    files
+}
+
+/// Puts a new file in the place of whatever has this path.
+fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".banger-new");
+    let aside = PathBuf::from(aside);
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    match fs::remove_file(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&aside)?;
+    file.write_all(contents)?;
+    drop(file);
+    fs::rename(&aside, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use banger_model::{GuestNet, MacAddress};
+
+    use super::*;
+
+    fn identity(net: Option<GuestNet>) -> Identity {
+        Identity {
+            hostname: "box".to_owned(),
+            machine_id: [0xab; 16],
+            entropy: [0; 32],
+            wall_clock_ns: 0,
+            mac: MacAddress([2, 0, 0, 0, 0, 1]),
+            net,
+        }
+    }
+
+    fn text(files: &[(&'static str, String, u32)], path: &str) -> Option<String> {
+        files.iter().find(|(known, _, _)| *known == path).map(|(_, text, _)| text.clone())
+    }
+
+    #[test]
+    fn the_files_say_what_the_identity_says() {
+        let dns = (1..=5).map(|n| [10, 0, 0, n].into()).collect();
+        let net = GuestNet {
+            address: [10, 0, 2, 15].into(),
+            prefix_len: 24,
+            gateway: [10, 0, 2, 1].into(),
+            dns,
+        };
+        let files = files(&identity(Some(net)));
+        assert_eq!(text(&files, "/etc/hostname").unwrap(), "box\n");
+        assert_eq!(text(&files, "/etc/machine-id").unwrap(), "ab".repeat(16) + "\n");
+        assert!(text(&files, "/etc/hosts").unwrap().ends_with("10.0.2.15\tbox\n"));
+        let resolv = text(&files, "/etc/resolv.conf").unwrap();
+        assert_eq!(resolv.lines().count(), MAX_NAME_SERVERS);
+        assert!(resolv.starts_with("nameserver 10.0.0.1\n"));
+    }
+
+    #[test]
+    fn without_a_network_the_image_keeps_its_resolver() {
+        let files = files(&identity(None));
+        assert_eq!(text(&files, "/etc/resolv.conf"), None);
+        assert!(text(&files, "/etc/hosts").unwrap().contains("127.0.1.1\tbox"));
+    }
+
+    #[test]
+    fn a_link_is_replaced_and_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (link, target) = (dir.path().join("etc/resolv.conf"), dir.path().join("target"));
+        fs::create_dir(dir.path().join("etc")).unwrap();
+        fs::File::create(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        replace(&link, b"x", 0o644).unwrap();
+        assert!(link.symlink_metadata().unwrap().is_file());
+        assert_eq!(target.metadata().unwrap().len(), 0);
+        replace(&dir.path().join("new/file"), b"y", 0o444).unwrap();
+        replace(&dir.path().join("new/file"), b"yy", 0o444).unwrap();
+        assert_eq!(dir.path().join("new/file").metadata().unwrap().len(), 2);
+    }
+}

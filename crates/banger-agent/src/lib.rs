@@ -1,0 +1,39 @@
+//! The guest agent: PID 1 of a sandbox.
+//!
+//! It boots the machine ([`live`]), then serves one host over one byte stream ([`Server`]):
+//! starts processes, carries their streams, and ends the machine when it is told to.
+//!
+//! ```text
+//!   initramfs ─► boot ─► server ─► power
+//!                          │
+//!          port ◄─► AgentLink ◄─► table of processes ◄─► pipes, terminals, cgroups
+//! ```
+//!
+//! **Architecture invariants:** one thread owns everything. Nothing here panics on what a host,
+//! an image or a process does: the kernel would go down with its first process. Nothing is asked
+//! of the C library that could load code or configuration from the image.
+#![deny(unsafe_code)]
+
+mod boot;
+mod cgroup;
+mod console;
+mod files;
+mod guest;
+mod identity;
+mod link_port;
+mod network;
+mod poller;
+mod port;
+mod power;
+mod process;
+mod program;
+mod server;
+mod spawn;
+mod sys;
+mod table;
+mod uevent;
+mod users;
+
+pub use cgroup::Cgroups;
+pub use guest::{live, live_as_floor};
+pub use server::{Machine, ServeError, Server, Setting};
