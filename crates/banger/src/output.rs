@@ -27,3 +27,8 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), CommandError> {
     let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
     line(text)
 }
+
+/// Says something that is no data, on standard error. Nobody there to read it is no failure.
+pub(crate) fn notice(text: &str) {
+    let _ = writeln!(anstream::stderr().lock(), "banger: {text}");
+}

@@ -1,15 +1,20 @@
 //! A terminal, or what stands in for one, attached to a process in a sandbox.
 
 use std::io::{Read as _, Write as _};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use banger_host::terminal::{RawMode, window_size};
 use banger_link::{Command, Stream, Window};
 use banger_model::ExitCode;
+use banger_vmm::{EndReason, RunState};
 use bangerd::link::{Control, LinkFailed, ProcessEvent};
 use bangerd::sandbox::Sandbox;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::output::notice;
 
 /// Bytes read from standard input at once.
 const STDIN_CHUNK: usize = 64 * 1024;
@@ -89,6 +94,8 @@ pub(crate) async fn attach(
     let control = process.control();
     let input = tokio::spawn(pump_stdin(control.clone()));
     let mut output = Output::default();
+    let mut patience = Patience::default();
+    let mut machine = sandbox.watch();
     let code = loop {
         tokio::select! {
             event = process.next() => match event? {
@@ -97,23 +104,81 @@ pub(crate) async fn attach(
                 ProcessEvent::Exited(end) => break end.exit_code(),
                 ProcessEvent::Lost(refusal) => bail!("the command is gone: {refusal}"),
             },
-            interrupt = interrupts.next() => handle(&control, interrupt).await,
-            reason = sandbox.ended() => bail!("the sandbox ended before its command: {reason:?}"),
+            interrupt = interrupts.next() => {
+                patience.begin(&interrupt);
+                pass_on(&control, interrupt);
+            }
+            code = patience.over() => break code,
+            space = wait_for_space(sandbox, &mut machine) => space?,
         }
     };
     input.abort();
     Ok(code)
 }
 
-/// Passes a signal on. One that comes too late has nobody left to reach.
-async fn handle(control: &Control, interrupt: Interrupt) {
-    let _: Result<(), LinkFailed> = match interrupt {
-        Interrupt::Pass(number) => control.signal(number).await,
-        Interrupt::Resize => match window_size(std::io::stdout()) {
-            Some(size) => control.resize(Window { rows: size.rows, cols: size.cols }).await,
-            None => Ok(()),
-        },
+/// A command that was told to end has so long to do it.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a command that was told to end is still waited for.
+#[derive(Debug, Default)]
+struct Patience(Option<(Instant, ExitCode)>);
+
+impl Patience {
+    /// Being told to end by whoever runs us counts; what a user types is the command's affair.
+    fn begin(&mut self, interrupt: &Interrupt) {
+        if let Interrupt::Pass(number @ (SIGTERM | SIGHUP)) = interrupt {
+            self.0.get_or_insert((Instant::now() + GRACE, ExitCode(128 + number)));
+        }
+    }
+
+    /// Waits until it is over: the status to end with.
+    async fn over(&self) -> ExitCode {
+        match self.0 {
+            Some((end, code)) => {
+                tokio::time::sleep_until(end).await;
+                code
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Tells when the machine stands still because the host's disk is full, and lets it go on when
+/// it is not. Returns when it goes on.
+async fn wait_for_space(sandbox: &Sandbox, machine: &mut watch::Receiver<RunState>) -> Result<()> {
+    let stuck = |state: &RunState| {
+        matches!(state, RunState::OutOfSpace | RunState::Broken | RunState::Ended(_))
     };
+    let state = machine.wait_for(stuck).await.map(|state| state.clone());
+    match state.unwrap_or(RunState::Ended(EndReason::Unseen)) {
+        RunState::OutOfSpace => {
+            let dir = sandbox.dir().display();
+            notice(&format!(
+                "the host's disk is full: the sandbox stands still until there is space on the \
+                 file system of {dir}"
+            ));
+            sandbox.resume_when_there_is_space().await?;
+            notice("there is space again: the sandbox goes on");
+            Ok(())
+        }
+        RunState::Ended(reason) => bail!("the sandbox ended before its command: {reason:?}"),
+        _ => bail!("the sandbox's processors cannot go on"),
+    }
+}
+
+/// Passes a signal or a size on, without waiting for a guest that may stand still. What comes
+/// too late has nobody left to reach.
+fn pass_on(control: &Control, interrupt: Interrupt) {
+    let control = control.clone();
+    tokio::spawn(async move {
+        let _: Result<(), LinkFailed> = match interrupt {
+            Interrupt::Pass(number) => control.signal(number).await,
+            Interrupt::Resize => match window_size(std::io::stdout()) {
+                Some(size) => control.resize(Window { rows: size.rows, cols: size.cols }).await,
+                None => Ok(()),
+            },
+        };
+    });
 }
 
 /// Hands standard input to the process until either ends.

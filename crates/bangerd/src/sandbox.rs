@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use banger_host::fs::{remove_all, write_atomic};
+use banger_host::fs::{create_private_dir, free_space, remove_all, write_atomic};
 use banger_host::home::Home;
 use banger_host::{clock, random};
 use banger_image::ext4::create_disk;
 use banger_link::{Identity, Request};
-use banger_model::{GuestNet, SandboxId, SandboxSpec};
+use banger_model::{Bytes, GuestNet, SandboxId, SandboxSpec};
 use banger_net::user::StartNetError;
 use banger_net::{NetBackend, RelayCommand, UserNet};
-use banger_vmm::{EndReason, Machine, Running, reap};
+use banger_vmm::{EndReason, Machine, RunState, Running, reap};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -26,8 +27,13 @@ use crate::link::Link;
 /// How long a guest may take from its first instruction to its agent's first word: 3 s where it
 /// was measured, under emulation, times what else the host may have to do.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// Between two looks for space on a full file system.
+const LOOK_FOR_SPACE: Duration = Duration::from_secs(1);
 /// How long a guest may take to write everything to its disk and power off.
 const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(30);
+/// Space that must be free before a sandbox starts: less is gone before its first write reaches
+/// the disk, and then it would only stand still.
+const MIN_FREE: Bytes = Bytes::mib(64);
 /// Present in the directory of a sandbox that is kept when its owner goes.
 const KEEP_MARKER: &str = "keep";
 /// The sandbox's writable disk.
@@ -94,6 +100,7 @@ impl Sandbox {
         helpers: &Helpers,
     ) -> Result<Self> {
         let id = SandboxId::from_random(random::bytes()?);
+        check_space(home)?;
         let lease = Lease::create(home, &id)?;
         match boot(&id, &lease, assets, spec, helpers).await {
             Ok(Booted { machine, link, network }) => {
@@ -132,9 +139,25 @@ impl Sandbox {
         self.network
     }
 
-    /// Waits until the machine ends by itself.
-    pub async fn ended(&self) -> EndReason {
-        self.machine.ended().await
+    /// How its machine is, now and from now on.
+    pub fn watch(&self) -> watch::Receiver<RunState> {
+        self.machine.watch()
+    }
+
+    /// Waits until the file system that its disk is on has space again, and lets it go on.
+    ///
+    /// # Errors
+    /// When the file system cannot be asked, or the machine does not go on.
+    pub async fn resume_when_there_is_space(&self) -> Result<()> {
+        // No event tells of space: this is the one place that has to look again and again, and
+        // only while a sandbox stands still for want of it.
+        let mut look = tokio::time::interval(LOOK_FOR_SPACE);
+        loop {
+            look.tick().await;
+            if free_space(self.dir())? >= MIN_FREE {
+                return Ok(self.machine.resume().await?);
+            }
+        }
     }
 
     /// Ends the sandbox as its disposal says: at once and without a trace, or powered off with
@@ -167,6 +190,20 @@ impl Sandbox {
             ),
         }
     }
+}
+
+fn check_space(home: &Home) -> Result<()> {
+    let dir = home.sandboxes();
+    create_private_dir(&dir)?;
+    let free = free_space(&dir)?;
+    if free < MIN_FREE {
+        bail!(
+            "no space for a sandbox: {free} is free on the file system of {}, {MIN_FREE} is needed; \
+             remove something or set BANGER_HOME to another file system",
+            dir.display()
+        );
+    }
+    Ok(())
 }
 
 /// Ends every process of a sandbox and removes its directory, or what of it is not to be kept.

@@ -17,6 +17,7 @@ use clap_complete::ArgValueCandidates;
 use crate::commands::completion;
 use crate::context::Context;
 use crate::error::{CommandError, Kind};
+use crate::output::notice;
 use crate::{progress, session};
 
 /// Run a command in a new sandbox and throw the sandbox away
@@ -194,9 +195,4 @@ fn command(args: &Args, assets: &Assets) -> Command {
 fn terminal_window() -> Window {
     let size = window_size(std::io::stdout()).or_else(|| window_size(std::io::stdin()));
     size.map_or(Window { rows: 24, cols: 80 }, |size| Window { rows: size.rows, cols: size.cols })
-}
-
-fn notice(text: &str) {
-    use std::io::Write as _;
-    let _ = writeln!(anstream::stderr().lock(), "banger: {text}");
 }

@@ -28,7 +28,7 @@ fn what_parsing_can_refuse_costs_nothing() {
         (&["--image", "../etc", "--", "true"], &["../etc"]),
         (&["--env", "=x", "--", "true"], &["=x", "NAME=VALUE"]),
         (&["--no-such-option"], &["--no-such-option"]),
-        (&["true"], &["true", "-- true"]),
+        (&["true"], &["true", "-- <CMD>"]),
     ] {
         assert_refused(&run(&env, args), 2, needles);
     }
@@ -101,7 +101,7 @@ fn a_full_host_disk_is_named() {
     }
     let Some(env) = TestEnv::with_machines() else { return };
     let small = Tmpfs::mount(&env.home().join("state/sandboxes"), "size=64k");
-    assert_refused(&run(&env, &["--", "true"]), 125, &["space"]);
+    assert_refused(&run(&env, &["--", "true"]), 125, &["no space", "BANGER_HOME"]);
     env.assert_nothing_left();
     drop(small);
 }
