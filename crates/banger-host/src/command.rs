@@ -170,14 +170,12 @@ impl Running {
     fn wait(&self, child: &mut Child) -> Result<ExitStatus> {
         let failed = |source| HostError::system(format!("wait for {}", self.name), source);
         let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
-        if let Some(process) = Process::open(pid)? {
-            if !process.ended(self.deadline)? {
-                process.kill(KILL_PATIENCE)?;
-                return Err(HostError::TimedOut {
-                    program: self.name.clone(),
-                    seconds: self.timeout.as_secs(),
-                });
-            }
+        if let Some(process) = Process::open(pid)?
+            && !process.ended(self.deadline)?
+        {
+            process.kill(KILL_PATIENCE)?;
+            let seconds = self.timeout.as_secs();
+            return Err(HostError::TimedOut { program: self.name.clone(), seconds });
         }
         child.wait().map_err(failed)
     }

@@ -32,6 +32,8 @@ mod hello;
 mod host;
 pub mod limits;
 mod message;
+#[cfg(test)]
+mod pinned;
 mod stream;
 
 pub use agent::{AgentLink, RequestId, Stdin};

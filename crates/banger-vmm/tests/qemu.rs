@@ -13,7 +13,7 @@ use banger_host::fs::{read_text, remove_all, write_atomic};
 use banger_host::home::Home;
 use banger_host::process::Process;
 use banger_model::{Accelerator, CpuCount, MacAddress, MemorySize};
-use banger_vmm::probe::{KvmVerdict, MARKER, ProbeGuest, kvm_verdict};
+use banger_vmm::probe::{Finding, KvmVerdict, MARKER, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::{DiscoverError, Qemu};
 use banger_vmm::{
     Disks, EndReason, Machine, PrepareError, Prepared, RECORD_FILE, Reaped, RunState, Running,
@@ -188,7 +188,7 @@ async fn what_kvm_does_is_remembered() {
         initramfs: bench.path("initramfs"),
         identity: "tiny".into(),
     };
-    let verdict = kvm_verdict(&home, &bench.qemu, &guest).await.unwrap();
+    let verdict = kvm_verdict(&home, &bench.qemu, &guest).await.unwrap().verdict().clone();
     if matches!(verdict, KvmVerdict::Absent | KvmVerdict::NoPermission) {
         return skip(&verdict.notice().unwrap());
     }
@@ -196,8 +196,9 @@ async fn what_kvm_does_is_remembered() {
     // Whatever it was, it is not found out a second time: this guest would say nothing.
     let silent = tiny::guest("", Then::PowerOff);
     write_atomic(&guest.kernel, &silent).unwrap();
-    assert_eq!(kvm_verdict(&home, &bench.qemu, &guest).await.unwrap(), verdict);
+    let again = kvm_verdict(&home, &bench.qemu, &guest).await.unwrap();
+    assert_eq!(again, Finding::Known(verdict));
     let other = ProbeGuest { identity: "silent".into(), ..guest };
-    let verdict = kvm_verdict(&home, &bench.qemu, &other).await.unwrap();
+    let verdict = kvm_verdict(&home, &bench.qemu, &other).await.unwrap().verdict().clone();
     assert!(matches!(verdict, KvmVerdict::NotUsable { .. }), "{verdict:?}");
 }

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use banger_host::home::Home;
 use banger_image::{Image, Kernel};
 use banger_model::{Accelerator, ImageName, KernelName, Progress};
-use banger_vmm::probe::{KvmVerdict, ProbeGuest, kvm_verdict};
+use banger_vmm::probe::{Finding, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::Qemu;
 use banger_vmm::{Disks, Vmm, facts};
 use tokio::task::spawn_blocking;
@@ -27,7 +27,7 @@ pub struct Assets {
     /// What executes guests on this host.
     pub accelerator: Accelerator,
     /// Why, when it is not KVM.
-    pub kvm: KvmVerdict,
+    pub kvm: Finding,
     /// The frequency of the host's time stamp counter.
     pub tsc_khz: u64,
 }
@@ -67,10 +67,7 @@ impl Assets {
         let image = ensure_image(sources, image, progress);
         let (image, kvm) = tokio::join!(image, kvm_verdict(&sources.home, &*vmm, &guest));
         let (image, kvm) = (image?, kvm?);
-        let accelerator = match kvm {
-            KvmVerdict::Usable => Accelerator::Kvm,
-            _ => Accelerator::Tcg,
-        };
+        let accelerator = kvm.verdict().accelerator();
         let home = sources.home.clone();
         let tsc_khz = spawn_blocking(move || facts::tsc_khz(&home)).await??;
         Ok(Self { vmm, kernel, image, initramfs, accelerator, kvm, tsc_khz })

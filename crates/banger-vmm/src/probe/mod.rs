@@ -53,6 +53,24 @@ pub struct ProbeGuest {
     pub identity: String,
 }
 
+/// A verdict, and whether it is news.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It was known, or needed no trial.
+    Known(KvmVerdict),
+    /// It was found out just now, by a trial.
+    New(KvmVerdict),
+}
+
+impl Finding {
+    /// The verdict.
+    pub fn verdict(&self) -> &KvmVerdict {
+        match self {
+            Self::Known(verdict) | Self::New(verdict) => verdict,
+        }
+    }
+}
+
 /// Why there is no verdict.
 #[derive(Debug, Error)]
 pub enum ProbeError {
@@ -70,10 +88,10 @@ pub async fn kvm_verdict(
     home: &Home,
     vmm: &dyn Vmm,
     guest: &ProbeGuest,
-) -> Result<KvmVerdict, ProbeError> {
+) -> Result<Finding, ProbeError> {
     // Access is asked for each time: an owner may be added to a group between two calls.
     if let Err(error) = OpenOptions::new().read(true).write(true).open(KVM) {
-        return Ok(verdict::of_open_error(&error));
+        return Ok(Finding::Known(verdict::of_open_error(&error)));
     }
     let facts = home.host_facts();
     let path = facts.join("kvm.json");
@@ -83,16 +101,16 @@ pub async fn kvm_verdict(
         vmm: vmm.name().to_owned(),
     };
     if let Some(verdict) = recall(&path, &key) {
-        return Ok(verdict);
+        return Ok(Finding::Known(verdict));
     }
     let _lock = lock(&facts).await?;
     // Whoever held the lock may have found it out meanwhile.
     if let Some(verdict) = recall(&path, &key) {
-        return Ok(verdict);
+        return Ok(Finding::Known(verdict));
     }
     let verdict = judge(try_kvm(&facts, vmm, guest).await?);
     remember(&path, &key, &verdict).map_err(ProbeError::Facts)?;
-    Ok(verdict)
+    Ok(Finding::New(verdict))
 }
 
 async fn lock(facts: &Path) -> Result<FileLock, ProbeError> {

@@ -9,6 +9,7 @@ use banger_link::{Command, Window};
 use banger_model::{
     CpuCount, DiskSize, EnvVar, ExitCode, ImageName, KernelName, Limits, MemorySize, SandboxSpec,
 };
+use banger_vmm::probe::Finding;
 use bangerd::assets::Assets;
 use bangerd::sandbox::{Disposal, Network, Sandbox};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
@@ -128,6 +129,12 @@ async fn in_sandbox(args: Args) -> Result<ExitCode> {
     // What dead owners left is no reason to refuse a new sandbox.
     if let Ok(Err(error)) = swept.await {
         notice(&format!("an old sandbox could not be removed: {error:#}"));
+    }
+    // Said when it is news; later `banger doctor` tells.
+    if let Finding::New(verdict) = &assets.kvm
+        && let Some(why) = verdict.notice()
+    {
+        notice(&why);
     }
     if sandbox.network() == Network::HostOffline {
         notice("the sandbox has no network: this host has no default route");

@@ -140,7 +140,8 @@ async fn kvm(sources: &Sources) -> Option<Found<KvmVerdict>> {
     let qemu = Qemu::discover(&sources.path).ok()?;
     let identity = kernel.identity().to_owned();
     let guest = ProbeGuest { kernel: kernel.vmlinux(), initramfs, identity };
-    Some(kvm_verdict(&sources.home, &qemu, &guest).await.map_err(|error| error.to_string()))
+    let found = kvm_verdict(&sources.home, &qemu, &guest).await;
+    Some(found.map(|found| found.verdict().clone()).map_err(|error| error.to_string()))
 }
 
 fn missing_packages(path: &OsStr) -> Vec<&'static str> {

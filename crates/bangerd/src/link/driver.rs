@@ -139,7 +139,8 @@ impl Driver {
 
     fn obey(&mut self, order: Order) {
         match order {
-            // A link that has no room for a request drops it: the asker sees that it is busy.
+            // A request that the link has no room for is dropped with its answer: who asked sees
+            // that nobody will answer, and that the link is not down.
             Order::Request { request, reply } => {
                 if let Ok(id) = self.link.request(request) {
                     self.replies.insert(id, reply);

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use banger_host::HostError;
-use banger_link::{Command, ProcessId, Refusal, Reply, Request};
+use banger_link::{Busy, Command, ProcessId, Refusal, Reply, Request};
 use banger_vmm::{BoxFuture, ControlError};
 use thiserror::Error;
 use tokio::net::UnixStream;
@@ -34,6 +34,9 @@ pub enum LinkFailed {
     /// The link is gone for good.
     #[error("the sandbox does not answer any more: {0}")]
     Down(Arc<str>),
+    /// Too much waits for the agent already.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// No randomness for an id.
     #[error("cannot name a process: {0}")]
     NoId(Arc<str>),
@@ -168,10 +171,11 @@ impl Link {
         self.orders.send(order).await.map_err(|_| self.down())
     }
 
+    /// Why an order was dropped: the link is down, else it had no room.
     fn down(&self) -> LinkFailed {
         match &*self.state.borrow() {
             LinkState::Down(reason) => LinkFailed::Down(reason.clone()),
-            _ => LinkFailed::Down("its link was closed".into()),
+            _ => LinkFailed::Busy(Busy),
         }
     }
 }
