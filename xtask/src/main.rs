@@ -1,1 +1,65 @@
-fn main() {}
+//! Development commands of banger: `cargo xtask COMMAND`.
+//!
+//! Everything that the README asks a reader to type, and everything CI runs, is here, in plain
+//! Rust with one dependency: the first command on a fresh machine must not begin with a wait.
+//! What the tree itself has to keep to (directions of crates, licences, documents) are the
+//! tests of this crate.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a development tool runs the developer's own programs on the developer's own tree"
+)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line tool")]
+
+mod build;
+mod check;
+mod command;
+mod fuzz;
+mod install;
+mod packages;
+mod place;
+mod steps;
+mod test;
+mod try_it;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+use crate::place::Place;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  try [-- CMD ARGS...]           install what is missing, build, run CMD in a sandbox
+  test [FILTER...]               install what tests need, run every test, or those named so
+  check                          formatting, lints and the rules of the tree: the fast part of test
+  fuzz [--minutes N] [TARGET]    look for inputs that break a decoder (needs a nightly compiler)";
+
+fn main() -> ExitCode {
+    match run(std::env::args_os().skip(1).collect()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Vec<OsString>) -> Result<ExitCode> {
+    let place = Place::find()?;
+    let mut args = args.into_iter();
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<OsString> = args.collect();
+    match command.to_str() {
+        Some("try") => try_it::run(&place, rest),
+        Some("test") => test::run(&place, rest),
+        Some("check") if rest.is_empty() => check::run(&place),
+        Some("fuzz") => fuzz::run(&place, rest),
+        Some("help" | "--help" | "-h") => {
+            println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => bail!("that is no command\n\n{USAGE}"),
+    }
+}
