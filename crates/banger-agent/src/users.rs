@@ -55,7 +55,8 @@ impl Accounts {
     /// # Errors
     /// [`Refusal::NoSuchUser`] with the part that the image does not have.
     pub(crate) fn resolve(&self, spec: Option<&[u8]>) -> Result<User, Refusal> {
-        let spec = spec.unwrap_or(b"0");
+        // Not by the name `0`, which an image may give to whomever it likes.
+        let Some(spec) = spec else { return Ok(self.root()) };
         let (user, group) = match split_once(spec, b':') {
             Some((user, group)) => (user, Some(group)),
             None => (spec, None),
@@ -68,14 +69,23 @@ impl Accounts {
         Ok(found)
     }
 
+    fn root(&self) -> User {
+        let mut root = self.numbered(0);
+        root.groups = self.groups_of(&root);
+        root
+    }
+
     fn user(&self, wanted: &[u8]) -> Option<User> {
-        let entries = || self.passwd.split(|b| *b == b'\n').filter_map(passwd_entry);
-        let named = entries().find(|entry| entry.name.as_deref() == Some(wanted));
-        let numbered = || {
-            let uid = parse_id(wanted)?;
-            Some(entries().find(|entry| entry.uid == uid).unwrap_or_else(|| nobody_known(uid)))
-        };
-        named.or_else(numbered)
+        let named = self.users().find(|entry| entry.name.as_deref() == Some(wanted));
+        named.or_else(|| Some(self.numbered(parse_id(wanted)?)))
+    }
+
+    fn numbered(&self, uid: u32) -> User {
+        self.users().find(|entry| entry.uid == uid).unwrap_or_else(|| nobody_known(uid))
+    }
+
+    fn users(&self) -> impl Iterator<Item = User> {
+        self.passwd.split(|b| *b == b'\n').filter_map(passwd_entry)
     }
 
     fn group(&self, wanted: &[u8]) -> Option<u32> {
@@ -213,6 +223,14 @@ mod tests {
         refused("99999999999", "99999999999");
         refused("-1", "-1");
         refused("+1", "+1");
+    }
+
+    #[test]
+    fn nobody_asked_for_means_the_number_not_a_user_named_so() {
+        let passwd = b"0:x:99:99::/:\nroot:x:0:0:root:/root:/bin/bash".to_vec();
+        let accounts = Accounts { passwd, group: Vec::new() };
+        assert_eq!(accounts.resolve(None).unwrap().uid, 0);
+        assert_eq!(accounts.resolve(Some(b"0")).unwrap().uid, 99);
     }
 
     #[test]
