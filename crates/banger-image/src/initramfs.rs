@@ -149,7 +149,7 @@ mod tests {
                 assert!(text.contains("modules/order"), "{text}");
             }
             Err(banger_host::HostError::NoProgram { .. }) => {
-                eprintln!("skipped: cpio is not installed");
+                banger_testkit::skipped("cpio is not installed");
             }
             Err(error) => panic!("{error}"),
         }

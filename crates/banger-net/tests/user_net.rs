@@ -25,16 +25,11 @@ fn main() -> Outcome {
         return Ok(relay_inherited(&args[1..])?);
     }
     let Some(host) = routed_address() else {
-        return skip("this host has no default route, so passt has no network to use");
+        banger_testkit::skipped_on_this_machine("this host has no default route for passt");
+        return Ok(());
     };
     the_guest_reaches_the_network_but_not_the_host_itself(host)?;
     the_programs_end_with_the_vmm()?;
-    Ok(())
-}
-
-#[expect(clippy::print_stderr, reason = "a test that did nothing must say so")]
-fn skip(why: &str) -> Outcome {
-    eprintln!("skipped: {why}");
     Ok(())
 }
 
@@ -59,7 +54,7 @@ fn start() -> Result<Option<Started>, Box<dyn std::error::Error>> {
     match NetBackend::start(&net, dir.path(), &relay) {
         Ok(backend) => Ok(Some((backend, net, dir))),
         Err(StartNetError::Passt(error)) if error.to_string().contains("not installed") => {
-            skip(&error.to_string())?;
+            banger_testkit::skipped(&error.to_string());
             Ok(None)
         }
         Err(error) => Err(error.into()),

@@ -1,7 +1,6 @@
 //! The QEMU backend with the real QEMU and a guest of a few bytes.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers, too")]
-#![expect(clippy::print_stderr, reason = "a test that did nothing must say so")]
 
 mod tiny;
 
@@ -36,7 +35,7 @@ fn bench(text: &str, then: Then) -> Option<Bench> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin"));
     let qemu = match Qemu::discover(&path) {
         Err(error @ (DiscoverError::Missing | DiscoverError::TooOld { .. })) => {
-            skip(&error.to_string());
+            banger_testkit::skipped(&error.to_string());
             return None;
         }
         found => found.unwrap(),
@@ -45,10 +44,6 @@ fn bench(text: &str, then: Then) -> Option<Bench> {
     write_atomic(&dir.path().join("kernel"), &tiny::guest(text, then)).unwrap();
     write_atomic(&dir.path().join("initramfs"), b"none").unwrap();
     Some(Bench { qemu, dir })
-}
-
-fn skip(why: &str) {
-    eprintln!("skipped: {why}");
 }
 
 impl Bench {
@@ -190,7 +185,7 @@ async fn what_kvm_does_is_remembered() {
     };
     let verdict = kvm_verdict(&home, &bench.qemu, &guest).await.unwrap().verdict().clone();
     if matches!(verdict, KvmVerdict::Absent | KvmVerdict::NoPermission) {
-        return skip(&verdict.notice().unwrap());
+        return banger_testkit::skipped_on_this_machine(&verdict.notice().unwrap());
     }
     assert!(!home.host_facts().join("probe").exists(), "the probe leaves nothing");
     // Whatever it was, it is not found out a second time: this guest would say nothing.

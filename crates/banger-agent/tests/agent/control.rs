@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::host::{Host, TIMEOUT, command, shell, skipped};
+use banger_testkit::skipped_on_this_machine;
+
+use crate::host::{Host, TIMEOUT, command, shell};
 use banger_link::{Identity, Refusal, Reply, Request, SignalScope, Stream};
 use banger_model::{MacAddress, ProcessEnd};
 
@@ -65,7 +67,7 @@ impl TestCgroup {
                 return Some(Self(dir));
             }
         }
-        skipped("no cgroup of version 2 can be made here");
+        skipped_on_this_machine("no cgroup of version 2 can be made here");
         None
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,9 @@ use banger_link::{Identity, Reply, Request, Stream};
 use banger_model::{BlockRole, LINK_PORT_NAME, MacAddress, ProcessEnd};
 use tempfile::TempDir;
 
-use crate::host::{Host, command, shell, skipped};
+use banger_testkit::skipped;
+
+use crate::host::{Host, command, shell};
 
 /// Longer than a boot takes on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -79,14 +81,17 @@ fn a_guest_without_its_disk_says_so_and_ends() {
 /// What a guest needs, in a directory of its own.
 struct Machine {
     dir: TempDir,
-    target: PathBuf,
+    agents: PathBuf,
 }
 
 impl Machine {
     /// None when something is missing, which is said.
     fn prepare() -> Option<Self> {
-        let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target");
-        let machine = Self { dir: tempfile::tempdir().unwrap(), target };
+        let Some(agents) = banger_testkit::agent_dir() else {
+            skipped("the static guest agent is not built");
+            return None;
+        };
+        let machine = Self { dir: tempfile::tempdir().unwrap(), agents };
         for needed in [machine.agent(), machine.kernel("boot.cpio"), machine.image()] {
             if !needed.exists() {
                 skipped(&format!("there is no {}", needed.display()));
@@ -110,15 +115,15 @@ impl Machine {
     }
 
     fn agent(&self) -> PathBuf {
-        self.target.join("x86_64-unknown-linux-gnu/agent/banger-agent")
+        self.agents.join("banger-agent")
     }
 
     fn kernel(&self, file: &str) -> PathBuf {
-        self.target.join("test-home/data/kernels/debian-cloud").join(file)
+        banger_testkit::test_home().join("data/kernels/debian-cloud").join(file)
     }
 
     fn image(&self) -> PathBuf {
-        self.target.join("test-home/data/images/debian-bookworm/root.ext4")
+        banger_testkit::test_home().join("data/images/debian-bookworm/root.ext4")
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test uses tools of this machine")]

@@ -80,12 +80,6 @@ pub(crate) fn shell(script: &str) -> Command {
     command(&["sh", "-c", script])
 }
 
-/// Says that a test cannot run here, and why.
-#[expect(clippy::print_stderr, reason = "a test that does not run must not pass silently")]
-pub(crate) fn skipped(why: &str) {
-    eprintln!("skipped: {why}");
-}
-
 impl Host {
     /// A host with a new agent.
     pub(crate) fn new() -> Self {

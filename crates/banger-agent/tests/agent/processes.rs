@@ -1,6 +1,8 @@
 //! Processes of the agent, on this machine: how they start, run and end.
 
-use crate::host::{Consume, Host, command, shell, skipped};
+use banger_testkit::skipped_on_this_machine;
+
+use crate::host::{Consume, Host, command, shell};
 use banger_link::{Refusal, Request, Stream};
 use banger_model::{EnvVar, ProcessEnd};
 
@@ -189,7 +191,7 @@ fn orphans_are_reaped() {
 #[test]
 fn users_are_those_of_the_system() {
     if !rustix::process::geteuid().is_root() {
-        return skipped("only root can become another user");
+        return skipped_on_this_machine("only root can become another user");
     }
     let mut host = Host::new();
     let mut as_user = |user: &str, script: &str| {

@@ -57,7 +57,9 @@ fn the_indexes_are_those_of_depmod() {
     Tool::new("/sbin/debugfs").args(["-R", &dump]).arg(kernel.modules()).capture(SOON).unwrap();
     let depmod = Tool::new("/sbin/depmod").arg("-b").arg(dir.path()).arg(kernel.release());
     match depmod.capture(SOON) {
-        Err(HostError::NoProgram { .. }) => return super::support::skip("depmod is not installed"),
+        Err(HostError::NoProgram { .. }) => {
+            return banger_testkit::skipped("depmod is not installed");
+        }
         other => drop(other.unwrap()),
     }
     for name in ["modules.alias.bin", "modules.builtin.bin", "modules.builtin.alias.bin"] {

@@ -34,11 +34,15 @@ impl Drop for Mounted {
 /// `None` when nothing can be mounted here, which is said.
 fn mounted(args: &[&str], source: &Path, dir: &Path) -> Option<Mounted> {
     if facts::user_id() != 0 {
-        super::support::skip("only root can mount");
+        banger_testkit::skipped_on_this_machine("only root can mount");
         return None;
     }
     Mounted::new(args, source, dir)
-        .map_err(|error| super::support::skip(&format!("nothing can be mounted here: {error}")))
+        .map_err(|error| {
+            banger_testkit::skipped_on_this_machine(&format!(
+                "nothing can be mounted here: {error}"
+            ))
+        })
         .ok()
 }
 
@@ -96,7 +100,7 @@ fn an_image_shows_the_tree_that_was_archived() {
     let (tree, tar, image) =
         (dir.path().join("tree"), dir.path().join("tar"), dir.path().join("image"));
     if facts::user_id() != 0 {
-        return super::support::skip("only root can make devices and mount");
+        return banger_testkit::skipped_on_this_machine("only root can make devices and mount");
     }
     varied_tree(&tree);
     let archiver =

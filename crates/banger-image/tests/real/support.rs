@@ -2,18 +2,12 @@
 //! say that a test cannot run here.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
 
 use banger_host::home::Home;
 use banger_image::image::{EnsureImageError, MakeImageError};
 use banger_image::kernel::{AptError, EnsureKernelError, MakeKernelError};
 use banger_image::{Image, Kernel};
 use banger_model::Silent;
-
-/// Says why a test did not run.
-pub(crate) fn skip(why: &str) {
-    eprintln!("skipped: {why}");
-}
 
 /// An error with all its causes.
 pub(crate) fn chain(error: &dyn Error) -> String {
@@ -23,10 +17,7 @@ pub(crate) fn chain(error: &dyn Error) -> String {
 
 /// The home that tests share: `BANGER_TEST_HOME`, or one among the build results.
 pub(crate) fn home() -> Home {
-    #[expect(clippy::disallowed_methods, reason = "how tests are told where to work")]
-    let given = std::env::var_os("BANGER_TEST_HOME").map(PathBuf::from);
-    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/test-home");
-    let root = given.unwrap_or_else(default);
+    let root = banger_testkit::test_home();
     std::fs::create_dir_all(&root).unwrap();
     Home::under(&root.canonicalize().unwrap())
 }
@@ -41,7 +32,7 @@ pub(crate) fn kernel() -> Option<Kernel> {
         && let MakeKernelError::Missing(_) | MakeKernelError::Apt(AptError::NotFound { .. }) =
             **source
     {
-        skip(&chain(&error));
+        banger_testkit::skipped(&chain(&error));
         return None;
     }
     panic!("{}", chain(&error));
@@ -64,6 +55,6 @@ pub(crate) fn image() -> Option<Image> {
         _ => false,
     };
     assert!(cannot, "{}", chain(&error));
-    skip(&chain(&error));
+    banger_testkit::skipped(&chain(&error));
     None
 }
