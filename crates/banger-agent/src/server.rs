@@ -193,6 +193,10 @@ impl<M: Machine> Server<M> {
             Request::Resize { process, window } => self.resize(process, window),
             Request::List => Ok(Reply::Processes(self.table.list())),
             Request::Release { process } => self.release(process),
+            Request::CloseOutput { process, stream } => self.known(process).map(drop).map(|()| {
+                self.table.close_output(process, stream, &mut self.link, &mut self.poller);
+                Reply::Done
+            }),
             Request::Info => Ok(Reply::Info(self.info())),
             Request::PowerOff => {
                 self.stop();

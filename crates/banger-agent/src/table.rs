@@ -165,6 +165,26 @@ impl Table {
         progress
     }
 
+    /// Nobody reads this output any more. Whoever writes to a pipe learns it from the kernel; a
+    /// terminal stays, and what is shown on it is dropped.
+    pub(crate) fn close_output(
+        &mut self,
+        id: ProcessId,
+        stream: Stream,
+        link: &mut AgentLink,
+        poller: &mut Poller,
+    ) {
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let has_terminal = process.terminal.is_some();
+        let Some(output) = process.output(stream).and_then(Option::take) else { return };
+        link.end_output(id, stream);
+        if has_terminal {
+            self.leave(output, poller);
+        } else {
+            poller.forget(output.fd());
+        }
+    }
+
     /// From now on, what comes from this output is dropped.
     fn leave(&mut self, output: Output, poller: &mut Poller) {
         let fd = output.into_fd();

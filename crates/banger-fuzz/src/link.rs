@@ -40,7 +40,7 @@ pub(crate) fn agent(bytes: &[u8]) {
         match op % 8 {
             0 => agent.receive(ops.bytes()),
             kind @ 1..=3 => agent.receive(&framed(nonce, kind, ops.bytes())),
-            4 => agent.disconnected(),
+            4 => agent.receive(&vec![0; usize::from(ops.byte()) * 128]),
             5 => {
                 nonce = Nonce([ops.byte(); 16]);
                 greet(&mut agent, nonce);

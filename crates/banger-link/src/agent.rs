@@ -127,11 +127,6 @@ impl AgentLink {
         }
     }
 
-    /// Tells that the host went away. Nothing is lost by not telling.
-    pub fn disconnected(&mut self) {
-        self.lose_sync();
-    }
-
     fn lose_sync(&mut self) {
         self.sync = Sync::default();
         self.assembly.clear();

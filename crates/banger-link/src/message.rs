@@ -124,6 +124,14 @@ pub enum Request {
     Info,
     /// Write everything to the disk and power off. Answered by [`Reply::Done`] just before.
     PowerOff,
+    /// Nobody reads this output any more: the process is to learn it as it would from a pipe
+    /// whose reader has gone. Answered by [`Reply::Done`].
+    CloseOutput {
+        /// Which process.
+        process: ProcessId,
+        /// Which of its streams.
+        stream: Stream,
+    },
 }
 
 /// An agent's answer to one request.

@@ -61,6 +61,7 @@ fn what_a_host_says() {
         request(Request::Release { process: P }),
         request(Request::Info),
         request(Request::PowerOff),
+        request(Request::CloseOutput { process: P, stream: Stream::Stdout }),
         hex(&encode(&HostMessage::Ack { process: P, stream: Stream::Stderr, offset: 7 })),
         hex(&encode(&HostMessage::End { process: P, offset: 7 })),
     ];

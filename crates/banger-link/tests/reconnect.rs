@@ -19,7 +19,6 @@ use support::{OUTPUTS, World};
 enum Action {
     Step { limit: usize },
     Cut { keep_to_agent: usize, keep_to_host: usize, garbage: Vec<u8> },
-    AgentNotices,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -38,7 +37,6 @@ fn action() -> impl Strategy<Value = Action> {
                 keep_to_host,
                 garbage,
             }),
-        1 => Just(Action::AgentNotices),
     ]
 }
 
@@ -84,10 +82,6 @@ proptest! {
                 Action::Step { limit } => world.step(limit),
                 Action::Cut { keep_to_agent, keep_to_host, garbage } => {
                     world.cut(keep_to_agent, keep_to_host, &garbage);
-                }
-                Action::AgentNotices => {
-                    world.agent.disconnected();
-                    world.cut(0, 0, &[]);
                 }
             }
         }

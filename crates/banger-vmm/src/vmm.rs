@@ -3,7 +3,7 @@
 //! Before its boot a machine is another type than after: what makes no sense cannot be called.
 //! What only one monitor can do is a value in [`Capabilities`], never a method that refuses.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::path::Path;
 use std::pin::Pin;
 
@@ -120,6 +120,25 @@ pub enum RunState {
     Broken,
     /// It is gone.
     Ended(EndReason),
+}
+
+/// As the end of a sentence about the machine. What the guest itself said is escaped.
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => f.write_str("the guest powered itself off"),
+            Self::Reset => f.write_str("the guest restarted, which ends a sandbox"),
+            Self::Panicked(words) => {
+                write!(f, "the guest's kernel panicked: {}", words.trim().escape_debug())
+            }
+            Self::Killed => f.write_str("its virtual machine monitor was killed"),
+            Self::Crashed(words) => {
+                let words = words.trim().escape_debug();
+                write!(f, "its virtual machine monitor crashed: {words}")
+            }
+            Self::Unseen => f.write_str("nobody saw why"),
+        }
+    }
 }
 
 /// Why a machine ended.

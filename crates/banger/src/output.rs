@@ -30,5 +30,7 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), CommandError> {
 
 /// Says something that is no data, on standard error. Nobody there to read it is no failure.
 pub(crate) fn notice(text: &str) {
-    let _ = writeln!(anstream::stderr().lock(), "banger: {text}");
+    // A terminal may be raw at this moment: then a line does not begin at the left by itself.
+    let end = if banger_host::terminal::is_terminal(std::io::stderr()) { "\r\n" } else { "\n" };
+    let _ = write!(anstream::stderr().lock(), "banger: {text}{end}");
 }

@@ -111,6 +111,6 @@ async fn measure_floor(
         .with_context(|| format!("the floor's machine ran for {} s", FLOOR_TIMEOUT.as_secs()))?;
     match reason {
         EndReason::PoweredOff => Ok(begin.elapsed()),
-        other => bail!("the floor's machine ended otherwise than by powering off: {other:?}"),
+        other => bail!("the floor's machine ended otherwise than by powering off: {other}"),
     }
 }

@@ -1,8 +1,8 @@
 //! The process beside each sandbox that outlives its owner by a moment.
 //!
 //! It waits for the lease. When the owner is gone, however it went, it ends the sandbox's
-//! processes and removes its directory. Until then it keeps the logs within bounds. It sleeps in
-//! the kernel all the time and reads nothing that a guest could write.
+//! processes and removes its directory. It sleeps in the kernel all the time and reads nothing
+//! that a guest could write.
 
 use std::path::Path;
 
@@ -35,7 +35,8 @@ pub fn run(dir: &Path) -> Result<()> {
     }
 }
 
-/// Keeps the logs of a running sandbox within bounds; returns when its VMM has ended.
+/// Keeps the logs of a running sandbox within bounds; returns when its VMM has ended. This is the
+/// owner's to do: while the owner is stopped, a guest that floods its console is not bounded.
 ///
 /// # Errors
 /// When a log cannot be watched or cut.

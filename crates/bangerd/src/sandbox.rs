@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use banger_host::fs::{create_private_dir, free_space, remove_all, write_atomic};
 use banger_host::home::Home;
-use banger_host::{clock, random};
+use banger_host::{clock, facts, random};
 use banger_image::ext4::create_disk;
 use banger_link::{Identity, Request};
 use banger_model::{Bytes, GuestNet, SandboxId, SandboxSpec};
@@ -101,6 +101,7 @@ impl Sandbox {
     ) -> Result<Self> {
         let id = SandboxId::from_random(random::bytes()?);
         check_space(home)?;
+        check_size(spec)?;
         let lease = Lease::create(home, &id)?;
         match boot(&id, &lease, assets, spec, helpers).await {
             Ok(Booted { machine, link, network }) => {
@@ -166,15 +167,23 @@ impl Sandbox {
     /// # Errors
     /// When something of it remains that should not.
     pub async fn end(self) -> Result<()> {
-        if self.disposal == Disposal::Keep {
-            self.power_off().await?;
-        }
+        let off = match self.disposal {
+            Disposal::Keep => self.power_off().await,
+            Disposal::Remove => Ok(()),
+        };
         let lease = self.lease;
         drop(self.link);
-        spawn_blocking(move || discard(&lease)).await?
+        spawn_blocking(move || discard(&lease)).await??;
+        off
     }
 
     async fn power_off(&self) -> Result<()> {
+        let state = self.machine.watch().borrow().clone();
+        match state {
+            RunState::Running => {}
+            RunState::Ended(reason) => bail!("sandbox {} had ended already: {reason}", self.id),
+            _ => bail!("sandbox {} stood still: its last writes may be missing", self.id),
+        }
         let off = async {
             // The agent's last word may be lost with its machine; the machine's end counts.
             let _ = self.link.request(Request::PowerOff).await;
@@ -182,7 +191,7 @@ impl Sandbox {
         };
         match timeout(POWER_OFF_TIMEOUT, off).await {
             Ok(EndReason::PoweredOff) => Ok(()),
-            Ok(reason) => bail!("sandbox {} ended otherwise than asked: {reason:?}", self.id),
+            Ok(reason) => bail!("sandbox {} ended otherwise than asked: {reason}", self.id),
             Err(_) => bail!(
                 "sandbox {} did not power off within {} s and was killed",
                 self.id,
@@ -204,6 +213,22 @@ fn check_space(home: &Home) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// A machine larger than its host starts and then stands still, which says nothing to anyone.
+fn check_size(spec: &SandboxSpec) -> Result<()> {
+    let (total, _) = facts::memory()?;
+    let total = Bytes::new(total);
+    if spec.memory.bytes() > total {
+        bail!("{} of memory is more than the {total} that this host has", spec.memory);
+    }
+    let (_, processors) = facts::processor()?;
+    match spec.cpus {
+        Some(cpus) if usize::from(cpus.get()) > processors => {
+            bail!("{cpus} CPUs are more than the {processors} that this host has")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Ends every process of a sandbox and removes its directory, or what of it is not to be kept.
@@ -316,7 +341,7 @@ fn begin_link(machine: &Arc<dyn Running>) -> Result<Link> {
 async fn answer(machine: &dyn Running, link: &Link) -> Result<()> {
     tokio::select! {
         up = link.up() => up.map(drop).context("the guest's agent cannot be talked to"),
-        reason = machine.ended() => Err(anyhow!("the guest ended while it started: {reason:?}")),
+        reason = machine.ended() => Err(anyhow!("the guest ended while it started: {reason}")),
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) struct Args {
     disk: DiskSize,
     /// Set an environment variable of the command; NAME alone takes its value from here
     #[arg(long, short, value_name = "NAME=VALUE", value_parser = OsStringValueParser::new().try_map(env_var))]
-    env: Vec<EnvVar>,
+    env: Vec<EnvSetting>,
     /// Run the command as this user of the image: a name or a number, with :GROUP if you like
     #[arg(long, short)]
     user: Option<OsString>,
@@ -71,19 +71,29 @@ pub(crate) struct Args {
     command: Vec<OsString>,
 }
 
+/// What `--env` asks for; nothing when it names a variable that is not set here.
+type EnvSetting = Option<EnvVar>;
+
 /// A variable as written, or with its value of this process.
 #[expect(clippy::disallowed_methods, reason = "`--env NAME` means the value here")]
-fn env_var(text: OsString) -> Result<EnvVar, banger_model::SpecError> {
+fn env_var(text: OsString) -> Result<EnvSetting, banger_model::SpecError> {
     let mut bytes = text.clone().into_vec();
     if !bytes.contains(&b'=') && !bytes.is_empty() {
+        let Some(value) = std::env::var_os(&text) else { return Ok(None) };
         bytes.push(b'=');
-        bytes.extend(std::env::var_os(&text).unwrap_or_default().into_vec());
+        bytes.extend(value.into_vec());
     }
-    EnvVar::parse(&bytes)
+    EnvVar::parse(&bytes).map(Some)
 }
 
 pub(crate) fn run(args: Args) -> Result<ExitCode, CommandError> {
-    check_length(&args.command)?;
+    check_command(&args.command)?;
+    for (option, value) in [("--user", &args.user), ("--workdir", &args.workdir)] {
+        if value.as_ref().is_some_and(|value| value.is_empty()) {
+            let error = anyhow::anyhow!("{option} is empty");
+            return Err(CommandError::new(Kind::Usage, error).hint("leave it out"));
+        }
+    }
     if args.tty && !is_terminal(std::io::stdin()) {
         let error = anyhow::anyhow!("-t asks for a terminal, but standard input is none");
         return Err(CommandError::new(Kind::Usage, error).hint("leave out -t"));
@@ -100,7 +110,11 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, CommandError> {
 }
 
 /// Refuses before anything is made what no Linux would take.
-fn check_length(command: &[OsString]) -> Result<(), CommandError> {
+fn check_command(command: &[OsString]) -> Result<(), CommandError> {
+    if command.first().is_some_and(|program| program.is_empty()) {
+        let error = anyhow::anyhow!("the command's name is empty");
+        return Err(CommandError::new(Kind::Usage, error));
+    }
     let long = command.iter().any(|arg| arg.len() >= Limits::MAX_ARG_LEN);
     let total: usize = command.iter().map(|arg| arg.len() + 1).sum();
     if long || total > Limits::MAX_ARGS_LEN {
@@ -126,10 +140,6 @@ async fn in_sandbox(args: Args) -> Result<ExitCode> {
         signal = interrupts.fatal() => return Ok(signal),
     };
     let (sandbox, assets) = started?;
-    // What dead owners left is no reason to refuse a new sandbox.
-    if let Ok(Err(error)) = swept.await {
-        notice(&format!("an old sandbox could not be removed: {error:#}"));
-    }
     // Said when it is news; later `banger doctor` tells.
     if let Finding::New(verdict) = &assets.kvm
         && let Some(why) = verdict.notice()
@@ -143,11 +153,17 @@ async fn in_sandbox(args: Args) -> Result<ExitCode> {
     let ended = session::attach(&sandbox, command, interrupts).await;
     let kept = args.keep.then(|| sandbox.dir().to_owned());
     let removed = sandbox.end().await;
-    let code = ended?;
-    removed.context("the sandbox is not wholly gone")?;
     if let Some(dir) = kept {
-        notice(&format!("kept in {}", dir.display()));
+        notice(&format!("kept in {0}; remove it with `rm -r {0}`", dir.display()));
     }
+    // What dead owners left is no reason to wait, nor to fail.
+    if swept.is_finished()
+        && let Ok(Err(error)) = swept.await
+    {
+        notice(&format!("an old sandbox could not be removed: {error:#}"));
+    }
+    let code = ended?;
+    removed.context("the sandbox did not end as it should")?;
     Ok(code)
 }
 
@@ -181,9 +197,9 @@ fn command(args: &Args, assets: &Assets) -> Command {
     let terminal = wants_terminal.then(terminal_window);
     let mut env: Vec<EnvVar> = Vec::new();
     let image_env = config.env.iter().map(|(name, value)| format!("{name}={value}"));
-    let term = terminal.and_then(|_| env_var("TERM".into()).ok());
+    let term = terminal.and_then(|_| env_var("TERM".into()).ok().flatten());
     let image_env = image_env.filter_map(|var| EnvVar::parse(var.as_bytes()).ok());
-    for var in image_env.chain(term).chain(args.env.iter().cloned()) {
+    for var in image_env.chain(term).chain(args.env.iter().flatten().cloned()) {
         env.retain(|old| old.name() != var.name());
         env.push(var);
     }

@@ -84,12 +84,43 @@ fn an_interrupt_while_it_starts_leaves_nothing() {
 }
 
 #[test]
+fn the_end_of_the_guest_is_told_with_its_reason() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    for (script, reason) in [
+        ("kill -TERM 1; sleep 100", "the guest powered itself off"),
+        ("echo b > /proc/sysrq-trigger; sleep 100", "the guest restarted"),
+        ("echo c > /proc/sysrq-trigger; sleep 100", "the guest's kernel panicked"),
+    ] {
+        let ran = env.sh(script);
+        assert_eq!(ran.status, 125, "{script}");
+        assert!(ran.stderr.contains(reason), "{script}: {}", ran.stderr);
+        assert_eq!(ran.stderr.lines().count(), 1, "{}", ran.stderr);
+    }
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_reader_that_does_not_read_keeps_no_signal_from_its_command() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let (mut child, stdout) = start(&env, "echo ready; yes");
+    // The pipe, the link's window and the guest's own pipe are full within a second; nothing
+    // here depends on it.
+    signal(&child, Signal::TERM);
+    // Killed by the signal that was passed on, or given up after the grace period.
+    let code = child.wait().unwrap().code();
+    assert_eq!(code, Some(143));
+    drop(stdout);
+    env.assert_nothing_left();
+}
+
+#[test]
 fn a_kept_sandbox_keeps_its_disk_in_order() {
     let Some(env) = TestEnv::with_machines() else { return };
     let ran = env.run(["vm", "run", "--keep", "--", "sh", "-c", "echo kept > /root/file"]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
     let [dir] = &env.sandboxes()[..] else { panic!("{:?}", env.sandboxes()) };
-    assert_eq!(ran.stderr, format!("banger: kept in {}\n", dir.display()));
+    let kept = format!("banger: kept in {0}; remove it with `rm -r {0}`\n", dir.display());
+    assert_eq!(ran.stderr, kept);
     let disk = dir.join("disk.ext4");
     let check = std::process::Command::new("e2fsck").arg("-fn").arg(&disk).output().unwrap();
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));

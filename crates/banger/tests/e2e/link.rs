@@ -50,7 +50,12 @@ async fn run_with_cuts(link: &Link, script: &str, every: usize) -> (Vec<u8>, Pro
     let (mut output, mut cuts) = (Vec::new(), 0);
     loop {
         match process.next().await.unwrap() {
-            ProcessEvent::Output(Stream::Stdout, bytes) => output.extend(bytes),
+            ProcessEvent::Output(stream, bytes) => {
+                process.control().consumed(stream, bytes.len()).await.unwrap();
+                if stream == Stream::Stdout {
+                    output.extend(bytes);
+                }
+            }
             ProcessEvent::Exited(end) => {
                 process.release().await.unwrap();
                 return (output, end, cuts);

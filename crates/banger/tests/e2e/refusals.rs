@@ -28,6 +28,9 @@ fn what_parsing_can_refuse_costs_nothing() {
         (&["--image", "../etc", "--", "true"], &["../etc"]),
         (&["--env", "=x", "--", "true"], &["=x", "NAME=VALUE"]),
         (&["--no-such-option"], &["--no-such-option"]),
+        (&["--user", "", "--", "true"], &["--user is empty"]),
+        (&["--workdir", "", "--", "true"], &["--workdir is empty"]),
+        (&["--", ""], &["the command's name is empty"]),
         (&["true"], &["true", "-- <CMD>"]),
     ] {
         assert_refused(&run(&env, args), 2, needles);
@@ -42,6 +45,12 @@ fn an_unknown_image_or_kernel_is_named() {
     assert_refused(&image, 125, &["no-such-image", "debian-bookworm"]);
     let kernel = run(&env, &["--kernel", "no-such-kernel", "--", "true"]);
     assert_refused(&kernel, 125, &["no-such-kernel", "debian-cloud"]);
+    let memory = run(&env, &["--memory", "1023G", "--", "true"]);
+    assert_refused(&memory, 125, &["1023G of memory", "this host has"]);
+    let cpus = run(&env, &["--cpus", "64", "--", "true"]);
+    if std::thread::available_parallelism().unwrap().get() < 64 {
+        assert_refused(&cpus, 125, &["64 CPUs", "this host has"]);
+    }
     assert!(env.sandboxes().is_empty());
 }
 

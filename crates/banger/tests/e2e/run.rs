@@ -81,6 +81,42 @@ fn standard_input_may_be_closed_or_left_unread() {
 }
 
 #[test]
+fn a_reader_that_goes_ends_the_command_as_in_any_pipeline() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let script =
+        format!("{} vm run -- sh -c 'yes; echo \"$?\" >&2' | head -1", env.program().display());
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .env("BANGER_HOME", env.home())
+        .output()
+        .unwrap();
+    assert_eq!(output.stdout, b"y\n");
+    // 128 and the number of SIGPIPE: the kernel in the guest told `yes`.
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "141\n");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_stream_that_nobody_reads_does_not_stop_the_other() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let script = "yes & yes=$!; sleep 1; echo heard >&2; kill $yes";
+    let mut child = env
+        .command(["vm", "run", "--", "sh", "-c", script])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    assert_eq!(line, "heard\n");
+    drop(child.stdout.take());
+    child.wait().unwrap();
+    env.assert_nothing_left();
+}
+
+#[test]
 fn ten_thousand_arguments_and_any_bytes_arrive() {
     let Some(env) = TestEnv::with_machines() else { return };
     let script = r#"echo $#; shift 9999; printf %s "$1""#;

@@ -9,7 +9,7 @@ use super::{Link, LinkFailed, Order};
 /// What a process does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessEvent {
-    /// It wrote these bytes.
+    /// It wrote these bytes; to be acknowledged by [`Control::consumed`].
     Output(Stream, Vec<u8>),
     /// This output stream has ended.
     OutputEnded(Stream),
@@ -25,8 +25,6 @@ pub struct Process {
     link: Link,
     id: ProcessId,
     events: mpsc::UnboundedReceiver<ProcessEvent>,
-    /// Output that was handed out last and counts as dealt with when more is asked for.
-    handed_out: Option<(Stream, usize)>,
 }
 
 /// The way in to a process: its input, signals, the size of its terminal.
@@ -42,7 +40,7 @@ impl Process {
         id: ProcessId,
         events: mpsc::UnboundedReceiver<ProcessEvent>,
     ) -> Self {
-        Self { link, id, events, handed_out: None }
+        Self { link, id, events }
     }
 
     /// The way in to it; may be used by another task.
@@ -50,23 +48,12 @@ impl Process {
         Control { link: self.link.clone(), id: self.id }
     }
 
-    /// The next thing it does. Asking tells that the one before was dealt with, so a slow reader
-    /// slows the process.
+    /// The next thing it does.
     ///
     /// # Errors
     /// When the link is gone.
     pub async fn next(&mut self) -> Result<ProcessEvent, LinkFailed> {
-        // Forgotten only when it was told: a caller may give up waiting at any point.
-        if let Some((stream, count)) = self.handed_out {
-            let process = self.id;
-            self.link.order(Order::Consumed { process, stream, count }).await?;
-            self.handed_out = None;
-        }
-        let event = self.events.recv().await.ok_or_else(|| self.link.down())?;
-        if let ProcessEvent::Output(stream, bytes) = &event {
-            self.handed_out = Some((*stream, bytes.len()));
-        }
-        Ok(event)
+        self.events.recv().await.ok_or_else(|| self.link.down())
     }
 
     /// Forgets the process here and in the guest, once it has ended.
@@ -96,6 +83,23 @@ impl Control {
     /// When the link is gone.
     pub async fn end(&self) -> Result<(), LinkFailed> {
         self.link.order(Order::EndStdin { process: self.id }).await
+    }
+
+    /// So many more bytes of output are dealt with. A process may write only a window's worth
+    /// beyond what was told here, so a slow reader slows it.
+    ///
+    /// # Errors
+    /// When the link is gone.
+    pub async fn consumed(&self, stream: Stream, count: usize) -> Result<(), LinkFailed> {
+        self.link.order(Order::Consumed { process: self.id, stream, count }).await
+    }
+
+    /// Nobody reads this output any more: the process learns it as from a broken pipe.
+    ///
+    /// # Errors
+    /// When the link is gone.
+    pub async fn close_output(&self, stream: Stream) -> Result<(), LinkFailed> {
+        self.link.request(Request::CloseOutput { process: self.id, stream }).await.map(drop)
     }
 
     /// Sends a signal to the process and its process group.

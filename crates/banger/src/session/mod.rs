@@ -1,25 +1,22 @@
 //! A terminal, or what stands in for one, attached to a process in a sandbox.
 
-use std::io::{Read as _, Write as _};
+mod input;
+mod output;
+
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use banger_host::terminal::{RawMode, window_size};
-use banger_link::{Command, Stream, Window};
+use banger_link::{Command, Window};
 use banger_model::ExitCode;
 use banger_vmm::{EndReason, RunState};
 use bangerd::link::{Control, LinkFailed, ProcessEvent};
 use bangerd::sandbox::Sandbox;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use crate::output::notice;
-
-/// Bytes read from standard input at once.
-const STDIN_CHUNK: usize = 64 * 1024;
-/// Chunks of standard input that wait for the sandbox.
-const STDIN_QUEUE: usize = 4;
+use output::Output;
 
 const SIGHUP: u8 = 1;
 const SIGINT: u8 = 2;
@@ -88,32 +85,63 @@ pub(crate) async fn attach(
     mut interrupts: Interrupts,
 ) -> Result<ExitCode> {
     let terminal = command.terminal.is_some();
-    let mut process = sandbox.link().start(command).await?;
+    let mut process = tokio::select! {
+        started = sandbox.link().start(command) => started?,
+        code = interrupts.fatal() => return Ok(code),
+    };
     // From here to the end of the function, whatever the way out.
     let _raw = terminal.then(|| RawMode::enter(std::io::stdin())).transpose()?;
     let control = process.control();
-    let input = tokio::spawn(pump_stdin(control.clone()));
-    let mut output = Output::default();
+    let input = tokio::spawn(input::pump(control.clone()));
+    let mut output = Output::to(&control);
     let mut patience = Patience::default();
-    let mut machine = sandbox.watch();
+    let overseen = oversee(sandbox);
+    tokio::pin!(overseen);
+    let mut ended = None;
+    // Nothing in this loop waits for anything but the next event: a reader that does not read
+    // must not keep a signal from its command.
     let code = loop {
         tokio::select! {
-            event = process.next() => match event? {
-                ProcessEvent::Output(stream, bytes) => output.write(stream, bytes).await?,
-                ProcessEvent::OutputEnded(_) => {}
-                ProcessEvent::Exited(end) => break end.exit_code(),
-                ProcessEvent::Lost(refusal) => bail!("the command is gone: {refusal}"),
+            event = process.next(), if ended.is_none() => match event {
+                Ok(ProcessEvent::Output(stream, bytes)) => output.write(stream, bytes),
+                Ok(ProcessEvent::OutputEnded(_)) => {}
+                Ok(ProcessEvent::Exited(end)) => {
+                    ended = Some(end.exit_code());
+                    output.end();
+                }
+                Ok(ProcessEvent::Lost(refusal)) => bail!("the command is gone: {refusal}"),
+                Err(failed) => return Err(why_it_ended(failed, &mut overseen).await),
             },
+            written = output.written() => {
+                written?;
+                if let Some(code) = ended {
+                    break code;
+                }
+            }
             interrupt = interrupts.next() => {
                 patience.begin(&interrupt);
                 pass_on(&control, interrupt);
             }
             code = patience.over() => break code,
-            space = wait_for_space(sandbox, &mut machine) => space?,
+            error = &mut overseen => return Err(error),
         }
     };
     input.abort();
     Ok(code)
+}
+
+/// How long a machine whose link is gone may take to be seen ending.
+const END_PATIENCE: Duration = Duration::from_secs(3);
+
+/// A link mostly fails because its machine has ended: that is the better thing to say.
+async fn why_it_ended(
+    failed: LinkFailed,
+    overseen: &mut (impl Future<Output = anyhow::Error> + Unpin),
+) -> anyhow::Error {
+    match tokio::time::timeout(END_PATIENCE, overseen).await {
+        Ok(reason) => reason,
+        Err(_) => failed.into(),
+    }
 }
 
 /// A command that was told to end has so long to do it.
@@ -143,26 +171,32 @@ impl Patience {
     }
 }
 
-/// Tells when the machine stands still because the host's disk is full, and lets it go on when
-/// it is not. Returns when it goes on.
-async fn wait_for_space(sandbox: &Sandbox, machine: &mut watch::Receiver<RunState>) -> Result<()> {
-    let stuck = |state: &RunState| {
-        matches!(state, RunState::OutOfSpace | RunState::Broken | RunState::Ended(_))
-    };
-    let state = machine.wait_for(stuck).await.map(|state| state.clone());
-    match state.unwrap_or(RunState::Ended(EndReason::Unseen)) {
-        RunState::OutOfSpace => {
-            let dir = sandbox.dir().display();
-            notice(&format!(
-                "the host's disk is full: the sandbox stands still until there is space on the \
-                 file system of {dir}"
-            ));
-            sandbox.resume_when_there_is_space().await?;
-            notice("there is space again: the sandbox goes on");
-            Ok(())
+/// Looks after the machine: tells when it stands still because the host's disk is full, and lets
+/// it go on when it is not. Returns when it cannot go on, with the reason.
+async fn oversee(sandbox: &Sandbox) -> anyhow::Error {
+    let mut machine = sandbox.watch();
+    loop {
+        let standing = |state: &RunState| !matches!(state, RunState::Running | RunState::Paused);
+        let state = machine.wait_for(standing).await.map(|state| state.clone());
+        match state.unwrap_or(RunState::Ended(EndReason::Unseen)) {
+            RunState::Ended(reason) => {
+                return anyhow!("the sandbox ended before its command: {reason}");
+            }
+            RunState::OutOfSpace => {}
+            _ => return anyhow!("the sandbox's processors cannot go on"),
         }
-        RunState::Ended(reason) => bail!("the sandbox ended before its command: {reason:?}"),
-        _ => bail!("the sandbox's processors cannot go on"),
+        notice(&format!(
+            "the host's disk is full: the sandbox stands still until there is space on the file \
+             system of {}",
+            sandbox.dir().display()
+        ));
+        if let Err(error) = sandbox.resume_when_there_is_space().await {
+            return error;
+        }
+        let moved = |state: &RunState| *state != RunState::OutOfSpace;
+        // When that fails the machine is gone, which the next turn tells.
+        let _ = machine.wait_for(moved).await;
+        notice("there is space again: the sandbox goes on");
     }
 }
 
@@ -179,65 +213,4 @@ fn pass_on(control: &Control, interrupt: Interrupt) {
             },
         };
     });
-}
-
-/// Hands standard input to the process until either ends.
-async fn pump_stdin(control: Control) {
-    let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(STDIN_QUEUE);
-    // A read of a terminal cannot be given up: its thread ends with the process.
-    std::thread::spawn(move || read_stdin(&chunks));
-    while let Some(chunk) = queue.recv().await {
-        if control.write(chunk).await.is_err() {
-            return;
-        }
-    }
-    let _ = control.end().await;
-}
-
-fn read_stdin(chunks: &mpsc::Sender<Vec<u8>>) {
-    let mut stdin = std::io::stdin().lock();
-    let mut buffer = vec![0; STDIN_CHUNK];
-    // A standard input that is closed or cannot be read is one that has ended.
-    while let Ok(n @ 1..) = stdin.read(&mut buffer) {
-        if chunks.blocking_send(buffer[..n].to_vec()).is_err() {
-            return;
-        }
-    }
-}
-
-/// This program's standard output and standard error. When a reader has gone, what is for it is
-/// dropped, and the process told so by a hang-up of that stream's reader would be too late: it
-/// runs on.
-#[derive(Debug, Default)]
-struct Output {
-    stdout_gone: bool,
-    stderr_gone: bool,
-}
-
-impl Output {
-    async fn write(&mut self, stream: Stream, bytes: Vec<u8>) -> Result<()> {
-        let gone = match stream {
-            Stream::Stderr => &mut self.stderr_gone,
-            _ => &mut self.stdout_gone,
-        };
-        if *gone {
-            return Ok(());
-        }
-        let written = tokio::task::spawn_blocking(move || match stream {
-            Stream::Stderr => std::io::stderr().write_all(&bytes),
-            _ => {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(&bytes).and_then(|()| stdout.flush())
-            }
-        })
-        .await?;
-        match written {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
-                *gone = true;
-                Ok(())
-            }
-            Err(error) => Err(error).context("cannot write the command's output"),
-        }
-    }
 }
