@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -190,11 +190,24 @@ impl Drop for Running {
     }
 }
 
-/// Where a program is, if it is on this search path.
-pub fn find_program(name: &str, path: &OsStr) -> Option<std::path::PathBuf> {
-    std::env::split_paths(path).map(|dir| dir.join(name)).find(|file| {
+/// Where a program is, if it is on this search path. Entries that are not absolute are passed
+/// over: they mean another directory wherever the program is started from, and what lies in the
+/// directory where somebody happens to be is not what he meant to run.
+pub fn find_program(name: &str, path: &OsStr) -> Option<PathBuf> {
+    let dirs = std::env::split_paths(path).filter(|dir| dir.is_absolute());
+    dirs.map(|dir| dir.join(name)).find(|file| {
         rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
     })
+}
+
+/// A path as a word of a command that somebody may paste into a shell.
+pub fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:@%,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Replaces this process by another program; returns only when that fails.
@@ -242,6 +255,26 @@ mod tests {
         let error =
             Tool::new("sh").args(["-c", "echo bad luck >&2; exit 3"]).capture(LONG).unwrap_err();
         assert_eq!(error.to_string(), "sh failed (exit status: 3): bad luck");
+    }
+
+    #[test]
+    fn a_program_is_found_in_absolute_directories_alone() {
+        let found = |path: &str| find_program("sh", OsStr::new(path));
+        assert_eq!(found("/nonexistent:/bin:/usr/bin"), Some("/bin/sh".into()));
+        let here = std::env::current_dir().unwrap();
+        let up = "../".repeat(here.components().count());
+        assert!(here.join(&up).join("bin/sh").exists());
+        assert_eq!(found(&format!("{up}bin::.")), None);
+    }
+
+    #[test]
+    fn a_quoted_path_is_one_word_to_a_shell() {
+        assert_eq!(quoted(Path::new("/a/b-1.2")), "/a/b-1.2");
+        for path in ["/h a=b,c", "/it's $HOME `x` \"y\"", "/~;&|*"] {
+            let script = format!("printf %s {}", quoted(Path::new(path)));
+            let said = Tool::new("sh").args(["-c", &script]).capture(LONG).unwrap();
+            assert_eq!(String::from_utf8(said).unwrap(), path);
+        }
     }
 
     #[test]

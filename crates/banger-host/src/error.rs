@@ -26,6 +26,34 @@ pub enum HostError {
         /// The bound.
         limit: u64,
     },
+    /// Something else where a file should be: a directory, a pipe, a socket, a device.
+    #[error("{path} is not a file", path = path.display())]
+    NotAFile {
+        /// Where it is.
+        path: PathBuf,
+    },
+    /// A directory that should be this user's and is another's.
+    #[error("{path} belongs to user {owner}, not to you (user {user}): use a directory of your own", path = path.display())]
+    OthersOwn {
+        /// The directory.
+        path: PathBuf,
+        /// Number of the user whom it belongs to.
+        owner: u32,
+        /// Number of this user.
+        user: u32,
+    },
+    /// A directory that should be this user's alone and can be written to by others.
+    #[error(
+        "others may write to {path} (mode {mode:04o}): look what is in it, then `chmod go-w {quoted}`",
+        path = path.display(),
+        quoted = crate::command::quoted(path)
+    )]
+    OthersWrite {
+        /// The directory.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// A program that is not installed.
     #[error("{program} is not installed")]
     NoProgram {

@@ -7,17 +7,37 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use banger_model::Bytes;
-use rustix::fs::{SeekFrom, ioctl_ficlone, seek};
+use rustix::fs::{OFlags, SeekFrom, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 use crate::error::{AtPath as _, HostError, Result};
 
+/// The permissions to write of the group and of everybody else.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// Opens a file to read it. Anything else of that name is refused: reading from a pipe would
+/// wait for its writer, from a device perhaps for ever.
+///
+/// # Errors
+/// [`HostError::NotAFile`], or when it cannot be opened.
+pub fn open_file(path: &Path) -> Result<File> {
+    let not_a_file = || HostError::NotAFile { path: path.to_owned() };
+    // Without this flag already opening a pipe waits for its writer. Files do not heed it.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        // A socket (open(2)).
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NXIO) => Err(not_a_file())?,
+        other => other.at("open", path)?,
+    };
+    if file.metadata().at("look at", path)?.is_file() { Ok(file) } else { Err(not_a_file()) }
+}
+
 /// Reads a file of at most `limit` bytes.
 ///
 /// # Errors
-/// When it cannot be read, or is larger.
+/// When it cannot be read, is no file, or is larger.
 pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).at("open", path)?;
+    let file = open_file(path)?;
     let mut bytes = Vec::new();
     file.take(limit.saturating_add(1)).read_to_end(&mut bytes).at("read", path)?;
     if bytes.len() as u64 > limit {
@@ -102,6 +122,29 @@ pub fn create_private_dir(path: &Path) -> Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).at("create the directory", path)
 }
 
+/// Creates a directory as [`create_private_dir`] does, and refuses one that is there but not this
+/// user's alone: what others put there would be taken for this user's. Nothing is changed about
+/// such a directory, for others may rely on it.
+///
+/// # Errors
+/// [`HostError::OthersOwn`], [`HostError::OthersWrite`], or when it cannot be made or looked at.
+pub fn ensure_private_dir(path: &Path) -> Result<()> {
+    create_private_dir(path)?;
+    let meta = fs::metadata(path).at("look at", path)?;
+    judge_private(path, &meta, rustix::process::geteuid().as_raw())
+}
+
+fn judge_private(path: &Path, meta: &fs::Metadata, user: u32) -> Result<()> {
+    let (owner, mode) = (meta.uid(), meta.mode() & 0o7777);
+    if owner != user {
+        return Err(HostError::OthersOwn { path: path.to_owned(), owner, user });
+    }
+    if mode & WRITABLE_BY_OTHERS != 0 {
+        return Err(HostError::OthersWrite { path: path.to_owned(), mode });
+    }
+    Ok(())
+}
+
 /// Removes a file or a directory with all that is in it; nothing there is no error.
 ///
 /// # Errors
@@ -131,6 +174,11 @@ pub fn list_dir(path: &Path) -> Result<Vec<std::ffi::OsString>> {
     let mut names = names.at("list", path)?;
     names.sort();
     Ok(names)
+}
+
+/// Whether there is anything of this name, be it a link that leads nowhere.
+pub fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
 }
 
 /// A file's size as its reader sees it and as the disk bears it.
@@ -233,6 +281,8 @@ fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::Mode;
+    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {
@@ -250,6 +300,42 @@ mod tests {
         let path = dir.path().join("big");
         write_atomic(&path, &[0; 11]).unwrap();
         assert!(matches!(read_bounded(&path, 10), Err(HostError::TooLarge { limit: 10, .. })));
+    }
+
+    #[test]
+    fn only_files_are_read_and_a_pipe_does_not_block() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name| dir.path().join(name);
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), Mode::RUSR).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("device")).unwrap();
+        for path in [at("pipe"), at("socket"), at("device"), dir.path().to_owned()] {
+            let error = read_bounded(&path, 10).unwrap_err();
+            assert!(matches!(error, HostError::NotAFile { .. }), "{error}");
+        }
+        assert!(read_bounded(&at("nothing"), 10).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_directory_of_others_or_open_to_them_is_refused_and_left_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/sandboxes");
+        ensure_private_dir(&path).unwrap();
+        let mode = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        for harmless in [0o700, 0o755] {
+            mode(harmless);
+            ensure_private_dir(&path).unwrap();
+        }
+        for open in [0o720, 0o702, 0o1777] {
+            mode(open);
+            let error = ensure_private_dir(&path).unwrap_err();
+            let HostError::OthersWrite { mode, .. } = error else { panic!("{error}") };
+            assert_eq!(mode, open);
+        }
+        let meta = fs::metadata(&path).unwrap();
+        let error = judge_private(&path, &meta, meta.uid() + 1).unwrap_err();
+        assert!(matches!(error, HostError::OthersOwn { .. }), "{error}");
+        assert_eq!(meta.mode() & 0o7777, 0o1777);
     }
 
     #[test]

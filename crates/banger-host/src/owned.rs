@@ -1,7 +1,7 @@
 //! Processes that belong to a directory, found by what their command lines say.
 //!
 //! Whoever starts a long-lived program on behalf of a directory gives it [`tag`] as one of its
-//! arguments. So the program is found even if its starter died before it could write down whom
+//! arguments, bare or after [`NAME_KEY`]. So the program is found even if its starter died before it could write down whom
 //! it had started.
 
 use std::ffi::OsString;
@@ -14,6 +14,10 @@ use crate::process::Process;
 
 /// Most bytes of a command line: twice what Linux allows arguments and environment by default.
 const MAX_COMMAND_LINE: u64 = 4 * 1024 * 1024;
+
+/// What may stand before the tag in its argument. QEMU takes a name that has a `=` in it for an
+/// option of another name, unless it is told that this is the name.
+pub const NAME_KEY: &str = "guest=";
 
 /// The argument that marks a process as belonging to `dir`, an absolute path without symbolic
 /// links. Commas are doubled: QEMU, which takes the tag as a name, wants them so.
@@ -45,11 +49,15 @@ pub fn find(dir: &Path) -> Result<Vec<Process>> {
         let Ok(Some(process)) = Process::open(pid) else { continue };
         let path = Path::new("/proc").join(&name).join("cmdline");
         let Ok(line) = read_bounded(&path, MAX_COMMAND_LINE) else { continue };
-        if line.split(|byte| *byte == 0).any(|arg| arg == tag.as_bytes()) {
+        if line.split(|byte| *byte == 0).any(|arg| bare(arg) == tag.as_bytes()) {
             found.push(process);
         }
     }
     Ok(found)
+}
+
+fn bare(arg: &[u8]) -> &[u8] {
+    arg.strip_prefix(NAME_KEY.as_bytes()).unwrap_or(arg)
 }
 
 #[cfg(test)]
@@ -65,12 +73,21 @@ mod tests {
         assert!(find(dir.path()).unwrap().is_empty());
         let script = ["-c", "read line </dev/zero", "sh"];
         let launch = |tag| Launch::new("sh", Path::new("/")).args(script).args([tag]).start();
+        let named = |tag: OsString| {
+            let mut name = OsString::from(NAME_KEY);
+            name.push(tag);
+            name
+        };
         let mine = launch(tag(dir.path())).unwrap();
-        let others = launch(tag(&other)).unwrap();
+        let machine = launch(named(tag(dir.path()))).unwrap();
+        let others = [launch(tag(&other)).unwrap(), launch(named(tag(&other))).unwrap()];
         let found = find(dir.path()).unwrap();
-        let pids: Vec<_> = found.iter().map(Process::identity).collect();
-        assert_eq!(pids, [mine.identity()]);
-        for process in [mine, others] {
+        let mut pids: Vec<_> = found.iter().map(|process| process.identity().pid).collect();
+        let mut expected = [mine.identity().pid, machine.identity().pid];
+        pids.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(pids, expected);
+        for process in [mine, machine].into_iter().chain(others) {
             process.kill(Duration::from_secs(10)).unwrap();
         }
         assert!(find(dir.path()).unwrap().is_empty());

@@ -1,13 +1,13 @@
 //! Unix sockets, reached whatever the length of their path.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
-use crate::error::{AtPath as _, Result};
+use crate::error::{AtPath as _, HostError, Result};
 
 /// Connects to the socket at `path`.
 ///
@@ -66,8 +66,18 @@ fn short_path(dir: &File, path: &Path) -> PathBuf {
 /// When the process has too many open files.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     let (a, b) = UnixStream::pair()
-        .map_err(|error| crate::error::HostError::system("make a socket pair", error))?;
+        .map_err(|error| HostError::system("make a socket pair", error))?;
     Ok((a.into(), b.into()))
+}
+
+/// How many bytes of buffers may wait in a socket to be received by its peer: `SO_SNDBUF` as
+/// Linux counts it (socket(7)).
+///
+/// # Errors
+/// When the descriptor is no socket.
+pub fn send_buffer_len(socket: impl AsFd) -> Result<usize> {
+    rustix::net::sockopt::socket_send_buffer_size(socket)
+        .map_err(|error| HostError::system("ask for a socket's send buffer", error))
 }
 
 #[cfg(test)]
@@ -106,5 +116,11 @@ mod tests {
             UnixListener::bind(format!("/proc/self/fd/{}/s", handle.as_raw_fd())).unwrap();
         connect(&deep.join("s")).unwrap();
         assert!(connect(&deep.join("none")).unwrap_err().is_not_found());
+    }
+
+    #[test]
+    fn a_socket_has_a_send_buffer_and_a_file_has_none() {
+        assert!(send_buffer_len(pair().unwrap().0).unwrap() > 0);
+        assert!(send_buffer_len(File::open("/").unwrap()).is_err());
     }
 }

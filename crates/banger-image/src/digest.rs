@@ -1,11 +1,11 @@
 //! SHA-256 of files and bytes, as lowercase hex.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
 use banger_host::Result;
 use banger_host::error::AtPath as _;
+use banger_host::fs::open_file;
 use sha2::{Digest as _, Sha256};
 
 /// Files are read in pieces of this size.
@@ -18,7 +18,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 /// The digest of a whole file.
 pub(crate) fn sha256_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).at("open", path)?;
+    let mut file = open_file(path)?;
     let mut hash = Sha256::new();
     let mut chunk = vec![0; CHUNK];
     loop {

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use banger_host::command::{Tool, find_program};
 use thiserror::Error;
 
-/// Where programs are looked for. The user's own path may lack the directories of system
-/// programs, or have other programs of the same names.
-pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where the programs that make images, kernels and disks are looked for. The user's own path may
+/// lack the directories of system programs, or have other programs of the same names.
+pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A program of the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +53,19 @@ impl HostTool {
         let tool = Tool::new(self.find()?).env("PATH", PATH).env("LC_ALL", "C.UTF-8");
         Ok(tool.ends_with_caller())
     }
+}
+
+/// All of them.
+const ALL: [HostTool; 9] =
+    [APT_GET, APT_CACHE, DPKG_DEB, MKE2FS, MMDEBSTRAP, NEWUIDMAP, RM, SH, UNSHARE];
+
+/// Looks whether everything is there that making images, kernels and disks takes. Root can do
+/// without the package `uidmap`.
+///
+/// # Errors
+/// [`MissingPackages`], each once.
+pub fn require_all() -> Result<(), MissingPackages> {
+    require(&ALL)
 }
 
 /// Looks whether all of these are there, so that all that lack are named at once.

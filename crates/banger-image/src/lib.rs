@@ -18,7 +18,7 @@ pub mod kernel;
 mod space;
 
 pub use artifact::{ArtifactKind, FileRecord, OpenError};
-pub use hosttools::MissingPackages;
+pub use hosttools::{MissingPackages, PATH as TOOLS_PATH, require_all as require_tools};
 pub use image::{Image, ImageConfig, InitMode};
 pub use kernel::Kernel;
 pub use space::NoSpace;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use banger_host::fs::create_private_dir;
+use banger_host::fs::{create_private_dir, ensure_private_dir};
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
 use banger_model::SandboxId;
@@ -73,7 +73,7 @@ impl Lease {
 
 /// Held while a directory without a held lease may be a sandbox in the making.
 fn guard(home: &Home) -> Result<FileLock> {
-    create_private_dir(&home.sandboxes())?;
+    ensure_private_dir(&home.sandboxes())?;
     Ok(FileLock::acquire(&home.sandboxes().join(".lock"))?)
 }
 

@@ -150,7 +150,7 @@ pub(super) fn make(
     let cleaned = clean(namespaces, work);
     let info = made?;
     cleaned?;
-    Artifact::seal(address, staged, &[ROOT], info).map_err(MakeImageError::Keep)
+    Artifact::seal(address, staged, info).map_err(MakeImageError::Keep)
 }
 
 fn build(

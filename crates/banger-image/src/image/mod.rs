@@ -157,6 +157,7 @@ fn address(home: &Home, name: &ImageName) -> Address {
         kind: ArtifactKind::Image,
         name: name.to_string(),
         dir: home.image(name),
+        files: &[ROOT],
         can_be_made: &[DEBIAN_BOOKWORM],
     }
 }

@@ -123,8 +123,7 @@ pub(super) fn make(
     let archive = Archive::open(unpack(&deb, &work.join("content.tar"), &package)?)?;
     let info = Maker { package: &package, archive, dir: staged.path() }.make(progress)?;
     fs::remove_all(&work).map_err(MakeKernelError::Keep)?;
-    Artifact::seal(address, staged, &[VMLINUX, MODULES, BOOT, CONFIG], info)
-        .map_err(MakeKernelError::Keep)
+    Artifact::seal(address, staged, info).map_err(MakeKernelError::Keep)
 }
 
 /// The package's content as an archive on the disk.

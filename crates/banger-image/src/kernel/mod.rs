@@ -227,6 +227,7 @@ fn address(home: &Home, name: &KernelName) -> Address {
         kind: ArtifactKind::Kernel,
         name: name.to_string(),
         dir: home.kernel(name),
+        files: &[VMLINUX, MODULES, BOOT, CONFIG],
         can_be_made: &[DEBIAN_CLOUD],
     }
 }

@@ -47,7 +47,7 @@ const SECCOMP: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// [`PrepareError::Path`] when a file's path is not UTF-8.
 pub fn arguments(machine: &Machine) -> Result<Vec<OsString>, PrepareError> {
     let mut args = Args::default();
-    args.put("-name", owned::tag(&machine.dir));
+    args.put("-name", name(&machine.dir));
     args.flags(["-nodefaults", "-no-user-config", "-no-reboot"]);
     // The machine is there, its monitor answers, but it does not execute until told to.
     args.flags(["-S"]);
@@ -73,6 +73,13 @@ pub fn arguments(machine: &Machine) -> Result<Vec<OsString>, PrepareError> {
     args.put("-object", "rng-builtin,id=entropy");
     args.device("virtio-rng-device,rng=entropy".to_owned());
     Ok(args.0)
+}
+
+/// The machine's name, by which it is known to belong to its directory.
+fn name(dir: &Path) -> OsString {
+    let mut name = OsString::from(owned::NAME_KEY);
+    name.push(owned::tag(dir));
+    name
 }
 
 fn processor_and_memory(args: &mut Args, machine: &Machine) {
@@ -227,6 +234,12 @@ mod tests {
             lines(machine).into_iter().filter(|l| l.starts_with("-device")).map(name).collect()
         };
         assert_eq!(devices(&full), devices(&empty));
+    }
+
+    #[test]
+    fn a_directory_of_any_name_is_a_name() {
+        let machine = Machine { dir: "/h a=b,c".into(), ..machine(Accelerator::Tcg) };
+        assert_eq!(lines(&machine)[0], "-name guest=banger:/h a=b,,c");
     }
 
     #[test]

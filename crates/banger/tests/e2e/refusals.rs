@@ -109,7 +109,7 @@ fn a_full_host_disk_is_named() {
         return banger_testkit::skipped_on_this_machine("mounting a small file system needs root");
     }
     let Some(env) = TestEnv::with_machines() else { return };
-    let small = Tmpfs::mount(&env.home().join("state/sandboxes"), "size=64k");
+    let small = Tmpfs::mount(&env.home().join("state/sandboxes"), "size=64k,mode=0700");
     assert_refused(&run(&env, &["--", "true"]), 125, &["no space", "BANGER_HOME"]);
     env.assert_nothing_left();
     drop(small);
@@ -121,7 +121,7 @@ fn a_read_only_home_is_named() {
         return banger_testkit::skipped_on_this_machine("mounting a file system needs root");
     }
     let Some(env) = TestEnv::with_machines() else { return };
-    let read_only = Tmpfs::mount(&env.home().join("state/sandboxes"), "ro");
+    let read_only = Tmpfs::mount(&env.home().join("state/sandboxes"), "ro,mode=0700");
     assert_refused(&run(&env, &["--", "true"]), 125, &["sandboxes", "Read-only file system"]);
     drop(read_only);
 }

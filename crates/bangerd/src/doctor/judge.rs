@@ -3,7 +3,7 @@
 use banger_model::Bytes;
 use banger_vmm::probe::KvmVerdict;
 
-use super::observe::{Found, Observed, Reflinks, Root};
+use super::observe::{Found, Made, Observed, Reflinks, Root, Unusable};
 use super::{Check, Level};
 
 /// Below this an image cannot be made: its parts and itself are on the disk at once for a moment.
@@ -191,23 +191,32 @@ fn agent(found: &Found<()>) -> Check {
     }
 }
 
-fn made(found: &Found<(Vec<String>, Vec<String>)>) -> Check {
+fn made(found: &Found<Made>) -> Check {
     let name = "images";
-    let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
-    match found {
-        Ok((images, kernels)) if images.is_empty() || kernels.is_empty() => ok(
-            name,
-            format!(
-                "images: {}; kernels: {}; the first `banger vm run` makes what it needs",
-                list(images),
-                list(kernels)
-            ),
-        ),
-        Ok((images, kernels)) => {
-            ok(name, format!("images: {}; kernels: {}", list(images), list(kernels)))
-        }
-        Err(why) => bad(name, Level::Warn, why, "make the directories readable"),
+    let made = match found {
+        Ok(made) => made,
+        Err(why) => return bad(name, Level::Warn, why, "make the directories readable"),
+    };
+    if !made.unusable.is_empty() {
+        return unusable(name, &made.unusable);
     }
+    let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(", ") };
+    let found = format!("images: {}; kernels: {}", list(&made.images), list(&made.kernels));
+    if made.images.is_empty() || made.kernels.is_empty() {
+        return ok(name, format!("{found}; the first `banger vm run` makes what it needs"));
+    }
+    ok(name, found)
+}
+
+fn unusable(name: &'static str, unusable: &[Unusable]) -> Check {
+    let found: Vec<_> = unusable.iter().map(|one| one.why.as_str()).collect();
+    let removals: Vec<_> = unusable.iter().filter_map(|one| one.removal.as_deref()).collect();
+    let advice = if removals.is_empty() {
+        "make the files readable".to_owned()
+    } else {
+        format!("remove what is damaged, and it is made anew: `{}`", removals.join("; "))
+    };
+    bad(name, Level::Fail, found.join("; "), advice)
 }
 
 #[cfg(test)]
@@ -230,7 +239,7 @@ mod tests {
             reflinks: Ok(Reflinks::Supported),
             default_route: true,
             agent: Ok(()),
-            made: Ok((Vec::new(), Vec::new())),
+            made: Ok(Made::default()),
         }
     }
 
@@ -258,12 +267,27 @@ mod tests {
             with(|s| s.writable = Err("read-only".into())),
             with(|s| s.free_space = Ok(Bytes::mib(100))),
             with(|s| s.agent = Err("gone".into())),
+            with(|s| s.made = damaged("rm -r /k")),
         ] {
             let failed: Vec<_> =
                 judge(&seen).into_iter().filter(|check| check.level == Level::Fail).collect();
             assert_eq!(failed.len(), 1, "{failed:?}");
             assert!(failed[0].advice.is_some());
         }
+    }
+
+    fn damaged(removal: &str) -> Found<Made> {
+        let why = "the kernel k is damaged: vmlinux is missing".to_owned();
+        let unusable = vec![Unusable { why, removal: Some(removal.to_owned()) }];
+        Ok(Made { images: vec!["i".into()], kernels: Vec::new(), unusable })
+    }
+
+    #[test]
+    fn what_is_damaged_fails_with_the_command_that_removes_it() {
+        let check = made(&damaged("rm -r '/a b/k'"));
+        assert_eq!(check.level, Level::Fail);
+        assert_eq!(check.found, "the kernel k is damaged: vmlinux is missing");
+        assert!(check.advice.unwrap().ends_with(": `rm -r '/a b/k'`"));
     }
 
     #[test]

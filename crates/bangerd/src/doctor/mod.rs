@@ -8,7 +8,7 @@ mod observe;
 use serde::Serialize;
 
 pub use judge::judge;
-pub use observe::{Found, Observed, Reflinks, observe};
+pub use observe::{Found, Made, Observed, Reflinks, Root, Unusable, observe};
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

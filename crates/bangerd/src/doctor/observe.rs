@@ -6,9 +6,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use banger_host::command::{Tool, find_program};
-use banger_host::fs::{Cloned, clone_file, create_private_dir, free_space, read_text, remove_all};
+use banger_host::fs::{
+    Cloned, clone_file, create_private_dir, ensure_private_dir, free_space, read_text, remove_all,
+};
+use banger_host::home::Home;
 use banger_host::{facts, random};
-use banger_image::{Image, Kernel};
+use banger_image::{Image, Kernel, OpenError, TOOLS_PATH, require_tools};
 use banger_model::Bytes;
 use banger_vmm::Vmm as _;
 use banger_vmm::probe::{KvmVerdict, ProbeGuest, kvm_verdict};
@@ -22,16 +25,8 @@ const ASK: Duration = Duration::from_secs(20);
 /// Longest file under /proc or /etc that is read here.
 const MAX_LEN: u64 = 1024 * 1024;
 
-/// Programs that something of ours calls, and the Debian packages they come in.
-const PROGRAMS: [(&str, &str); 7] = [
-    ("apt-get", "apt"),
-    ("dpkg-deb", "dpkg"),
-    ("mke2fs", "e2fsprogs"),
-    ("mmdebstrap", "mmdebstrap"),
-    ("passt", "passt"),
-    ("newuidmap", "uidmap"),
-    ("unshare", "util-linux"),
-];
+/// The program of a sandbox's network, and the Debian package of the same name.
+const PASST: &str = "passt";
 
 /// An answer, or why there is none.
 pub type Found<T> = Result<T, String>;
@@ -77,7 +72,27 @@ pub struct Observed {
     /// Whether the guest agent is where it should be.
     pub agent: Found<()>,
     /// Images and kernels that are here.
-    pub made: Found<(Vec<String>, Vec<String>)>,
+    pub made: Found<Made>,
+}
+
+/// What lies in the home to boot from.
+#[derive(Clone, Debug, Default)]
+pub struct Made {
+    /// Names of the images that are whole.
+    pub images: Vec<String>,
+    /// Names of the kernels that are whole.
+    pub kernels: Vec<String>,
+    /// Those of both that cannot be used.
+    pub unusable: Vec<Unusable>,
+}
+
+/// An image or a kernel that cannot be used.
+#[derive(Clone, Debug)]
+pub struct Unusable {
+    /// Which one, and why.
+    pub why: String,
+    /// The command that removes it, where that is the remedy.
+    pub removal: Option<String>,
 }
 
 /// Whether this process may do everything.
@@ -106,7 +121,7 @@ pub async fn observe(sources: &Sources) -> Observed {
 fn ask(sources: &Sources) -> Observed {
     let found = |error: banger_host::HostError| format!("{:#}", anyhow::Error::from(error));
     let state = sources.home.sandboxes();
-    let writable = writable(sources);
+    let writable = writable(&sources.home);
     Observed {
         processor: facts::processor().map_err(found),
         memory: facts::memory()
@@ -129,7 +144,7 @@ fn ask(sources: &Sources) -> Observed {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{}: {error}", sources.agent.display())),
         },
-        made: made(sources),
+        made: made(&sources.home),
     }
 }
 
@@ -144,16 +159,20 @@ async fn kvm(sources: &Sources) -> Option<Found<KvmVerdict>> {
     Some(found.map(|found| found.verdict().clone()).map_err(|error| error.to_string()))
 }
 
+/// Each program is looked for where it is run from: what makes images in the directories of the
+/// system, passt on the user's own path.
 fn missing_packages(path: &OsStr) -> Vec<&'static str> {
-    // A user's own path often lacks the directories of system programs.
-    let mut path = path.to_owned();
-    path.push(":/usr/sbin:/sbin");
-    let missing = PROGRAMS.iter().filter(|(program, _)| find_program(program, &path).is_none());
-    missing.map(|(_, package)| *package).collect()
+    let mut missing = require_tools().err().map(|error| error.packages).unwrap_or_default();
+    if find_program(PASST, path).is_none() {
+        missing.push(PASST);
+    }
+    missing
 }
 
 fn user_namespaces() -> Found<()> {
-    let tried = Tool::new("unshare").args(["--user", "--map-root-user", "true"]).capture(ASK);
+    let unshare = find_program("unshare", OsStr::new(TOOLS_PATH)).ok_or("unshare is missing")?;
+    let tool = Tool::new(unshare).env("PATH", TOOLS_PATH);
+    let tried = tool.args(["--user", "--map-root-user", "true"]).capture(ASK);
     tried.map(drop).map_err(|error| error.to_string())
 }
 
@@ -177,9 +196,10 @@ fn subordinate_ids() -> Found<()> {
     Ok(())
 }
 
-fn writable(sources: &Sources) -> Found<()> {
-    for root in sources.home.roots() {
-        create_private_dir(root).map_err(|e| format!("{:#}", anyhow::Error::from(e)))?;
+fn writable(home: &Home) -> Found<()> {
+    let said = |error: banger_host::HostError| format!("{:#}", anyhow::Error::from(error));
+    for root in home.roots() {
+        create_private_dir(root).map_err(said)?;
         let access = rustix::fs::access(root, rustix::fs::Access::WRITE_OK);
         access.map_err(|error| format!("{}: {error}", root.display()))?;
         let stat = rustix::fs::statvfs(root).map_err(|error| error.to_string())?;
@@ -187,7 +207,8 @@ fn writable(sources: &Sources) -> Found<()> {
             return Err(format!("{} is on a read-only file system", root.display()));
         }
     }
-    Ok(())
+    // No sandbox starts in a directory that others may write to.
+    ensure_private_dir(&home.sandboxes()).map_err(said)
 }
 
 /// Tries it with a small file, for no list of file systems is complete.
@@ -222,9 +243,85 @@ fn default_route() -> bool {
     })
 }
 
-fn made(sources: &Sources) -> Found<(Vec<String>, Vec<String>)> {
-    let images = Image::list(&sources.home).map_err(|error| error.to_string())?;
-    let kernels = Kernel::list(&sources.home).map_err(|error| error.to_string())?;
-    let images = images.iter().map(ToString::to_string).collect();
-    Ok((images, kernels.iter().map(ToString::to_string).collect()))
+/// Opens each one as a start does, which finds what is damaged.
+fn made(home: &Home) -> Found<Made> {
+    let images = Image::list(home).map_err(|error| error.to_string())?;
+    let kernels = Kernel::list(home).map_err(|error| error.to_string())?;
+    let mut made = Made::default();
+    for name in images {
+        match Image::open(home, &name) {
+            Ok(_) => made.images.push(name.to_string()),
+            Err(error) => made.unusable.extend(unusable(error)),
+        }
+    }
+    for name in kernels {
+        match Kernel::open(home, &name) {
+            Ok(_) => made.kernels.push(name.to_string()),
+            Err(error) => made.unusable.extend(unusable(error)),
+        }
+    }
+    Ok(made)
+}
+
+/// One that has been removed since it was listed is no matter.
+fn unusable(error: OpenError) -> Option<Unusable> {
+    if error.is_missing() {
+        return None;
+    }
+    let removal = error.remedy();
+    let why = match error {
+        OpenError::Damaged { kind, name, problem, .. } => {
+            format!("the {kind} {name} is damaged: {problem}")
+        }
+        other => format!("{:#}", anyhow::Error::from(other)),
+    };
+    Some(Unusable { why, removal })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_host::fs::write_atomic;
+    use rustix::fs::Mode;
+
+    #[test]
+    fn a_damaged_kernel_and_image_are_seen_with_their_remedies() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::under(dir.path());
+        assert!(made(&home).unwrap().unusable.is_empty());
+        let kernel = home.kernel(&"debian-cloud".parse().unwrap());
+        create_private_dir(&kernel).unwrap();
+        let image = home.image(&"debian-bookworm".parse().unwrap());
+        create_private_dir(&home.images()).unwrap();
+        write_atomic(&image, b"a file").unwrap();
+        let seen = made(&home).unwrap();
+        assert!(seen.images.is_empty() && seen.kernels.is_empty(), "{seen:?}");
+        let expected = [
+            ("the image debian-bookworm is damaged: ", image),
+            ("the kernel debian-cloud is damaged: meta.json is missing", kernel),
+        ];
+        for (unusable, (why, dir)) in seen.unusable.iter().zip(&expected) {
+            assert!(unusable.why.starts_with(why), "{unusable:?}");
+            assert_eq!(unusable.removal, Some(format!("rm -r {}", dir.display())));
+        }
+        assert_eq!(seen.unusable.len(), expected.len());
+    }
+
+    #[test]
+    fn sandboxes_in_a_directory_open_to_others_are_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::under(dir.path());
+        writable(&home).unwrap();
+        rustix::fs::chmod(home.sandboxes(), Mode::from_raw_mode(0o777)).unwrap();
+        let why = writable(&home).unwrap_err();
+        assert!(why.starts_with("others may write to /") && why.contains("chmod go-w /"), "{why}");
+    }
+
+    #[test]
+    fn only_what_runs_from_the_users_path_is_missed_there() {
+        let elsewhere = missing_packages(OsStr::new("/nonexistent"));
+        let mut expected = require_tools().err().map(|e| e.packages).unwrap_or_default();
+        expected.push(PASST);
+        assert_eq!(elsewhere, expected);
+    }
 }
