@@ -5,16 +5,20 @@
 //! for that, hence no test harness, whose output would go to the relay's socket.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use banger_host::clock::Deadline;
-use banger_net::user::{NetBackend, RelayCommand, StartNetError, UserNet, relay_inherited};
+use banger_host::readiness::{Interest, wait};
+use banger_net::user::{NetBackend, RelayCommand, StartNetError, UserNet, ended, relay_inherited};
 
 /// The argument by which this program knows that it is to be the relay.
 const RELAY: &str = "be-the-relay";
 const LONG: Duration = Duration::from_secs(20);
+/// How long frames are smuggled.
+const FLOOD: Duration = Duration::from_secs(6);
 const ETHERNET_LEN: usize = 14;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -29,6 +33,7 @@ fn main() -> Outcome {
         return Ok(());
     };
     the_guest_reaches_the_network_but_not_the_host_itself(host)?;
+    frames_within_packets_stay_there(host)?;
     the_programs_end_with_the_vmm()?;
     Ok(())
 }
@@ -86,6 +91,56 @@ fn the_guest_reaches_the_network_but_not_the_host_itself(host: Ipv4Addr) -> Outc
     Ok(())
 }
 
+/// Frames written into packets that may pass, at every offset and in batches of every length: if
+/// `passt` ever loses its place in the stream, it takes one of them for a frame of its own.
+fn frames_within_packets_stay_there(host: Ipv4Addr) -> Outcome {
+    let Some((backend, net, dir)) = start()? else { return Ok(()) };
+    let mut guest = Guest::new(backend.vmm_fd.try_clone()?.into(), &net)?;
+    guest.resolve_gateway()?;
+    let (public, private) = (TcpListener::bind((host, 0))?, TcpListener::bind("127.0.0.1:0")?);
+    private.set_nonblocking(true)?;
+    let target = SocketAddrV4::new(Ipv4Addr::LOCALHOST, private.local_addr()?.port());
+    let mut answers = guest.stream.try_clone()?;
+    answers.set_read_timeout(None)?;
+    let reader = std::thread::spawn(move || {
+        let mut buffer = vec![0; 1 << 16];
+        while answers.read(&mut buffer).is_ok_and(|len| len > 0) {}
+    });
+    let mut choose = Choice(0x2545_f491_4f6c_dd1d);
+    let frames = guest.smuggling_frames(host, target, &mut choose)?;
+    let flood = Deadline::after(FLOOD);
+    while !flood.passed() {
+        let count = 100 + choose.below(300);
+        let batch: Vec<_> = (0..count).map(|_| &frames[choose.below(400)][..]).collect();
+        let batch = batch.concat();
+        guest.stream.write_all(&batch)?;
+        let accepted = private.accept();
+        assert!(accepted.is_err(), "a smuggled frame reached the loopback: {accepted:?}");
+    }
+    guest.syn(host, public.local_addr()?.port())?;
+    let ready = wait(&[(public.as_fd(), Interest::Reading)], Some(LONG))?;
+    assert!(ready[0].reading, "the network does not work any more");
+    let accepted = private.accept();
+    assert!(accepted.is_err(), "a smuggled frame reached the loopback: {accepted:?}");
+    let programs: Vec<_> = backend.processes.iter().map(|p| p.identity().clone()).collect();
+    assert_eq!(ended(&programs, dir.path()), None);
+    guest.stream.shutdown(Shutdown::Both)?;
+    reader.join().map_err(|_| "the reader panicked")?;
+    Ok(())
+}
+
+/// Numbers that look like chance (xorshift), the same in each run.
+struct Choice(u64);
+
+impl Choice {
+    fn below(&mut self, bound: u64) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound).unwrap_or(0)
+    }
+}
+
 fn the_programs_end_with_the_vmm() -> Outcome {
     let Some((NetBackend { vmm_fd, processes, .. }, _, dir)) = start()? else { return Ok(()) };
     let tagged = banger_host::owned::find(dir.path())?;
@@ -114,10 +169,13 @@ impl Guest {
         Ok(Self { stream, net: net.clone(), gateway_mac: [0xff; 6], next_port: 40_000 })
     }
 
+    fn frame(&self, kind: [u8; 2], packet: &[u8]) -> Result<Vec<u8>, std::num::TryFromIntError> {
+        let len = u32::try_from(ETHERNET_LEN + packet.len())?.to_be_bytes();
+        Ok([&len[..], &self.gateway_mac, &self.net.mac.0, &kind, packet].concat())
+    }
+
     fn send(&mut self, kind: [u8; 2], packet: &[u8]) -> Outcome {
-        let len = u32::try_from(ETHERNET_LEN + packet.len())?;
-        let frame =
-            [&len.to_be_bytes()[..], &self.gateway_mac, &self.net.mac.0, &kind, packet].concat();
+        let frame = self.frame(kind, packet)?;
         Ok(self.stream.write_all(&frame)?)
     }
 
@@ -140,18 +198,32 @@ impl Guest {
         Ok(())
     }
 
+    /// Frames to `host`, each with a frame for `target` in its payload.
+    fn smuggling_frames(
+        &self,
+        host: Ipv4Addr,
+        target: SocketAddrV4,
+        choose: &mut Choice,
+    ) -> Result<Vec<Vec<u8>>, Box<dyn std::error::Error>> {
+        let mut frames = Vec::new();
+        for _ in 0..400 {
+            let port = u16::try_from(20_000 + choose.below(20_000))?;
+            let from = SocketAddrV4::new(self.net.guest.address, port);
+            let inner = self.frame([8, 0], &tcp_packet(from, target, SYN, &[])?)?;
+            let zeros = vec![0; choose.below(4) + 4 * choose.below(30)];
+            let payload = [zeros, inner].concat();
+            let outer = tcp_packet(from, SocketAddrV4::new(host, 9), ACK, &payload)?;
+            frames.push(self.frame([8, 0], &outer)?);
+        }
+        Ok(frames)
+    }
+
     /// Sends the packet that asks for a TCP connection.
     fn syn(&mut self, to: Ipv4Addr, port: u16) -> Outcome {
         self.next_port += 1;
-        let mut tcp = [&self.next_port.to_be_bytes()[..], &port.to_be_bytes(), &[0; 16]].concat();
-        (tcp[7], tcp[12], tcp[13], tcp[14]) = (1, 0x50, 0x02, 0xff);
-        let addresses = [self.net.guest.address.octets(), to.octets()].concat();
-        let pseudo = [&addresses[..], &[0, 6, 0, 20], &tcp].concat();
-        tcp[16..18].copy_from_slice(&checksum(&pseudo));
-        let mut ip = [&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0], &addresses[..]].concat();
-        let sum = checksum(&ip);
-        ip[10..12].copy_from_slice(&sum);
-        self.send([8, 0], &[ip, tcp].concat())
+        let from = SocketAddrV4::new(self.net.guest.address, self.next_port);
+        let packet = tcp_packet(from, SocketAddrV4::new(to, port), SYN, &[])?;
+        self.send([8, 0], &packet)
     }
 
     /// Waits for an accepted connection; nothing else may come before it.
@@ -164,8 +236,33 @@ impl Guest {
     }
 }
 
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
+/// An IPv4 packet with a TCP segment.
+fn tcp_packet(
+    from: SocketAddrV4,
+    to: SocketAddrV4,
+    flags: u8,
+    payload: &[u8],
+) -> Result<Vec<u8>, std::num::TryFromIntError> {
+    let header = [&from.port().to_be_bytes()[..], &to.port().to_be_bytes(), &[0; 16]].concat();
+    let mut tcp = [&header, payload].concat();
+    (tcp[7], tcp[12], tcp[13], tcp[14]) = (1, 0x50, flags, 0xff);
+    let addresses = [from.ip().octets(), to.ip().octets()].concat();
+    let len = u16::try_from(tcp.len())?.to_be_bytes();
+    let pseudo = [&addresses[..], &[0, 6], &len, &tcp].concat();
+    tcp[16..18].copy_from_slice(&checksum(&pseudo));
+    let total = u16::try_from(20 + tcp.len())?.to_be_bytes();
+    let mut ip = [&[0x45, 0], &total[..], &[0, 0, 0, 0, 64, 6, 0, 0], &addresses[..]].concat();
+    let sum = checksum(&ip);
+    ip[10..12].copy_from_slice(&sum);
+    Ok([ip, tcp].concat())
+}
+
 fn checksum(bytes: &[u8]) -> [u8; 2] {
-    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let low = |pair: &[u8]| pair.get(1).copied().map_or(0, u32::from);
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | low(pair));
     let sum = words.fold(0u32, |sum, word| (sum + word) % 0xffff);
     u16::try_from(!sum & 0xffff).unwrap_or(0).to_be_bytes()
 }

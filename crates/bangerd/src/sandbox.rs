@@ -1,6 +1,7 @@
 //! One sandbox: its directory, its machine, its link.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +9,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use banger_host::fs::{create_private_dir, free_space, remove_all, write_atomic};
 use banger_host::home::Home;
+use banger_host::process::Process;
+use banger_host::readiness::{self, Interest};
 use banger_host::{clock, facts, random};
 use banger_image::ext4::create_disk;
 use banger_link::{Identity, Request};
 use banger_model::{Bytes, GuestNet, SandboxId, SandboxSpec};
-use banger_net::user::StartNetError;
+use banger_net::user::{Ended, StartNetError};
 use banger_net::{NetBackend, RelayCommand, UserNet};
-use banger_vmm::{EndReason, Machine, RunState, Running, reap};
+use banger_vmm::{EndReason, Machine, Record, RunState, Running, reap};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -27,6 +30,10 @@ use crate::link::Link;
 /// How long a guest may take from its first instruction to its agent's first word: 3 s where it
 /// was measured, under emulation, times what else the host may have to do.
 const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a machine may take to be seen ending after its network.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a killed program of the network may take to be gone.
+const NETWORK_KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// Between two looks for space on a full file system.
 const LOOK_FOR_SPACE: Duration = Duration::from_secs(1);
 /// How long a guest may take to write everything to its disk and power off.
@@ -78,12 +85,14 @@ pub struct Sandbox {
 }
 
 /// How a sandbox is connected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// It has.
+    /// To its own network.
     Connected,
-    /// The host itself has no way out.
+    /// Not at all: the host itself has no way out.
     HostOffline,
+    /// Not any more.
+    Failed(Ended),
 }
 
 impl Sandbox {
@@ -135,9 +144,22 @@ impl Sandbox {
         &self.link
     }
 
-    /// Whether it has a network.
-    pub fn network(&self) -> Network {
-        self.network
+    /// How it was connected when it was ready.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Waits until its network has ended while its machine has not; tells why.
+    pub async fn network_ended(&self) -> Ended {
+        let dir = self.dir().to_owned();
+        if self.network == Network::Connected
+            && let Ok(Some(ended)) = spawn_blocking(move || wait_for_network_end(&dir)).await
+            // With its machine a network ends, too, and that is not worth telling.
+            && timeout(END_PATIENCE, self.machine.ended()).await.is_err()
+        {
+            return ended;
+        }
+        std::future::pending().await
     }
 
     /// How its machine is, now and from now on.
@@ -281,7 +303,34 @@ async fn boot(
     link.request(Request::Configure(identity(id, &plan, guest_net)?))
         .await
         .context("the guest does not take its identity")?;
+    // passt may have ended as soon as it began, when nobody was listening yet.
+    let network = match (network, network_end(&dir)) {
+        (Network::Connected, Some(ended)) => Network::Failed(ended),
+        (network, _) => network,
+    };
     Ok(Booted { machine, link, network })
+}
+
+/// Why a running sandbox's network has ended, if it has.
+fn network_end(dir: &Path) -> Option<Ended> {
+    let record = Record::read(dir).ok().flatten()?;
+    banger_net::user::ended(&record.network, dir)
+}
+
+/// Blocks until a program of the sandbox's network ends, and ends the other.
+fn wait_for_network_end(dir: &Path) -> Option<Ended> {
+    let record = Record::read(dir).ok().flatten()?;
+    let found = record.network.iter().filter_map(|identity| Process::find(identity).ok()?);
+    let programs: Vec<_> = found.collect();
+    let ends: Vec<_> =
+        programs.iter().map(|program| (program.as_fd(), Interest::Reading)).collect();
+    readiness::wait(&ends, None).ok()?;
+    let ended = banger_net::user::ended(&record.network, dir);
+    for program in &programs {
+        // passt alone may spin without noticing; a network in half is of no use.
+        let _ = program.kill(NETWORK_KILL_PATIENCE);
+    }
+    ended
 }
 
 fn start_network(plan: &UserNet, dir: &Path, helpers: &Helpers) -> Result<Option<NetBackend>> {

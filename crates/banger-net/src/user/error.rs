@@ -9,6 +9,9 @@ pub enum StartNetError {
     /// The sockets between VMM, relay and `passt`.
     #[error("cannot connect the parts of the sandbox's network")]
     Connect(#[source] HostError),
+    /// The files for what the programs say.
+    #[error("cannot make the logs of the sandbox's network")]
+    Log(#[source] HostError),
     /// `passt` is missing or could not be started.
     #[error("the sandbox's network needs passt: install the package passt")]
     Passt(#[source] HostError),
@@ -45,4 +48,21 @@ pub enum RelayError {
         /// The length it announced.
         len: usize,
     },
+    /// `passt` was about to receive a frame in more parts than it can put together.
+    #[error("the system cut a frame for passt into too many parts")]
+    Torn,
+    /// The send buffer of the socket to `passt` holds no whole frame.
+    #[error(
+        "the system gives a socket a send buffer of {len} bytes, but the sandbox's network needs \
+         {needed}: raise net.core.wmem_default"
+    )]
+    SmallBuffer {
+        /// What the system gives.
+        len: usize,
+        /// What is needed.
+        needed: usize,
+    },
+    /// `passt` takes no more frames.
+    #[error("passt has taken nothing for {seconds} seconds", seconds = .0.as_secs())]
+    Stuck(std::time::Duration),
 }

@@ -16,6 +16,8 @@ const IPV4_LEN: usize = 20;
 const UDP_LEN: usize = 8;
 /// The largest frame there is: 65535 bytes of IPv4 behind an Ethernet header.
 pub(crate) const MAX_FRAME_LEN: usize = ETHERNET_LEN + 65535;
+/// Length up to which a shorter frame is padded (IEEE 802.3, without its checksum).
+const MIN_FRAME_LEN: usize = 60;
 /// The most payload that a UDP datagram in one frame carries.
 pub(crate) const MAX_UDP_PAYLOAD: usize = MAX_FRAME_LEN - ETHERNET_LEN - IPV4_LEN - UDP_LEN;
 
@@ -57,7 +59,9 @@ fn parse_ipv4(frame: &[u8]) -> Option<Frame> {
     if header[0] >> 4 != 4 || header_len < IPV4_LEN {
         return None;
     }
-    if total_len < header_len || total_len > packet.len() {
+    // What stands behind a packet is at most what brings a frame to the least length.
+    let padded = frame.len() <= MIN_FRAME_LEN && total_len < packet.len();
+    if total_len < header_len || !(total_len == packet.len() || padded) {
         return None;
     }
     let address =
@@ -82,7 +86,7 @@ fn parse_ipv4(frame: &[u8]) -> Option<Frame> {
 }
 
 /// Reads two bytes, which the caller knows to be there.
-fn be16(bytes: &[u8], at: usize) -> u16 {
+pub(crate) fn be16(bytes: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
@@ -200,6 +204,13 @@ mod tests {
         assert_eq!(broken(14, 0x44), Frame::Other, "header of 16 bytes");
         assert_eq!(broken(14, 0x4f), Frame::Other, "header beyond the packet");
         assert_eq!(broken(17, 200), Frame::Other, "packet beyond the frame");
+        let padded = |len: usize| {
+            let mut frame = good.clone();
+            frame.resize(len, 0);
+            parse(&frame)
+        };
+        assert!(matches!(padded(MIN_FRAME_LEN), Frame::Datagram { .. }));
+        assert_eq!(padded(MIN_FRAME_LEN + 1), Frame::Other, "bytes behind the packet");
         assert_eq!(broken(39, 200), Frame::Other, "datagram beyond the packet");
         assert_eq!(broken(39, 7), Frame::Other, "datagram shorter than its header");
         assert_eq!(broken(13, 0x06), Frame::Arp);

@@ -1,10 +1,12 @@
 //! Starting the programs that make a sandbox's network, and what belongs to them afterwards.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use banger_host::fs::read_text;
+use banger_host::HostError;
+use banger_host::fs::{open_append, read_text};
 use banger_host::process::{Launch, Process};
 use banger_host::socket;
 
@@ -13,9 +15,14 @@ use super::plan::{GATEWAY_MAC, UserNet};
 
 /// Name of `passt`'s log in a sandbox's directory.
 pub const PASST_LOG: &str = "passt.log";
+/// Name of the file with what `passt` said before it opened its log: why it did not start. With
+/// a log it says nothing there any more, so this stays as short as that.
+pub const PASST_ERRORS: &str = "passt.err";
+/// Name of the relay's log: the one error it ends with.
+pub const RELAY_LOG: &str = "relay.log";
 
 /// `passt` removes old entries when its log exceeds this, in bytes.
-const PASST_LOG_LEN: u64 = 64 * 1024;
+pub(crate) const PASST_LOG_LEN: u64 = 64 * 1024;
 /// The number under which `passt` inherits its socket.
 const PASST_FD: i32 = 3;
 /// Where Linux lists its IPv4 routes (proc(5)), and the longest list that is looked at.
@@ -36,7 +43,7 @@ pub struct NetBackend {
     /// The stream socket on which the VMM exchanges frames. When its last copy is closed, the
     /// processes end by themselves.
     pub vmm_fd: OwnedFd,
-    /// The programs behind it.
+    /// The programs behind it, in the order that [`super::ended`] wants.
     pub processes: Vec<Process>,
 }
 
@@ -56,18 +63,28 @@ impl NetBackend {
         let (relay_to_passt, passt_fd) = socket::pair().map_err(StartNetError::Connect)?;
         let passt = Launch::new("passt", dir)
             .args(passt_args(net, dir))
+            .output(empty(&dir.join(PASST_ERRORS))?)
             .fd(passt_fd, PASST_FD)
             .start()
             .map_err(StartNetError::Passt)?;
         let relay = Launch::new(&relay.program, dir)
             .args(&relay.args)
             .args(relay_args(net, dir))
+            .output(empty(&dir.join(RELAY_LOG))?)
             .fd(relay_to_vmm, 0)
             .fd(relay_to_passt, 1)
             .start()
             .map_err(StartNetError::Relay)?;
         Ok(Self { vmm_fd, processes: vec![passt, relay] })
     }
+}
+
+/// An empty file to be added to. What an earlier run in the same directory said is gone.
+fn empty(path: &Path) -> Result<File, StartNetError> {
+    let file = open_append(path).map_err(StartNetError::Log)?;
+    let failed = |error| StartNetError::Log(HostError::system("empty a log", error));
+    file.set_len(0).map_err(failed)?;
+    Ok(file)
 }
 
 /// The arguments of `passt` for this network.

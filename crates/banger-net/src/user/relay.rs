@@ -4,10 +4,9 @@
 //! One thread waits on everything at once. Neither side can make it use more memory than the
 //! bounds below: while a side does not take its output, nothing more is read for it.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use banger_host::HostError;
@@ -16,17 +15,18 @@ use banger_model::MacAddress;
 
 use super::error::RelayError;
 use super::flows::Flows;
-use super::frame::{ETHERNET_LEN, LENGTH_LEN, MAX_FRAME_LEN, MAX_UDP_PAYLOAD, push_datagram};
+use super::frame::{LENGTH_LEN, MAX_UDP_PAYLOAD, push_datagram};
 use super::plan::GATEWAY_MAC;
 use super::policy::{Ends, Flow, Verdict, judge};
 use super::resolver;
+use super::side::{Filled, Side, Writing};
+use super::tcp::{Openings, mend_reset, opens_connection};
 
-/// Most bytes read from a side in one go.
-const READ_LEN: usize = 128 * 1024;
-/// Bytes waiting to be written to a side from which on nothing more is read for it.
-const HIGH_WATER: usize = 512 * 1024;
 /// How often silent flows are looked for while there are any.
 const EXPIRE_EVERY: Duration = Duration::from_secs(5);
+/// How long `passt` may take nothing while frames wait for it. It never needs that long, but a
+/// guest has made it spin; a link that goes down tells the guest more than silence.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves one sandbox until either side hangs up, which is the normal end.
 ///
@@ -67,6 +67,7 @@ struct Relay {
     vmm: Side,
     passt: Side,
     flows: Flows,
+    openings: Openings,
     /// The hardware address that the guest sends from: where its datagrams are sent back to.
     guest_mac: MacAddress,
     scratch: Vec<u8>,
@@ -76,9 +77,10 @@ impl Relay {
     fn new(vmm: OwnedFd, passt: OwnedFd, ends: Ends) -> Result<Self, RelayError> {
         Ok(Self {
             ends,
-            vmm: Side::new("sandbox", vmm)?,
-            passt: Side::new("passt", passt)?,
+            vmm: Side::new("sandbox", vmm, Writing::Together)?,
+            passt: Side::new("passt", passt, Writing::FrameByFrame)?,
             flows: Flows::default(),
+            openings: Openings::new(Instant::now()),
             guest_mac: MacAddress([0xff; 6]),
             scratch: vec![0; MAX_UDP_PAYLOAD],
         })
@@ -101,6 +103,7 @@ impl Relay {
                     return Ok(());
                 }
                 while let Some(frame) = self.passt.next_frame()? {
+                    mend_reset(&mut self.passt.input[frame.start + LENGTH_LEN..frame.end]);
                     self.vmm.output.extend_from_slice(&self.passt.input[frame]);
                 }
             }
@@ -109,6 +112,7 @@ impl Relay {
             }
             self.vmm.flush()?;
             self.passt.flush()?;
+            self.watch_passt(Instant::now())?;
             if Instant::now() >= expire_at {
                 self.flows.expire(Instant::now());
                 expire_at = Instant::now() + EXPIRE_EVERY;
@@ -116,8 +120,19 @@ impl Relay {
         }
     }
 
-    /// Waits for something to do. Without flows there is nothing to expire, hence no timeout: an
-    /// idle sandbox costs no processor time.
+    /// Gives up a `passt` that takes nothing. While the VMM takes nothing either, as when its
+    /// machine is paused, `passt` may be waiting for us, and is not to blame.
+    fn watch_passt(&mut self, now: Instant) -> Result<(), RelayError> {
+        let Some(since) = &mut self.passt.waiting else { return Ok(()) };
+        if !self.vmm.has_room() {
+            *since = now;
+        }
+        let waited = now.saturating_duration_since(*since);
+        if waited < PATIENCE { Ok(()) } else { Err(RelayError::Stuck(PATIENCE)) }
+    }
+
+    /// Waits for something to do. Without flows or waiting frames there is nothing to look
+    /// after, hence no timeout: an idle sandbox costs no processor time.
     fn wait(&self) -> Result<Work, RelayError> {
         let flows = if self.vmm.has_room() { self.flows.sockets() } else { Vec::new() };
         let mut fds = vec![
@@ -125,7 +140,8 @@ impl Relay {
             (self.passt.stream.as_fd(), self.passt.interest(&self.vmm)),
         ];
         fds.extend(flows.iter().map(|(_, fd)| (*fd, Interest::Reading)));
-        let timeout = (!self.flows.is_empty()).then_some(EXPIRE_EVERY);
+        let timed = !self.flows.is_empty() || !self.passt.output.is_empty();
+        let timeout = timed.then_some(EXPIRE_EVERY);
         let ready = wait(&fds, timeout).map_err(RelayError::Sockets)?;
         let readable = flows.iter().zip(&ready[2..]).filter(|(_, ready)| ready.reading);
         Ok(Work {
@@ -148,6 +164,7 @@ impl Relay {
             }
             match judge(self.ends, frame) {
                 Verdict::Drop => {}
+                Verdict::Pass if opens_connection(frame) && !self.openings.take(now) => {}
                 Verdict::Pass => self.passt.output.extend_from_slice(&self.vmm.input[range]),
                 Verdict::Send { flow, payload } => {
                     self.flows.send(flow, &frame[payload], now, resolver);
@@ -176,110 +193,13 @@ struct Work {
     flows: Vec<Flow>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Filled {
-    Some,
-    HungUp,
-}
-
-/// One of the two stream sockets, with what was read from it and not yet used, and what is to be
-/// written to it.
-#[derive(Debug)]
-struct Side {
-    name: &'static str,
-    stream: UnixStream,
-    input: Vec<u8>,
-    /// Where the first frame in `input` begins that was not yet taken.
-    taken: usize,
-    output: Vec<u8>,
-}
-
-impl Side {
-    fn new(name: &'static str, fd: OwnedFd) -> Result<Self, RelayError> {
-        let stream = UnixStream::from(fd);
-        stream.set_nonblocking(true).map_err(|source| RelayError::Side { side: name, source })?;
-        Ok(Self { name, stream, input: Vec::new(), taken: 0, output: Vec::new() })
-    }
-
-    fn has_room(&self) -> bool {
-        self.output.len() < HIGH_WATER
-    }
-
-    /// What to wait for here; frames read here go to `other`.
-    fn interest(&self, other: &Self) -> Interest {
-        match (other.has_room(), self.output.is_empty()) {
-            (true, true) => Interest::Reading,
-            (true, false) => Interest::Both,
-            (false, true) => Interest::End,
-            (false, false) => Interest::Writing,
-        }
-    }
-
-    /// Reads what is there, behind the part of a frame that came before.
-    fn fill(&mut self) -> Result<Filled, RelayError> {
-        self.input.drain(..self.taken);
-        self.taken = 0;
-        let old = self.input.len();
-        self.input.resize(old + READ_LEN, 0);
-        let result = self.stream.read(&mut self.input[old..]);
-        self.input.truncate(old + result.as_ref().copied().unwrap_or(0));
-        match result {
-            Ok(0) => Ok(Filled::HungUp),
-            Ok(_) => Ok(Filled::Some),
-            Err(error) => self.judge_error(error).map(|()| Filled::Some),
-        }
-    }
-
-    /// The next whole frame in the input, length included.
-    fn next_frame(&mut self) -> Result<Option<std::ops::Range<usize>>, RelayError> {
-        let rest = &self.input[self.taken..];
-        let Some(&length) = rest.first_chunk::<LENGTH_LEN>() else { return Ok(None) };
-        let len = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        if !(ETHERNET_LEN..=MAX_FRAME_LEN).contains(&len) {
-            return Err(RelayError::BadFrame { side: self.name, len });
-        }
-        if rest.len() < LENGTH_LEN + len {
-            return Ok(None);
-        }
-        let begin = self.taken;
-        self.taken += LENGTH_LEN + len;
-        Ok(Some(begin..self.taken))
-    }
-
-    fn flush_if(&mut self, ready: Ready) -> Result<(), RelayError> {
-        if ready.writing { self.flush() } else { Ok(()) }
-    }
-
-    /// Writes as much of the output as the other end takes now.
-    fn flush(&mut self) -> Result<(), RelayError> {
-        let mut written = 0;
-        while written < self.output.len() {
-            match self.stream.write(&self.output[written..]) {
-                Ok(n) => written += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    self.judge_error(error)?;
-                    break;
-                }
-            }
-        }
-        self.output.drain(..written);
-        Ok(())
-    }
-
-    fn judge_error(&self, source: io::Error) -> Result<(), RelayError> {
-        match source.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
-            _ => Err(RelayError::Side { side: self.name, source }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::user::frame::{Frame, parse};
+    use crate::user::frame::{Frame, MAX_FRAME_LEN, parse};
+    use std::io::{Read as _, Write as _};
     use std::net::UdpSocket;
+    use std::os::unix::net::UnixStream;
     use std::thread::JoinHandle;
 
     const LONG: Duration = Duration::from_secs(10);
@@ -421,5 +341,27 @@ mod tests {
             assert_eq!(read_frame(&mut bench.passt), big[LENGTH_LEN..]);
         }
         writer.join().unwrap();
+    }
+
+    #[test]
+    fn a_passt_that_takes_nothing_is_given_up_unless_the_machine_is_paused() {
+        let (_guest, a) = UnixStream::pair().unwrap();
+        let (mut passt, b) = UnixStream::pair().unwrap();
+        let mut relay = Relay::new(a.into(), b.into(), ENDS).unwrap();
+        relay.watch_passt(Instant::now() + 2 * PATIENCE).unwrap();
+        relay.passt.output = arp(1).repeat(100_000);
+        relay.passt.flush().unwrap();
+        let start = Instant::now();
+        relay.watch_passt(start + PATIENCE / 2).unwrap();
+        relay.passt.flush().unwrap();
+        let end = relay.watch_passt(start + PATIENCE);
+        assert!(matches!(end, Err(RelayError::Stuck(_))), "{end:?}");
+        relay.vmm.output = vec![0; 1 << 20];
+        relay.watch_passt(start + PATIENCE).unwrap();
+        relay.vmm.output.clear();
+        relay.watch_passt(start + PATIENCE * 3 / 2).unwrap();
+        passt.read_exact(&mut vec![0; 4600]).unwrap();
+        relay.passt.flush().unwrap();
+        relay.watch_passt(Instant::now() + PATIENCE / 2).unwrap();
     }
 }

@@ -146,8 +146,12 @@ async fn in_sandbox(args: Args) -> Result<ExitCode> {
     {
         notice(&why);
     }
-    if sandbox.network() == Network::HostOffline {
-        notice("the sandbox has no network: this host has no default route");
+    match sandbox.network() {
+        Network::Connected => {}
+        Network::HostOffline => {
+            notice("the sandbox has no network: this host has no default route");
+        }
+        Network::Failed(ended) => notice(&format!("the sandbox has no network: {ended}")),
     }
     let command = command(&args, &assets);
     let ended = session::attach(&sandbox, command, interrupts).await;

@@ -96,7 +96,8 @@ pub(crate) async fn attach(
     let mut output = Output::to(&control);
     let mut patience = Patience::default();
     let overseen = oversee(sandbox);
-    tokio::pin!(overseen);
+    let network = report_network(sandbox);
+    tokio::pin!(overseen, network);
     let mut ended = None;
     // Nothing in this loop waits for anything but the next event: a reader that does not read
     // must not keep a signal from its command.
@@ -124,6 +125,7 @@ pub(crate) async fn attach(
             }
             code = patience.over() => break code,
             error = &mut overseen => return Err(error),
+            () = &mut network => {}
         }
     };
     input.abort();
@@ -169,6 +171,13 @@ impl Patience {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Tells when the network ends. Never returns: the sandbox goes on without.
+async fn report_network(sandbox: &Sandbox) {
+    let ended = sandbox.network_ended().await;
+    notice(&format!("the sandbox has no network any more: {ended}"));
+    std::future::pending().await
 }
 
 /// Looks after the machine: tells when it stands still because the host's disk is full, and lets

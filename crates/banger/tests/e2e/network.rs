@@ -112,3 +112,56 @@ fn serve_git(dir: &std::path::Path, address: Ipv4Addr) -> u16 {
     });
     port
 }
+
+#[test]
+fn a_network_that_fails_is_told() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    // A passt that ends at once, found before the real one.
+    let fake = env.home().join("fake");
+    std::fs::create_dir_all(&fake).unwrap();
+    let script = fake.join("passt");
+    std::fs::write(&script, "#!/bin/sh\necho out of luck >&2; exit 1\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&script, mode).unwrap();
+    let mut command = env.command(["vm", "run", "--", "echo", "ran"]);
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", fake.display());
+    let output = command.env("PATH", path).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*output.stdout), (Some(0), &b"ran\n"[..]), "{stderr}");
+    assert!(
+        stderr.contains("the sandbox has no network: passt has ended: out of luck"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_network_that_ends_meanwhile_is_told() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    let mut child = env
+        .command(["vm", "run", "--", "sh", "-c", "echo ready; read line"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = [0; 6];
+    child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+    let relay = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok())
+        .find(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            line.contains("relay") && line.contains(&*env.home().to_string_lossy())
+        })
+        .unwrap();
+    let relay = rustix::process::Pid::from_raw(relay).unwrap();
+    rustix::process::kill_process(relay, rustix::process::Signal::KILL).unwrap();
+    let mut line = String::new();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    assert!(line.contains("the sandbox has no network any more"), "{line}");
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    env.assert_nothing_left();
+}
