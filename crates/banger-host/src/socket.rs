@@ -65,8 +65,8 @@ fn short_path(dir: &File, path: &Path) -> PathBuf {
 /// # Errors
 /// When the process has too many open files.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
-    let (a, b) = UnixStream::pair()
-        .map_err(|error| HostError::system("make a socket pair", error))?;
+    let (a, b) =
+        UnixStream::pair().map_err(|error| HostError::system("make a socket pair", error))?;
     Ok((a.into(), b.into()))
 }
 
