@@ -11,6 +11,7 @@ use crate::hello::{Answer, Hello, Search};
 use crate::limits::{MAX_PENDING_REQUESTS, MAX_PROCESSES, TRANSMIT_BUDGET};
 use crate::message::{AgentMessage, HostMessage, ProcessId, Refusal, Reply, Request, Stream};
 use crate::stream::{Receipt, SendBuffer, Violation};
+use crate::turn::in_turn;
 
 /// A request that waits for its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -386,16 +387,8 @@ impl AgentLink {
     /// Sends one frame of the next process in turn that has something to send.
     fn transmit_stream(&mut self, out: &mut Vec<u8>) -> bool {
         let Sync::Synced(tag) = self.sync else { return false };
-        let after = self.last_served.map_or(0, |id| id.0.wrapping_add(1));
-        let (first, second) = (ProcessId(after).., ..ProcessId(after));
-        let turn: Vec<_> = self
-            .processes
-            .range(first)
-            .chain(self.processes.range(second))
-            .filter(|(_, process)| process.attached && !process.end_sent)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in turn {
+        let sends = |process: &Process| process.attached && !process.end_sent;
+        for id in in_turn(&self.processes, self.last_served, sends) {
             if let Some(process) = self.processes.get_mut(&id)
                 && send_one(process, id, tag, out)
             {

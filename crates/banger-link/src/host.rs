@@ -14,6 +14,7 @@ use crate::message::{
     AgentMessage, Command, HostMessage, ProcessId, Refusal, Reply, Request, Stream,
 };
 use crate::stream::{Receipt, SendBuffer, Violation};
+use crate::turn::in_turn;
 
 /// Why a connection is of no use.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -563,11 +564,7 @@ impl HostLink {
     /// Sends one frame of input to the next process in turn that has some.
     fn transmit_stream(&mut self, out: &mut Vec<u8>) -> bool {
         let State::Up(tag) = self.state else { return false };
-        let after = self.last_served.map_or(0, |id| id.0.wrapping_add(1));
-        let (first, second) = (ProcessId(after).., ..ProcessId(after));
-        let ids = self.processes.range(first).chain(self.processes.range(second));
-        let turn: Vec<_> = ids.filter(|(_, p)| p.attached).map(|(id, _)| *id).collect();
-        for id in turn {
+        for id in in_turn(&self.processes, self.last_served, |process| process.attached) {
             let Some(stdin) = self.processes.get_mut(&id).and_then(|p| p.stdin.as_mut()) else {
                 continue;
             };

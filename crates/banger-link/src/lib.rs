@@ -35,6 +35,7 @@ mod message;
 #[cfg(test)]
 mod pinned;
 mod stream;
+mod turn;
 
 pub use agent::{AgentLink, RequestId, Stdin};
 pub use frame::decode as decode_frame;
