@@ -55,8 +55,7 @@ impl NetBackend {
     /// started stays: each ends with the sockets that are closed then.
     pub fn start(net: &UserNet, dir: &Path, relay: &RelayCommand) -> Result<Self, StartNetError> {
         // passt would look for it, too, but end only when the sandbox boots already.
-        let routes = read_text(Path::new(ROUTES.0), ROUTES.1).map_err(StartNetError::Connect)?;
-        if !has_default(&routes) {
+        if !has_default_route().map_err(StartNetError::Connect)? {
             return Err(StartNetError::NoRoute);
         }
         let (vmm_fd, relay_to_vmm) = socket::pair().map_err(StartNetError::Connect)?;
@@ -126,6 +125,14 @@ fn relay_args(net: &UserNet, dir: &Path) -> [OsString; 3] {
         // By this a process is known to belong to the directory, whoever started it.
         banger_host::owned::tag(dir),
     ]
+}
+
+/// Whether this host has a way to everywhere.
+///
+/// # Errors
+/// When its routes cannot be read.
+pub fn has_default_route() -> Result<bool, HostError> {
+    Ok(has_default(&read_text(Path::new(ROUTES.0), ROUTES.1)?))
 }
 
 /// Whether a list of routes has one for every destination: address and mask are zero. Columns are

@@ -34,6 +34,8 @@ mod tcp;
 
 pub use ended::{Ended, Program, ended};
 pub use error::{RelayError, StartNetError};
-pub use launch::{NetBackend, PASST_ERRORS, PASST_LOG, RELAY_LOG, RelayCommand, passt_args};
+pub use launch::{
+    NetBackend, PASST_ERRORS, PASST_LOG, RELAY_LOG, RelayCommand, has_default_route, passt_args,
+};
 pub use plan::{POOL, UserNet};
 pub use relay::{relay, relay_inherited};

@@ -139,7 +139,7 @@ fn ask(sources: &Sources) -> Observed {
         free_space: free_space(existing(&state)).map_err(found),
         reflinks: writable.clone().and_then(|()| reflinks(&state)),
         writable,
-        default_route: default_route(),
+        default_route: banger_net::user::has_default_route().unwrap_or(false),
         agent: match File::open(&sources.agent) {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{}: {error}", sources.agent.display())),
@@ -232,15 +232,6 @@ fn reflinks(state: &Path) -> Found<Reflinks> {
 /// The path itself or the nearest directory above that is there.
 fn existing(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
-}
-
-/// A route to everywhere has the destination and the mask 0 (proc(5), /proc/net/route).
-fn default_route() -> bool {
-    let routes = read_text(Path::new("/proc/net/route"), MAX_LEN).unwrap_or_default();
-    routes.lines().any(|line| {
-        let columns: Vec<_> = line.split_ascii_whitespace().collect();
-        columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000")
-    })
 }
 
 /// Opens each one as a start does, which finds what is damaged.
