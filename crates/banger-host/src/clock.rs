@@ -27,9 +27,4 @@ impl Deadline {
     pub fn passed(self) -> bool {
         self.left().is_zero()
     }
-
-    /// The moment itself.
-    pub fn instant(self) -> Instant {
-        self.0
-    }
 }

@@ -4,7 +4,7 @@
 //! carries the end of what it wrote to standard error.
 #![expect(unsafe_code, reason = "a child must ask for its own end between fork and exec")]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{Read, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -208,13 +208,6 @@ pub fn quoted(path: &Path) -> String {
         return text.into_owned();
     }
     format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-/// Replaces this process by another program; returns only when that fails.
-pub fn exec(program: &str, args: &[OsString]) -> HostError {
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
-    let source = Command::new(program).args(args).exec();
-    spawn_error(program.to_owned(), source)
 }
 
 fn read_up_to(source: impl Read, limit: u64) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -12,8 +12,7 @@ use crate::error::{AtPath as _, Result};
 /// An exclusive lock, held as long as the value lives. Children do not inherit it.
 #[derive(Debug)]
 pub struct FileLock {
-    file: File,
-    path: PathBuf,
+    _file: File,
 }
 
 impl FileLock {
@@ -29,7 +28,7 @@ impl FileLock {
                 other => break other.at("lock", path)?,
             }
         }
-        Ok(Self { file, path: path.to_owned() })
+        Ok(Self { _file: file })
     }
 
     /// Takes the lock if it is free; `None` when another holds it.
@@ -39,20 +38,10 @@ impl FileLock {
     pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
         let file = open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { file, path: path.to_owned() })),
+            Ok(()) => Ok(Some(Self { _file: file })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error).at("lock", path),
         }
-    }
-
-    /// Where the lock file is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The locked file.
-    pub fn file(&self) -> &File {
-        &self.file
     }
 }
 

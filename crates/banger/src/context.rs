@@ -22,6 +22,11 @@ pub(crate) struct Context {
 /// Where programs are searched when `PATH` is not set.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What commands that wait for a sandbox run on: one thread for them, others for what blocks.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+}
+
 impl Context {
     /// Reads the environment of this process.
     #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]

@@ -244,13 +244,12 @@ fn check_size(spec: &SandboxSpec) -> Result<()> {
     if spec.memory.bytes() > total {
         bail!("{} of memory is more than the {total} that this host has", spec.memory);
     }
+    let Some(cpus) = spec.cpus else { return Ok(()) };
     let (_, processors) = facts::processor()?;
-    match spec.cpus {
-        Some(cpus) if usize::from(cpus.get()) > processors => {
-            bail!("{cpus} CPUs are more than the {processors} that this host has")
-        }
-        _ => Ok(()),
+    if usize::from(cpus.get()) > processors {
+        bail!("{cpus} CPUs are more than the {processors} that this host has");
     }
+    Ok(())
 }
 
 /// Ends every process of a sandbox and removes its directory, or what of it is not to be kept.

@@ -10,8 +10,8 @@ use bangerd::bench::{ColdStart, cold_start, floor};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use crate::context::Context;
-use crate::error::{CommandError, Kind};
+use crate::context::{self, Context};
+use crate::error::CommandError;
 use crate::output::{self, Format};
 use crate::progress;
 
@@ -77,11 +77,7 @@ impl Distribution {
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, CommandError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::new(Kind::Failed, error))?;
+    let runtime = context::runtime()?;
     let report = runtime.block_on(measure(args))?;
     match args.output {
         Format::Json => output::json(&report)?,

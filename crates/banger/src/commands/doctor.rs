@@ -3,8 +3,8 @@
 use banger_model::ExitCode;
 use bangerd::doctor::{Check, Level, judge, observe};
 
-use crate::context::Context;
-use crate::error::{CommandError, Kind};
+use crate::context::{self, Context};
+use crate::error::CommandError;
 use crate::output::{self, Format};
 
 /// Tell what this host can do, and what to do about what it cannot
@@ -20,10 +20,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     let sources = Context::from_process()?.sources_unchecked();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::new(Kind::Failed, error))?;
+    let runtime = context::runtime()?;
     let checks = judge(&runtime.block_on(observe(&sources)));
     match args.output {
         Format::Json => output::json(&checks)?,

@@ -16,7 +16,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::completion;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::error::{CommandError, Kind};
 use crate::output::notice;
 use crate::{progress, session};
@@ -98,11 +98,7 @@ pub(crate) fn run(args: Args) -> Result<ExitCode, CommandError> {
         let error = anyhow::anyhow!("-t asks for a terminal, but standard input is none");
         return Err(CommandError::new(Kind::Usage, error).hint("leave out -t"));
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|error| CommandError::new(Kind::Sandbox, error))?;
+    let runtime = context::runtime().map_err(|error| CommandError::new(Kind::Sandbox, error))?;
     let ended = runtime.block_on(in_sandbox(args));
     // Threads that still watch a file or read standard input end with the process.
     runtime.shutdown_background();

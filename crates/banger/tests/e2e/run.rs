@@ -46,20 +46,8 @@ fn a_hundred_megabytes_pass_through_unchanged_in_both_outputs() {
     })
     .take(100_000_000)
     .collect();
-    let args = ["vm", "run", "--", "tee", "/dev/stderr"];
-    let mut child = env
-        .command(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
+    let output = env.output_with_input(&["vm", "run", "--", "tee", "/dev/stderr"], &input);
     let expected = Sha256::digest(&input);
-    let output = std::thread::scope(|scope| {
-        scope.spawn(move || std::io::Write::write_all(&mut stdin, &input).unwrap());
-        child.wait_with_output().unwrap()
-    });
     assert!(output.status.success());
     assert_eq!(Sha256::digest(&output.stdout), expected, "stdout");
     assert_eq!(Sha256::digest(&output.stderr), expected, "stderr");

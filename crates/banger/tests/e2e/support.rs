@@ -102,6 +102,11 @@ impl TestEnv {
 
     #[must_use = "look at the status, or call `ok`"]
     pub(crate) fn run_with_input(&self, args: &[&str], input: &[u8]) -> Ran {
+        Ran::of(self.output_with_input(args, input))
+    }
+
+    /// As [`TestEnv::run_with_input`], with standard error byte for byte.
+    pub(crate) fn output_with_input(&self, args: &[&str], input: &[u8]) -> Output {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())
@@ -110,11 +115,10 @@ impl TestEnv {
             .spawn()
             .unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        let output = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             scope.spawn(move || drop(stdin.write_all(input)));
             child.wait_with_output().unwrap()
-        });
-        Ran::of(output)
+        })
     }
 
     /// Runs a shell script in a new sandbox.
