@@ -9,21 +9,39 @@
 
 mod device;
 mod exit;
+mod generate;
 mod id;
+mod label;
+pub mod lifecycle;
+mod lifetime;
 mod limits;
 mod name;
 mod net;
+pub mod policy;
 mod progress;
+mod record;
 mod size;
 mod spec;
+mod time;
 
 pub use device::{BlockRole, LINK_PORT_NAME, VOLUME_SLOTS};
 pub use exit::{ExitCode, ProcessEnd};
+pub use generate::generate_name;
 pub use id::{ParseIdError, SandboxId};
+pub use label::{Label, LabelError, LabelFilter, Labels};
+pub use lifetime::{
+    Disposal, LeaseId, Lifetime, ParseLeaseError, ParseRestartError, RestartPolicy,
+};
 pub use limits::Limits;
 pub use name::{ImageName, KernelName, NameError, SandboxName};
 pub use net::{GuestNet, MacAddress};
-
 pub use progress::{Progress, Silent};
+pub use record::{
+    OperationId, OperationRecord, OperationStatus, ParseOperationError, SandboxRecord,
+};
 pub use size::{Bytes, ParseBytesError};
-pub use spec::{Accelerator, CpuCount, DiskSize, EnvVar, MemorySize, SandboxSpec, SpecError};
+pub use spec::{
+    Accelerator, CpuCount, DiskSize, EnvVar, MemorySize, NetworkMode, ParseNetworkError,
+    SandboxSpec, SpecError,
+};
+pub use time::{ParseSpanError, Span, Timestamp};

@@ -19,6 +19,14 @@ impl Limits {
     pub const MAX_DISK: Bytes = Bytes::gib(4096);
     /// Longest name of a sandbox, an image or a kernel, in bytes. A name must fit a DNS label.
     pub const MAX_NAME_LEN: usize = 63;
+    /// Most labels of one sandbox.
+    pub const MAX_LABELS: usize = 64;
+    /// Longest key of a label, in bytes.
+    pub const MAX_LABEL_KEY_LEN: usize = 63;
+    /// Longest value of a label, in bytes.
+    pub const MAX_LABEL_VALUE_LEN: usize = 255;
+    /// Most sandboxes of one owner, running or not.
+    pub const MAX_SANDBOXES: usize = 4096;
     /// Bytes that arguments and environment of one command may take together: what Linux itself
     /// accepts with its default stack limit (execve(2), "Limits on size of arguments").
     pub const MAX_ARGS_LEN: usize = 2 * 1024 * 1024;

@@ -98,6 +98,13 @@ name_type! {
     /// What a user calls a sandbox; also its hostname.
     SandboxName
 }
+
+impl SandboxName {
+    /// A name made of words that are names.
+    pub(crate) fn generated(text: String) -> Self {
+        Self(text)
+    }
+}
 name_type! {
     /// What an image is called on this host, such as `debian-bookworm`.
     ImageName

@@ -32,6 +32,7 @@ pub enum SpecError {
 
 /// Virtual CPUs of a sandbox: 1 to [`Limits::MAX_CPUS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
 pub struct CpuCount(u16);
 
 impl CpuCount {
@@ -46,14 +47,28 @@ impl CpuCount {
     }
 }
 
+impl TryFrom<u16> for CpuCount {
+    type Error = SpecError;
+
+    fn try_from(n: u16) -> Result<Self, Self::Error> {
+        match n {
+            1..=Limits::MAX_CPUS => Ok(Self(n)),
+            _ => Err(SpecError::Cpus(n.to_string())),
+        }
+    }
+}
+
+impl From<CpuCount> for u16 {
+    fn from(cpus: CpuCount) -> Self {
+        cpus.0
+    }
+}
+
 impl FromStr for CpuCount {
     type Err = SpecError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.parse() {
-            Ok(n @ 1..=Limits::MAX_CPUS) => Ok(Self(n)),
-            _ => Err(SpecError::Cpus(text.to_owned())),
-        }
+        text.parse::<u16>().map_err(|_| SpecError::Cpus(text.to_owned()))?.try_into()
     }
 }
 
@@ -65,6 +80,7 @@ impl fmt::Display for CpuCount {
 
 /// Memory of a sandbox: a whole number of MiB within the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Bytes", into = "Bytes")]
 pub struct MemorySize(Bytes);
 
 impl MemorySize {
@@ -77,15 +93,28 @@ impl MemorySize {
     }
 }
 
-impl FromStr for MemorySize {
-    type Err = SpecError;
+impl TryFrom<Bytes> for MemorySize {
+    type Error = SpecError;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let size = text.parse::<Bytes>()?;
+    fn try_from(size: Bytes) -> Result<Self, Self::Error> {
         if !(Limits::MIN_MEMORY..=Limits::MAX_MEMORY).contains(&size) {
             return Err(SpecError::Memory(size));
         }
         Ok(Self(size.round_up_to(Bytes::mib(1).get())))
+    }
+}
+
+impl From<MemorySize> for Bytes {
+    fn from(size: MemorySize) -> Self {
+        size.0
+    }
+}
+
+impl FromStr for MemorySize {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<Bytes>()?.try_into()
     }
 }
 
@@ -97,6 +126,7 @@ impl fmt::Display for MemorySize {
 
 /// Size of a sandbox's writable disk: a whole number of MiB within the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Bytes", into = "Bytes")]
 pub struct DiskSize(Bytes);
 
 impl DiskSize {
@@ -109,15 +139,28 @@ impl DiskSize {
     }
 }
 
-impl FromStr for DiskSize {
-    type Err = SpecError;
+impl TryFrom<Bytes> for DiskSize {
+    type Error = SpecError;
 
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let size = text.parse::<Bytes>()?;
+    fn try_from(size: Bytes) -> Result<Self, Self::Error> {
         if !(Limits::MIN_DISK..=Limits::MAX_DISK).contains(&size) {
             return Err(SpecError::Disk(size));
         }
         Ok(Self(size.round_up_to(Bytes::mib(1).get())))
+    }
+}
+
+impl From<DiskSize> for Bytes {
+    fn from(size: DiskSize) -> Self {
+        size.0
+    }
+}
+
+impl FromStr for DiskSize {
+    type Err = SpecError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<Bytes>()?.try_into()
     }
 }
 
@@ -202,6 +245,46 @@ pub struct SandboxSpec {
     pub memory: MemorySize,
     /// Writable disk.
     pub disk: DiskSize,
+    /// How it is connected.
+    #[serde(default)]
+    pub network: NetworkMode,
+}
+
+/// How a sandbox is connected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NetworkMode {
+    /// A network of its own with a way out.
+    #[default]
+    User,
+    /// Not at all.
+    None,
+}
+
+/// Why a text is no network mode.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0:?} is no network: use user or none")]
+pub struct ParseNetworkError(String);
+
+impl FromStr for NetworkMode {
+    type Err = ParseNetworkError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "user" => Ok(Self::User),
+            "none" => Ok(Self::None),
+            other => Err(ParseNetworkError(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for NetworkMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::None => "none",
+        })
+    }
 }
 
 #[cfg(test)]
@@ -216,6 +299,15 @@ mod tests {
         for bad in ["0", "999", "-1", "two", "1.5", ""] {
             assert!(bad.parse::<CpuCount>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_comes_as_json_has_the_same_limits() {
+        assert!(serde_json::from_str::<CpuCount>("0").is_err());
+        assert!(serde_json::from_str::<MemorySize>("1048576").is_err());
+        assert!(serde_json::from_str::<DiskSize>("1").is_err());
+        let memory: MemorySize = serde_json::from_str("104857601").unwrap();
+        assert_eq!(serde_json::to_string(&memory).unwrap(), (101 << 20).to_string());
     }
 
     #[test]

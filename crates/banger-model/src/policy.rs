@@ -1,0 +1,288 @@
+//! What is done about a request, by the state a sandbox is in. Pure, and apart from the life
+//! itself: the machine of [`crate::lifecycle`] says what is possible, this says what is allowed.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::lifecycle::{EndCause, Event, State, StopKind};
+
+/// What somebody asks of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// To run.
+    Start,
+    /// To stop with its disk in order.
+    Stop,
+    /// To stop at once.
+    Kill,
+    /// To stop and start again.
+    Restart,
+    /// To save its memory and stop.
+    Pause,
+    /// To go, if it does not run.
+    Delete,
+    /// To go, whatever it does.
+    DeleteForced,
+}
+
+/// What is done about a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// This happens now.
+    Act(Event),
+    /// This happens now; once it has, the request is looked at again.
+    ActAndAskAgain(Event),
+    /// Nothing: it is so already, or about to be.
+    AlreadySo,
+    /// The request waits for what the sandbox is in the midst of.
+    Queue,
+    /// Nothing, for this reason.
+    Deny(Denial),
+}
+
+/// Why a request is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Denial {
+    /// Nothing can be done with it any more.
+    #[error("it is being deleted")]
+    BeingDeleted,
+    /// Deletion would end something that runs.
+    #[error("it is {0}; stop it first, or delete it with --force")]
+    Active(&'static str),
+    /// There is nothing to save.
+    #[error("it is {0}, and only what runs can be paused")]
+    NotRunning(&'static str),
+}
+
+/// What is done about `action` in `state`.
+pub fn decide(action: Action, state: &State) -> Decision {
+    use Decision::{Act, ActAndAskAgain, AlreadySo, Deny, Queue};
+    use State as S;
+    let deletes = matches!(action, Action::Delete | Action::DeleteForced);
+    match (action, state) {
+        (_, S::Deleting) if deletes => AlreadySo,
+        (_, S::Deleting) => Deny(Denial::BeingDeleted),
+
+        (Action::Start, S::Running { .. } | S::Starting { .. }) => AlreadySo,
+        (Action::Start, S::Stopping { .. } | S::Pausing) => Queue,
+        (Action::Start, _) => Act(Event::Start),
+
+        (Action::Stop | Action::Kill, S::Created | S::Stopped { .. } | S::Failed { .. }) => {
+            AlreadySo
+        }
+        (Action::Stop, S::Stopping { .. }) => AlreadySo,
+        (Action::Kill, S::Stopping { how: StopKind::Kill }) => AlreadySo,
+        (Action::Stop, S::Pausing) => Queue,
+        (Action::Stop, _) => Act(Event::Stop(StopKind::PowerOff)),
+        (Action::Kill, _) => Act(Event::Stop(StopKind::Kill)),
+
+        (Action::Restart, S::Running { .. } | S::Starting { .. }) => {
+            ActAndAskAgain(Event::Stop(StopKind::PowerOff))
+        }
+        (Action::Restart, S::Stopping { .. } | S::Pausing) => Queue,
+        (Action::Restart, _) => Act(Event::Start),
+
+        (Action::Pause, S::Running { .. }) => Act(Event::Pause),
+        (Action::Pause, S::Starting { .. }) => Queue,
+        (Action::Pause, S::Pausing | S::Paused { .. }) => AlreadySo,
+        (Action::Pause, _) => Deny(Denial::NotRunning(state.name())),
+
+        (Action::Delete, S::Created | S::Stopped { .. } | S::Failed { .. }) => Act(Event::Delete),
+        (Action::Delete, _) => Deny(Denial::Active(state.name())),
+        (Action::DeleteForced, _) => Act(Event::Delete),
+    }
+}
+
+/// What a request is to lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "goal", rename_all = "snake_case")]
+pub enum Goal {
+    /// It runs, in a boot after this many.
+    Running {
+        /// Boots before.
+        after: u64,
+    },
+    /// It has no machine.
+    Down,
+    /// Its memory is saved.
+    Paused,
+    /// It is no more.
+    Gone,
+}
+
+impl Goal {
+    /// What `action` is to lead to, for a sandbox in `state` that has begun to start `boots`
+    /// times.
+    pub fn of(action: Action, state: &State, boots: u64) -> Self {
+        let up = matches!(state, State::Starting { .. } | State::Running { .. });
+        match action {
+            Action::Start if up => Self::Running { after: boots.saturating_sub(1) },
+            Action::Start => Self::Running { after: boots },
+            Action::Restart => Self::Running { after: boots },
+            Action::Stop | Action::Kill => Self::Down,
+            Action::Pause => Self::Paused,
+            Action::Delete | Action::DeleteForced => Self::Gone,
+        }
+    }
+
+    /// Whether the goal is reached, or cannot be any more, in `state` after `boots` boots; `None`
+    /// while it may still be. `None` as the state means that the sandbox is gone.
+    pub fn outcome(self, state: Option<&State>, boots: u64) -> Option<Result<(), String>> {
+        use State as S;
+        let Some(state) = state else {
+            return Some(match self {
+                Self::Gone => Ok(()),
+                _ => Err("the sandbox was deleted meanwhile".to_owned()),
+            });
+        };
+        match (self, state) {
+            (Self::Gone, _) => None,
+            (_, S::Deleting) => Some(Err("the sandbox is being deleted".to_owned())),
+            (Self::Running { after }, S::Running { .. }) => (boots > after).then_some(Ok(())),
+            (Self::Running { after }, _) if boots <= after => None,
+            (Self::Running { .. }, S::Failed { reason, .. }) => Some(Err(reason.clone())),
+            (Self::Running { .. }, S::Stopped { cause, .. }) => Some(match cause {
+                EndCause::Asked => Err("it was stopped meanwhile".to_owned()),
+                cause => Err(format!("it ran, and has ended: {cause}")),
+            }),
+            (Self::Down, S::Created | S::Stopped { .. } | S::Failed { .. }) => Some(Ok(())),
+            (Self::Paused, S::Paused { .. }) => Some(Ok(())),
+            (Self::Paused, S::Failed { reason, .. }) => Some(Err(reason.clone())),
+            (Self::Paused, S::Running { .. }) => {
+                Some(Err("its memory could not be saved".to_owned()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What is seen of a sandbox's machine by a daemon that has just started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A machine that has booted runs.
+    Alive,
+    /// There is none, or one that never booted.
+    Dead,
+}
+
+/// What a daemon that has just started does about a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// Take its machine over.
+    Adopt,
+    /// Take its machine over, and do what was begun.
+    AdoptAndGoOn,
+    /// End whatever runs, and do what was begun from its beginning.
+    BeginAgain,
+    /// End whatever runs, and say that its machine has ended.
+    Ended,
+    /// End whatever runs: there should be nothing.
+    Clear,
+}
+
+/// What to do about a sandbox of this state whose machine is seen so.
+pub fn recover(state: &State, seen: Seen) -> Recovery {
+    use State as S;
+    match (state, seen) {
+        (S::Running { .. }, Seen::Alive) => Recovery::Adopt,
+        (S::Running { .. } | S::Stopping { .. } | S::Pausing, Seen::Dead) => Recovery::Ended,
+        (S::Stopping { .. } | S::Pausing, Seen::Alive) => Recovery::AdoptAndGoOn,
+        // Nobody was told that it runs: half a boot is not worth taking over.
+        (S::Starting { .. } | S::Deleting, _) => Recovery::BeginAgain,
+        (S::Created | S::Stopped { .. } | S::Paused { .. } | S::Failed { .. }, _) => {
+            Recovery::Clear
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lifecycle::every_state;
+    use crate::time::Timestamp;
+
+    const ACTIONS: [Action; 7] = [
+        Action::Start,
+        Action::Stop,
+        Action::Kill,
+        Action::Restart,
+        Action::Pause,
+        Action::Delete,
+        Action::DeleteForced,
+    ];
+
+    #[test]
+    fn whatever_is_allowed_is_possible() {
+        for state in every_state() {
+            for action in ACTIONS {
+                if let Decision::Act(event) | Decision::ActAndAskAgain(event) =
+                    decide(action, &state)
+                {
+                    assert!(state.step(&event).is_some(), "{action:?} in {state:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_so_already_reaches_its_goal_without_anyone_asking_again() {
+        for state in every_state() {
+            for action in ACTIONS {
+                if decide(action, &state) != Decision::AlreadySo {
+                    continue;
+                }
+                let under_way = state.pending().is_some();
+                let reached = Goal::of(action, &state, 1).outcome(Some(&state), 1) == Some(Ok(()));
+                assert!(under_way || reached, "{action:?} in {state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_waits_waits_for_something_that_ends() {
+        for state in every_state() {
+            for action in ACTIONS {
+                if decide(action, &state) == Decision::Queue {
+                    assert!(state.pending().is_some(), "{action:?} in {state:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_runs_is_deleted_only_by_force() {
+        let running = State::Running { since: Timestamp(1) };
+        assert_eq!(decide(Action::Delete, &running), Decision::Deny(Denial::Active("running")));
+        assert_eq!(decide(Action::DeleteForced, &running), Decision::Act(Event::Delete));
+        for action in ACTIONS {
+            let decision = decide(action, &State::Deleting);
+            assert!(matches!(decision, Decision::AlreadySo | Decision::Deny(_)));
+        }
+    }
+
+    #[test]
+    fn a_restart_wants_a_boot_that_was_not_there_before() {
+        let running = State::Running { since: Timestamp(1) };
+        let goal = Goal::of(Action::Restart, &running, 3);
+        assert_eq!(goal.outcome(Some(&running), 3), None);
+        assert_eq!(goal.outcome(Some(&running), 4), Some(Ok(())));
+        assert!(goal.outcome(None, 4).unwrap().is_err());
+        assert_eq!(Goal::Gone.outcome(None, 0), Some(Ok(())));
+    }
+
+    #[test]
+    fn after_a_crash_every_state_leads_somewhere() {
+        for state in every_state() {
+            for seen in [Seen::Alive, Seen::Dead] {
+                let recovery = recover(&state, seen);
+                let goes_on = matches!(recovery, Recovery::BeginAgain | Recovery::AdoptAndGoOn);
+                assert!(!goes_on || state.pending().is_some(), "{state:?}");
+                if recovery == Recovery::Ended {
+                    let ended = Event::Ended(Timestamp(1), EndCause::PoweredOff);
+                    assert!(state.step(&ended).is_some(), "{state:?}");
+                }
+            }
+        }
+    }
+}
