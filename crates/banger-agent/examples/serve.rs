@@ -2,11 +2,12 @@
 //!
 //! `serve [CGROUP]`: standard input is a stream socket; process trees get their cgroups below
 //! the directory `CGROUP`, a cgroup of version 2. Orphans come to this process as they come to
-//! the first process of a sandbox. Identities are written to standard error and not taken on.
+//! the first process of a sandbox, and it starts itself as its tools. Identities are written to standard error and not taken on.
 
 use std::io::Write as _;
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use banger_agent::{Cgroups, Machine, Server, Setting};
 use banger_link::Identity;
@@ -24,7 +25,10 @@ impl Machine for Fake {
     }
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    if let Some(status) = banger_agent::run_tool(std::env::args_os()) {
+        return Ok(status);
+    }
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let port = std::io::stdin().as_fd().try_clone_to_owned()?;
     rustix::fs::fcntl_setfl(&port, OFlags::NONBLOCK)?;
@@ -33,5 +37,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => None,
     };
     Server::new(Setting { port, machine: Fake, cgroups, ready_us: 0 })?.run()?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }

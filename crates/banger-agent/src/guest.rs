@@ -1,6 +1,8 @@
 //! The machine that the agent is PID 1 of, from its first moment to its last.
 
+use std::ffi::OsString;
 use std::path::Path;
+use std::process::ExitCode;
 
 use banger_link::Identity;
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -15,6 +17,7 @@ use crate::link_port::{self, LinkPortError};
 use crate::network::{self, NetworkError};
 use crate::power;
 use crate::server::{Machine, ServeError, Server, Setting};
+use crate::tool::run_tool;
 
 /// Most files that the agent, and whoever asks for more than the default, may have open: what
 /// service managers allow.
@@ -46,11 +49,17 @@ impl Machine for Guest {
     }
 }
 
-/// The whole life of a sandbox's first process. Comes back only when it is not one, or when the
-/// kernel refuses to turn the power off.
-pub fn live() {
+/// The whole life of a sandbox's first process, or of a tool that it started with these
+/// `arguments`. The first process comes back only when the kernel refuses to turn the power off.
+pub fn live(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    // The first process has the kernel's command line for arguments: they ask for nothing.
+    if !is_process_one()
+        && let Some(status) = run_tool(arguments)
+    {
+        return status;
+    }
     if !is_first() {
-        return;
+        return ExitCode::FAILURE;
     }
     let errno = match serve() {
         Ok(Some(disk)) => power::off(&disk),
@@ -61,6 +70,7 @@ pub fn live() {
         }
     };
     console::say(&format!("cannot power off: {errno}"));
+    ExitCode::FAILURE
 }
 
 /// The life of the first process of the machine that shows how fast one could start.
@@ -78,11 +88,15 @@ pub fn live_as_floor() {
 /// Powering off is what the agent does when all else fails; it must not do that to the machine
 /// of someone who only tried what the program does.
 fn is_first() -> bool {
-    let first = rustix::process::getpid() == rustix::process::Pid::INIT;
+    let first = is_process_one();
     if !first {
         console::say("this is the first process of a sandbox; it does nothing anywhere else");
     }
     first
+}
+
+fn is_process_one() -> bool {
+    rustix::process::getpid() == rustix::process::Pid::INIT
 }
 
 /// Boots and serves until the machine is to end.

@@ -9,6 +9,8 @@
 //!          port ◄─► AgentLink ◄─► table of processes ◄─► pipes, terminals, cgroups
 //! ```
 //!
+//! Started by itself, the same program is one of its tools ([`run_tool`]): those may block.
+//!
 //! **Architecture invariants:** one thread owns everything. Nothing here panics on what a host,
 //! an image or a process does: the kernel would go down with its first process. Nothing is asked
 //! of the C library that could load code or configuration from the image.
@@ -29,11 +31,14 @@ mod process;
 mod program;
 mod server;
 mod spawn;
+mod stats;
 mod sys;
 mod table;
+mod tool;
 mod uevent;
 mod users;
 
 pub use cgroup::Cgroups;
 pub use guest::{live, live_as_floor};
 pub use server::{Machine, ServeError, Server, Setting};
+pub use tool::run_tool;

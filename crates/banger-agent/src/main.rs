@@ -1,5 +1,7 @@
-//! The first process of a sandbox.
+//! The first process of a sandbox, and the tools that it starts itself as.
 
-fn main() {
-    banger_agent::live();
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    banger_agent::live(std::env::args_os())
 }

@@ -1,9 +1,10 @@
 //! From a command as it was asked for to what `execve` takes, as far as no system call is needed.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
-use banger_link::{Command, Refusal};
+use banger_link::{Command, Refusal, Tool};
 
+use crate::tool;
 use crate::users::User;
 
 /// Where programs are searched when the command has no `PATH` of its own: what container
@@ -19,6 +20,13 @@ const MAX_STRINGS: usize = 256 * 1024;
 
 /// What runs a file that the kernel cannot execute, as in execvp(3).
 const SHELL: &[u8] = b"/bin/sh";
+
+/// This program. It lies in the initramfs, where no path leads any more, and the kernel still
+/// finds it by this link, which is a door and no name.
+const OWN_PROGRAM: &CStr = c"/proc/self/exe";
+
+/// What a tool is called where its program is said.
+pub(crate) const TOOL_NAME: &str = "banger-agent";
 
 /// A command ready to be executed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +67,21 @@ impl Program {
             argv: command.argv.iter().map(|arg| c_string(arg)).collect::<Result<_, _>>()?,
             env: env.iter().map(|var| c_string(var)).collect::<Result<_, _>>()?,
             dirs,
+        })
+    }
+
+    /// This program as one of its tools.
+    ///
+    /// # Errors
+    /// [`Refusal::Failed`] for a path that no program could be given.
+    pub(crate) fn of_tool(tool: &Tool) -> Result<Self, Refusal> {
+        let argv = tool::arguments(tool);
+        Ok(Self {
+            name: TOOL_NAME.to_owned(),
+            candidates: vec![OWN_PROGRAM.to_owned()],
+            argv: argv.iter().map(|arg| c_string(arg)).collect::<Result<_, _>>()?,
+            env: Vec::new(),
+            dirs: vec![c"/".to_owned()],
         })
     }
 
@@ -139,6 +162,15 @@ mod tests {
 
     fn text(strings: &[CString]) -> Vec<&str> {
         strings.iter().map(|s| s.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_tool_is_this_program() {
+        let pack = |path: &[u8]| Program::of_tool(&Tool::Pack { path: path.to_vec() });
+        let found = pack(b"/a").unwrap();
+        assert_eq!(text(&found.argv), ["banger-agent", "tool", "pack", "/a"]);
+        assert_eq!((text(&found.candidates), found.env.len()), (vec!["/proc/self/exe"], 0));
+        assert!(matches!(pack(b"a\0"), Err(Refusal::Failed(_))));
     }
 
     #[test]

@@ -4,14 +4,17 @@
 //! tasks and no order of events that could not be read here. Every descriptor is non-blocking,
 //! and every turn does a bounded piece of work for each stream before the next turn begins.
 
-use std::io;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use banger_link::limits::MAX_PROCESSES;
 use banger_link::{
-    AgentInfo, AgentLink, Command, Identity, ProcessId, Refusal, Reply, Request, SignalScope,
+    AgentInfo, AgentLink, Identity, PathKind, ProcessId, Refusal, Reply, Request, SignalScope,
     Window,
 };
 use rustix::event::Timespec;
@@ -24,7 +27,9 @@ use crate::files::read_line;
 use crate::poller::{Interest, Poller, Token};
 use crate::port::{Port, Progress};
 use crate::process::Process;
+use crate::program::TOOL_NAME;
 use crate::spawn::{self, Spawner, Started};
+use crate::stats;
 use crate::sys::signals::Signals;
 use crate::table::Table;
 
@@ -188,7 +193,17 @@ impl<M: Machine> Server<M> {
             Request::Configure(identity) => {
                 self.machine.take_on(&identity).map(|()| Reply::Done).map_err(Refusal::Failed)
             }
-            Request::Start { process, command } => self.start(process, &command),
+            Request::Start { process, command } => {
+                let program = command.argv.first().map_or(&[][..], |name| name);
+                self.start(process, program, |spawner, cgroups| {
+                    spawner.start(process, &command, cgroups)
+                })
+            }
+            Request::StartTool { process, tool } => {
+                self.start(process, TOOL_NAME.as_bytes(), |spawner, cgroups| {
+                    spawner.start_tool(process, &tool, cgroups)
+                })
+            }
             Request::Signal { process, signal, scope } => self.signal(process, signal, scope),
             Request::Resize { process, window } => self.resize(process, window),
             Request::List => Ok(Reply::Processes(self.table.list())),
@@ -198,6 +213,8 @@ impl<M: Machine> Server<M> {
                 Reply::Done
             }),
             Request::Info => Ok(Reply::Info(self.info())),
+            Request::Stats => Ok(Reply::Stats(stats::gather())),
+            Request::Look { path } => look(&path).map(Reply::Looked),
             Request::PowerOff => {
                 self.stop();
                 Ok(Reply::Done)
@@ -208,7 +225,12 @@ impl<M: Machine> Server<M> {
         result.unwrap_or_else(Reply::Refused)
     }
 
-    fn start(&mut self, id: ProcessId, command: &Command) -> Result<Reply, Refusal> {
+    fn start(
+        &mut self,
+        id: ProcessId,
+        program: &[u8],
+        spawn: impl FnOnce(&mut Spawner, Option<&mut Cgroups>) -> Result<Started, Refusal>,
+    ) -> Result<Reply, Refusal> {
         if self.table.get(id).is_some() {
             return Err(Refusal::WrongState("was already started".to_owned()));
         }
@@ -216,8 +238,8 @@ impl<M: Machine> Server<M> {
             let most = u32::try_from(MAX_PROCESSES).unwrap_or(u32::MAX);
             return Err(Refusal::TooManyProcesses(most));
         }
-        let started = self.spawner.start(id, command, self.cgroups.as_mut());
-        let taken_in = started.and_then(|started| self.take_in(id, command, started));
+        let started = spawn(&mut self.spawner, self.cgroups.as_mut());
+        let taken_in = started.and_then(|started| self.take_in(id, program, started));
         if taken_in.is_err() {
             self.link.close(id);
         }
@@ -227,11 +249,10 @@ impl<M: Machine> Server<M> {
     fn take_in(
         &mut self,
         id: ProcessId,
-        command: &Command,
+        program: &[u8],
         started: Started,
     ) -> Result<Reply, Refusal> {
         let pid = started.pid;
-        let program = command.argv.first().map_or(&[][..], |name| name);
         let process = (pid, started.streams, started.tree);
         let ends = (&mut self.link, &mut self.poller);
         match self.table.insert(id, program, process, ends) {
@@ -294,5 +315,19 @@ impl<M: Machine> Server<M> {
             boot_id: boot_id.unwrap_or_default(),
             ready_us: self.ready_us,
         }
+    }
+}
+
+/// What is at a path, which counts from the root.
+fn look(path: &[u8]) -> Result<PathKind, Refusal> {
+    let path = Path::new("/").join(OsStr::from_bytes(path));
+    match fs::metadata(&path) {
+        Ok(about) if about.is_dir() => Ok(PathKind::Directory),
+        Ok(about) if about.is_file() => Ok(PathKind::File),
+        Ok(_) => Ok(PathKind::Other),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(PathKind::Missing)
+        }
+        Err(error) => Err(Refusal::Failed(format!("cannot look at {}: {error}", path.display()))),
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use banger_link::{Command, ProcessId, Refusal, Window};
+use banger_link::{Command, ProcessId, Refusal, Tool, Window};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -68,11 +68,33 @@ impl Spawner {
     ) -> Result<Started, Refusal> {
         let user = Accounts::read(&self.etc).resolve(command.user.as_deref())?;
         let program = Program::new(command, &user)?;
-        let (streams, far) = open_streams(command.terminal, &user)
+        self.launch(id, (program, &user, command.terminal), cgroups)
+    }
+
+    /// Starts this program as one of its tools. It is as privileged as it is here.
+    ///
+    /// # Errors
+    /// Every [`Refusal`] that a start may be answered with.
+    pub(crate) fn start_tool(
+        &mut self,
+        id: ProcessId,
+        tool: &Tool,
+        cgroups: Option<&mut Cgroups>,
+    ) -> Result<Started, Refusal> {
+        self.launch(id, (Program::of_tool(tool)?, &own_user(), None), cgroups)
+    }
+
+    fn launch(
+        &mut self,
+        id: ProcessId,
+        (program, user, terminal): (Program, &User, Option<Window>),
+        cgroups: Option<&mut Cgroups>,
+    ) -> Result<Started, Refusal> {
+        let (streams, far) = open_streams(terminal, user)
             .map_err(|errno| Refusal::Failed(format!("cannot make the streams: {errno}")))?;
         let Some(cgroups) = cgroups else {
             return Ok(Started {
-                pid: self.execute(program, &user, &far, None)?,
+                pid: self.execute(program, user, &far, None)?,
                 streams,
                 tree: None,
             });
@@ -80,7 +102,7 @@ impl Spawner {
         let tree = cgroups
             .make(id)
             .map_err(|error| Refusal::Failed(format!("cannot make a cgroup: {error}")))?;
-        match self.execute(program, &user, &far, Some(tree.fd())) {
+        match self.execute(program, user, &far, Some(tree.fd())) {
             Ok(pid) => Ok(Started { pid, streams, tree: Some(tree) }),
             Err(refusal) => {
                 cgroups.remove(tree);
@@ -122,6 +144,18 @@ impl Spawner {
             }
             Err(error) => Err(refusal(&program, &error)),
         }
+    }
+}
+
+/// The user that the agent is itself.
+fn own_user() -> User {
+    User {
+        name: None,
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: Vec::new(),
+        home: b"/".to_vec(),
+        shell: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use banger_link::limits::WINDOW;
 use banger_link::{
-    AgentLink, Command, HostEvent, HostLink, Nonce, ProcessId, Reply, Request, Stdin, Stream,
+    AgentLink, Command, HostEvent, HostLink, Nonce, ProcessId, Reply, Request, Stdin, Stream, Tool,
     decode_frame,
 };
 use banger_model::ProcessEnd;
@@ -70,7 +70,11 @@ fn greet(agent: &mut AgentLink, nonce: Nonce) -> bool {
 fn act_as_server(agent: &mut AgentLink) {
     while let Some((id, request)) = agent.next_request() {
         let reply = match request {
-            Request::Start { process, .. } if agent.open(process) => Reply::Started { pid: 1 },
+            Request::Start { process, .. } | Request::StartTool { process, .. }
+                if agent.open(process) =>
+            {
+                Reply::Started { pid: 1 }
+            }
             Request::Release { process } => {
                 agent.close(process);
                 Reply::Done
@@ -109,7 +113,7 @@ pub(crate) fn host(bytes: &[u8]) {
         match op % 8 {
             0 => host.receive(ops.bytes()),
             kind @ 1..=3 => host.receive(&framed(host.nonce, kind, ops.bytes())),
-            4 => host.link.attach(ProcessId(ops.byte().into()), None, None),
+            4 => host.attach(ProcessId(ops.byte().into())),
             5 => host.reconnect(ops.byte()),
             6 => host.consume(),
             _ => {
@@ -144,11 +148,21 @@ impl Host {
             terminal: None,
         };
         assert!(host.link.start(ProcessId(1), command).is_ok());
-        host.link.attach(ProcessId(2), None, None);
-        host.link.attach(ProcessId(3), Some(5), Some(0));
-        assert!(host.link.request(Request::List).is_ok());
+        assert_eq!(host.link.attach(ProcessId(2), None, None), Ok(()));
+        assert_eq!(host.link.attach(ProcessId(3), Some(5), Some(0)), Ok(()));
+        for request in [Request::List, Request::Stats, Request::Look { path: b"/".to_vec() }] {
+            assert!(host.link.request(request).is_ok());
+        }
+        let tool = Tool::Pack { path: b"/".to_vec() };
+        assert!(host.link.start_tool(ProcessId(4), tool).is_ok());
         host.reconnect(3);
         host
+    }
+
+    /// Takes up a process, perhaps again: everything of an older attachment is forgotten.
+    fn attach(&mut self, process: ProcessId) {
+        assert_eq!(self.link.attach(process, None, None), Ok(()));
+        self.forget(process);
     }
 
     /// A new connection, answered as an agent answers.

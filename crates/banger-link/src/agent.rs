@@ -170,6 +170,10 @@ impl AgentLink {
     fn data(&mut self, id: ProcessId, offset: u64, bytes: &[u8]) -> Result<(), Violation> {
         // Data for a process that was just released is late, not wrong.
         let Some(process) = self.processes.get_mut(&id) else { return Ok(()) };
+        if process.stdin.ended() {
+            // A host that took the process up cannot know that its input had ended before.
+            return Ok(());
+        }
         let new = process.stdin.accept(offset, bytes)?;
         if process.discard {
             process.stdin.take(new.len());
@@ -192,7 +196,7 @@ impl AgentLink {
             }
             HostMessage::End { process: id, offset } => {
                 let Some(process) = self.processes.get_mut(&id) else { return Ok(()) };
-                if process.stdin.accept_end(offset)? {
+                if !process.stdin.ended() && process.stdin.accept_end(offset)? {
                     self.with_stdin.insert(id);
                 }
                 Ok(())
@@ -238,6 +242,8 @@ impl AgentLink {
         let err = stderr.unwrap_or(process.stderr.base());
         for (buffer, asked) in [(&mut process.stdout, out), (&mut process.stderr, err)] {
             if !buffer.resume(asked) {
+                // One stream may go on elsewhere already: nobody is to see that.
+                process.attached = false;
                 return Reply::Refused(Refusal::OutputLost { asked, kept: buffer.base() });
             }
         }

@@ -42,9 +42,10 @@ pub use frame::decode as decode_frame;
 pub use hello::{Nonce, Versions};
 pub use host::{Busy, HostEvent, HostLink, LinkError};
 pub use message::{
-    AgentInfo, Command, Identity, ProcessId, ProcessInfo, Refusal, Reply, Request, SignalScope,
-    Stream, Window,
+    AgentInfo, Command, GuestStats, Identity, PathKind, ProcessId, ProcessInfo, Refusal, Reply,
+    Request, SignalScope, Stream, Tool, Window,
 };
 
-/// The versions of the protocol that this build speaks, oldest and newest.
-pub const VERSIONS: Versions = Versions { min: 1, max: 1 };
+/// The versions of the protocol that this build speaks, oldest and newest. What each request needs
+/// is [`Request::since`].
+pub const VERSIONS: Versions = Versions { min: 1, max: 2 };

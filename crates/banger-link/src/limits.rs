@@ -11,6 +11,10 @@ pub const MAX_MESSAGE: usize = 4 * 1024 * 1024;
 /// acknowledged.
 pub const WINDOW: usize = 256 * 1024;
 
+/// Where a stream that is taken up can be at most. No stream gets there in a machine's life, and
+/// from there no sum of an offset and a length overflows.
+pub const MAX_OFFSET: u64 = 1 << 62;
+
 /// A receiver acknowledges after this many bytes at the latest, so that a sender with more to
 /// send does not stand still.
 pub const ACK_EVERY: usize = WINDOW / 4;

@@ -132,6 +132,82 @@ pub enum Request {
         /// Which of its streams.
         stream: Stream,
     },
+    /// How much of the machine is in use? Answered by [`Reply::Stats`]. Since version 2.
+    Stats,
+    /// Start one of the agent's own tools as a process, attached from its first byte. Answered by
+    /// [`Reply::Started`]. Since version 2.
+    StartTool {
+        /// What it will be called.
+        process: ProcessId,
+        /// What it does.
+        tool: Tool,
+    },
+    /// What is at this path? Answered by [`Reply::Looked`]. Since version 2.
+    Look {
+        /// The path, in the sandbox's root; a relative one counts from `/`.
+        path: Vec<u8>,
+    },
+}
+
+impl Request {
+    /// The oldest version of the protocol that has this request.
+    pub fn since(&self) -> u16 {
+        match self {
+            Self::Stats | Self::StartTool { .. } | Self::Look { .. } => 2,
+            _ => 1,
+        }
+    }
+
+    /// The process that it starts, if it starts one.
+    pub(crate) fn starts(&self) -> Option<ProcessId> {
+        match self {
+            Self::Start { process, .. } | Self::StartTool { process, .. } => Some(*process),
+            _ => None,
+        }
+    }
+
+    /// Whether a reply is one that this request may have.
+    pub(crate) fn is_answered_by(&self, reply: &Reply) -> bool {
+        if matches!(reply, Reply::Refused(_)) {
+            return true;
+        }
+        match self {
+            Self::Start { .. } | Self::StartTool { .. } => matches!(reply, Reply::Started { .. }),
+            Self::Attach { .. } => matches!(reply, Reply::Attached { .. }),
+            Self::List => matches!(reply, Reply::Processes(_)),
+            Self::Info => matches!(reply, Reply::Info(_)),
+            Self::Stats => matches!(reply, Reply::Stats(_)),
+            Self::Look { .. } => matches!(reply, Reply::Looked(_)),
+            Self::Configure(_)
+            | Self::Signal { .. }
+            | Self::Resize { .. }
+            | Self::Release { .. }
+            | Self::PowerOff
+            | Self::CloseOutput { .. } => matches!(reply, Reply::Done),
+        }
+    }
+}
+
+/// What the agent can do as a process of its own, without any program of the image.
+///
+/// Paths are those of the sandbox's root, as its processes see it; a relative one counts from
+/// `/`. A tool says what is wrong in lines on its stderr and ends with 0 when all is done, 1 when
+/// it had to leave something out, 2 when it could not go on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Tool {
+    /// Writes what is at a path to stdout, as a tar stream. The first component of every entry is
+    /// the last one of the path, and `.` for a path that ends in none.
+    Pack {
+        /// What to pack. If it is a symbolic link, the link itself is packed.
+        path: Vec<u8>,
+    },
+    /// Reads a tar stream from stdin into a directory.
+    Unpack {
+        /// The directory; it has to exist.
+        path: Vec<u8>,
+        /// What the first component of every entry is called instead.
+        name: Option<Vec<u8>>,
+    },
 }
 
 /// An agent's answer to one request.
@@ -161,6 +237,48 @@ pub enum Reply {
     Info(AgentInfo),
     /// It cannot be done.
     Refused(Refusal),
+    /// How much of the machine is in use.
+    Stats(GuestStats),
+    /// What is at the path.
+    Looked(PathKind),
+}
+
+/// How much of a guest is in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestStats {
+    /// Milliseconds since the guest's kernel started.
+    pub uptime_ms: u64,
+    /// Milliseconds in which its processors worked since then, all of them together.
+    pub cpu_busy_ms: u64,
+    /// How many processors it has.
+    pub cpus: u16,
+    /// Bytes of memory that its kernel manages.
+    pub memory_total: u64,
+    /// Bytes of memory that a program could still get.
+    pub memory_available: u64,
+    /// Bytes that its root file system can hold.
+    pub disk_total: u64,
+    /// Bytes of them that are free for every user.
+    pub disk_free: u64,
+    /// Bytes that all network interfaces but the loopback received.
+    pub net_rx: u64,
+    /// Bytes that they sent.
+    pub net_tx: u64,
+    /// Processes that run a program: neither threads of the kernel nor what waits to be reaped.
+    pub processes: u32,
+}
+
+/// What is at a path, symbolic links followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PathKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File,
+    /// Something else: a device, a pipe, a socket.
+    Other,
+    /// Nothing.
+    Missing,
 }
 
 /// One process in a list.

@@ -5,8 +5,8 @@ use banger_model::{EnvVar, GuestNet, MacAddress, ProcessEnd};
 
 use crate::control::encode;
 use crate::message::{
-    AgentInfo, AgentMessage, Command, HostMessage, Identity, ProcessId, ProcessInfo, Refusal,
-    Reply, Request, SignalScope, Stream, Window,
+    AgentInfo, AgentMessage, Command, GuestStats, HostMessage, Identity, PathKind, ProcessId,
+    ProcessInfo, Refusal, Reply, Request, SignalScope, Stream, Tool, Window,
 };
 
 fn hex(bytes: &[u8]) -> String {
@@ -49,6 +49,25 @@ fn command() -> Command {
     }
 }
 
+fn unpack(name: Option<Vec<u8>>) -> Tool {
+    Tool::Unpack { path: b"/a".to_vec(), name }
+}
+
+fn stats() -> GuestStats {
+    GuestStats {
+        uptime_ms: 1,
+        cpu_busy_ms: 2,
+        cpus: 3,
+        memory_total: 4,
+        memory_available: 5,
+        disk_total: 6,
+        disk_free: 7,
+        net_rx: 8,
+        net_tx: 9,
+        processes: 10,
+    }
+}
+
 #[test]
 fn what_a_host_says() {
     let lines = [
@@ -62,6 +81,11 @@ fn what_a_host_says() {
         request(Request::Info),
         request(Request::PowerOff),
         request(Request::CloseOutput { process: P, stream: Stream::Stdout }),
+        request(Request::Stats),
+        request(Request::StartTool { process: P, tool: Tool::Pack { path: b"/a".to_vec() } }),
+        request(Request::StartTool { process: P, tool: unpack(None) }),
+        request(Request::StartTool { process: P, tool: unpack(Some(b"b".to_vec())) }),
+        request(Request::Look { path: b"/a".to_vec() }),
         hex(&encode(&HostMessage::Ack { process: P, stream: Stream::Stderr, offset: 7 })),
         hex(&encode(&HostMessage::End { process: P, offset: 7 })),
     ];
@@ -94,6 +118,11 @@ fn what_an_agent_says() {
         refused(Refusal::OutputLost { asked: 1, kept: 2 }),
         refused(Refusal::Unsupported),
         refused(Refusal::Failed("x".into())),
+        reply(Reply::Stats(stats())),
+        reply(Reply::Looked(PathKind::Directory)),
+        reply(Reply::Looked(PathKind::File)),
+        reply(Reply::Looked(PathKind::Other)),
+        reply(Reply::Looked(PathKind::Missing)),
         hex(&encode(&AgentMessage::Ack { process: P, offset: 7 })),
         hex(&encode(&AgentMessage::End { process: P, stream: Stream::Stdout, offset: 7 })),
         hex(&encode(&AgentMessage::Exited { process: P, end: ProcessEnd::Exited(3) })),

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::frame::MAX_DATA;
-use crate::limits::{ACK_EVERY, WINDOW};
+use crate::limits::{ACK_EVERY, MAX_OFFSET, WINDOW};
 
 /// What a peer may not send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl SendBuffer {
     /// None when that cannot be.
     pub(crate) fn at(received: u64, taken: u64) -> Option<Self> {
         let waiting = received.checked_sub(taken)?;
-        (waiting <= WINDOW as u64).then(|| Self {
+        (waiting <= WINDOW as u64 && received <= MAX_OFFSET).then(|| Self {
             acked: taken,
             base: received,
             sent: received,
@@ -252,6 +252,7 @@ mod tests {
         assert_eq!(buffer.room(), WINDOW - 1);
         assert!(SendBuffer::at(1, 2).is_none());
         assert!(SendBuffer::at(WINDOW as u64 + 1, 0).is_none());
+        assert!(SendBuffer::at(u64::MAX, u64::MAX).is_none());
     }
 
     #[test]

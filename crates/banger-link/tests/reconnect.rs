@@ -17,8 +17,21 @@ use support::{OUTPUTS, World};
 
 #[derive(Clone, Debug)]
 enum Action {
-    Step { limit: usize },
-    Cut { keep_to_agent: usize, keep_to_host: usize, garbage: Vec<u8> },
+    Step {
+        limit: usize,
+    },
+    Cut {
+        keep_to_agent: usize,
+        keep_to_host: usize,
+        garbage: Vec<u8>,
+    },
+    /// A cut with which the host ends, too.
+    Kill {
+        keep_to_agent: usize,
+        keep_to_host: usize,
+        garbage: Vec<u8>,
+    },
+    ComeAgain,
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -38,6 +51,32 @@ fn action() -> impl Strategy<Value = Action> {
                 garbage,
             }),
     ]
+}
+
+/// With hosts that are killed, and users that come again.
+fn grave_action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        6 => action(),
+        1 => action().prop_map(|action| match action {
+            Action::Cut { keep_to_agent, keep_to_host, garbage } =>
+                Action::Kill { keep_to_agent, keep_to_host, garbage },
+            _ => Action::Kill { keep_to_agent: 0, keep_to_host: 0, garbage: Vec::new() },
+        }),
+        1 => Just(Action::ComeAgain),
+    ]
+}
+
+fn act(world: &mut World, action: Action) {
+    match action {
+        Action::Step { limit } => world.step(limit),
+        Action::Cut { keep_to_agent, keep_to_host, garbage } => {
+            world.cut(keep_to_agent, keep_to_host, &garbage);
+        }
+        Action::Kill { keep_to_agent, keep_to_host, garbage } => {
+            world.kill_host(keep_to_agent, keep_to_host, &garbage);
+        }
+        Action::ComeAgain => world.come_again(),
+    }
 }
 
 fn pattern(seed: u64, len: usize) -> Vec<u8> {
@@ -78,13 +117,32 @@ proptest! {
             world.start(id * 1000, pattern(id + 5, *size));
         }
         for action in actions {
-            match action {
-                Action::Step { limit } => world.step(limit),
-                Action::Cut { keep_to_agent, keep_to_host, garbage } => {
-                    world.cut(keep_to_agent, keep_to_host, &garbage);
-                }
-            }
+            act(&mut world, action);
         }
+        world.settle();
+        check(&world);
+    }
+
+    #[test]
+    fn streams_survive_the_death_of_any_host_and_the_return_of_any_user(
+        sizes in vec(0usize..600_000, 1..4),
+        actions in vec(grave_action(), 0..60),
+    ) {
+        let mut world = World::new();
+        for (id, size) in (0u64..).zip(&sizes) {
+            world.start(id * 1000, pattern(id + 5, *size));
+        }
+        // A start that died with its host is its user's to repeat.
+        while world.jobs.values().any(|job| !job.attached) {
+            world.step(20_000);
+        }
+        for action in actions {
+            act(&mut world, action);
+        }
+        world.settle();
+        check(&world);
+        // They have ended and are not released: the next host hears of their end, too.
+        world.kill_host(0, 0, &[]);
         world.settle();
         check(&world);
     }
@@ -136,22 +194,53 @@ fn fifty_cuts_in_a_hundred_megabytes_leave_the_hash_equal() {
 }
 
 #[test]
-fn another_link_takes_up_a_process_where_the_first_left_it() {
+fn a_user_behind_what_the_host_has_received_gets_the_difference_again() {
     let mut world = World::new();
     world.start(1, pattern(3, 300_000));
-    let received = |world: &World, stream| world.jobs[&ProcessId(1)].received(stream) as u64;
-    while received(&world, Stream::Stdout) < 100_000 {
+    while world.jobs[&ProcessId(1)].received(Stream::Stdout) < 30_000 {
         world.step(30_000);
     }
-    let at = OUTPUTS.map(|stream| received(&world, stream));
-    assert!(at[0] < 300_000);
-    // The first host dies without a word; the second knows only how far its output came.
-    world.cut(0, 0, &[]);
-    world.host = HostLink::new(78);
-    let job = world.jobs.get_mut(&ProcessId(1)).unwrap();
-    (job.sent, job.attached) = (0, false);
-    world.host.attach(ProcessId(1), Some(at[0]), Some(at[1]));
-    world.connect();
+    world.come_again();
+    // Nothing was acknowledged: the user of the output has lost all of it.
+    world.jobs.get_mut(&ProcessId(1)).unwrap().outputs.clear();
+    world.come_again();
+    world.settle();
+    check(&world);
+}
+
+#[test]
+fn attaching_again_and_again_asks_the_agent_once_at_a_time() {
+    let mut world = World::new();
+    world.start(1, pattern(3, 100_000));
+    while !world.jobs[&ProcessId(1)].attached {
+        world.step(usize::MAX);
+    }
+    for _ in 0..10_000 {
+        world.come_again();
+    }
+    world.settle();
+    check(&world);
+}
+
+#[test]
+fn input_after_its_end_is_dropped_and_harms_nobody() {
+    let mut world = World::new();
+    world.start(1, b"first".to_vec());
+    world.settle();
+    // Another user, who does not know that the input had ended.
+    let to_send = |world: &mut World, input: &[u8]| {
+        let job = world.jobs.get_mut(&ProcessId(1)).unwrap();
+        (job.to_send, job.sent) = (input.to_vec(), job.sent.min(input.len()));
+    };
+    to_send(&mut world, b"first and more");
+    world.kill_host(0, 0, &[]);
+    world.settle();
+    for _ in 0..8 {
+        world.step(usize::MAX);
+    }
+    to_send(&mut world, b"first");
+    check(&world);
+    world.start(2, b"the link still works".to_vec());
     world.settle();
     check(&world);
 }
@@ -159,7 +248,7 @@ fn another_link_takes_up_a_process_where_the_first_left_it() {
 #[test]
 fn a_process_that_the_guest_does_not_know_is_lost_with_a_reason() {
     let mut world = World::new();
-    world.host.attach(ProcessId(5), None, None);
+    world.host.attach(ProcessId(5), None, None).unwrap();
     for _ in 0..8 {
         world.step(usize::MAX);
     }
@@ -194,14 +283,14 @@ fn requests_are_bounded() {
 #[test]
 fn a_reply_reaches_the_one_who_asked() {
     let mut world = World::new();
-    let asked = world.host.request(Request::Info).unwrap();
+    let asked = world.host.request(Request::List).unwrap();
     let mut replies = Vec::new();
     for _ in 0..8 {
         let mut out = Vec::new();
         world.host.transmit(&mut out);
         world.agent.receive(&out);
         while let Some((id, _)) = world.agent.next_request() {
-            world.agent.reply(id, Reply::Done);
+            world.agent.reply(id, Reply::Processes(Vec::new()));
         }
         out.clear();
         world.agent.transmit(&mut out);
@@ -212,5 +301,5 @@ fn a_reply_reaches_the_one_who_asked() {
             }
         }
     }
-    assert_eq!(replies, [(asked, Reply::Done)]);
+    assert_eq!(replies, [(asked, Reply::Processes(Vec::new()))]);
 }

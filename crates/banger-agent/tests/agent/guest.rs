@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use banger_link::{Identity, Reply, Request, Stream};
+use banger_link::{Identity, Reply, Request, Stream, Tool};
 use banger_model::{BlockRole, LINK_PORT_NAME, MacAddress, ProcessEnd};
 use tempfile::TempDir;
 
@@ -49,6 +49,20 @@ fn a_guest_boots_serves_and_ends_cleanly() {
     assert_eq!(output(&mut host, "dmesg --level=warn,err | grep -v PCI"), "");
     let full = host.run(shell("dd if=/dev/zero of=/full bs=1M; rm /full")).unwrap();
     assert!(String::from_utf8_lossy(&full.stderr).contains("No space left"), "{full:?}");
+
+    // The agent's own program is still to be found, and sees the same root as its processes.
+    let packed = host.run_tool(Tool::Pack { path: b"/etc/os-release".to_vec() }, b"");
+    assert_eq!((packed.end, &packed.stderr[..]), (ProcessEnd::Exited(0), &b""[..]));
+    let unpack = Tool::Unpack { path: b"/srv".to_vec(), name: Some(b"copy".to_vec()) };
+    let unpacked = host.run_tool(unpack, &packed.stdout);
+    assert_eq!((unpacked.end, &unpacked.stderr[..]), (ProcessEnd::Exited(0), &b""[..]));
+    assert_eq!(output(&mut host, "readlink /srv/copy"), "../usr/lib/os-release\n");
+    let run = host.run_tool(Tool::Pack { path: b"/".to_vec() }, b"");
+    assert_eq!((run.end, &run.stderr[..]), (ProcessEnd::Exited(0), &b""[..]));
+    let Ok(Reply::Stats(stats)) = host.request(Request::Stats) else { panic!("no stats") };
+    assert!(stats.memory_total > stats.memory_available && stats.memory_available > 0);
+    assert!(stats.disk_total > stats.disk_free && stats.disk_free > 0, "{stats:?}");
+    assert_eq!((stats.cpus, stats.processes), (1, 1), "{stats:?}");
 
     // A new host may be heard before the guest knows that it is there.
     let process = host.start(shell("cat; echo over")).unwrap();

@@ -8,7 +8,7 @@ use std::process::{Child, Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use banger_link::{
-    Command, HostEvent, HostLink, Nonce, ProcessId, Refusal, Reply, Request, Stream,
+    Command, HostEvent, HostLink, Nonce, ProcessId, Refusal, Reply, Request, Stream, Tool,
 };
 use banger_model::{EnvVar, ProcessEnd};
 
@@ -143,6 +143,18 @@ impl Host {
             Reply::Refused(refusal) => Err(refusal),
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Starts one of the agent's tools, gives it this input and its end, and waits for its own end.
+    pub(crate) fn run_tool(&mut self, tool: Tool, input: &[u8]) -> Finished {
+        let process = ProcessId(self.next_process);
+        self.next_process += 1;
+        let request = self.link.start_tool(process, tool).unwrap();
+        let started = self.reply_to(request);
+        assert!(matches!(started, Reply::Started { .. }), "{started:?}");
+        self.push(process, input);
+        self.end_stdin(process);
+        self.finish(process)
     }
 
     /// Starts a command, gives it this input and its end, and waits for its own end.

@@ -9,3 +9,4 @@ mod guest;
 mod host;
 mod processes;
 mod terminals;
+mod tools;

@@ -11,6 +11,9 @@ use banger_link::{
 };
 use banger_model::ProcessEnd;
 
+/// So many bytes of a stream arrive before they are acknowledged together.
+const MAX_LATE: usize = 40_000;
+
 pub(crate) const OUTPUTS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// What one process was given and what came of it.
@@ -19,6 +22,8 @@ pub(crate) struct Job {
     pub(crate) to_send: Vec<u8>,
     pub(crate) sent: usize,
     pub(crate) attached: bool,
+    /// How much of its input need never be sent again, as its host was told.
+    pub(crate) surely_received: u64,
     pub(crate) outputs: BTreeMap<Stream, Vec<u8>>,
     pub(crate) ended: Vec<Stream>,
     pub(crate) end: Option<ProcessEnd>,
@@ -41,7 +46,10 @@ pub(crate) struct World {
     /// How often each process was started in the guest.
     pub(crate) starts: BTreeMap<ProcessId, u32>,
     pub(crate) lost: Vec<(ProcessId, Refusal)>,
+    /// Output that has arrived and is not yet acknowledged.
+    unconsumed: BTreeMap<(ProcessId, Stream), usize>,
     pub(crate) connections: u8,
+    sessions: u64,
 }
 
 impl World {
@@ -54,14 +62,16 @@ impl World {
             jobs: BTreeMap::new(),
             starts: BTreeMap::new(),
             lost: Vec::new(),
+            unconsumed: BTreeMap::new(),
             connections: 0,
+            sessions: 77,
         };
         world.connect();
         world
     }
 
     pub(crate) fn connect(&mut self) {
-        self.connections += 1;
+        self.connections = self.connections.wrapping_add(1);
         self.host.connect(Nonce([self.connections; 16]));
     }
 
@@ -79,6 +89,31 @@ impl World {
         let process = ProcessId(id);
         self.jobs.insert(process, Job { to_send: input, ..Job::default() });
         self.host.start(process, command()).unwrap();
+    }
+
+    /// The host is killed with all it holds. Another takes up every process where its user is:
+    /// behind the output that has arrived there.
+    pub(crate) fn kill_host(&mut self, keep_to_agent: usize, keep_to_host: usize, garbage: &[u8]) {
+        self.sessions += 1;
+        self.host = HostLink::new(self.sessions);
+        self.attach_all();
+        self.cut(keep_to_agent, keep_to_host, garbage);
+    }
+
+    /// The user of every process comes again, over the same link.
+    pub(crate) fn come_again(&mut self) {
+        self.host_works();
+        self.attach_all();
+    }
+
+    fn attach_all(&mut self) {
+        self.unconsumed.clear();
+        for (process, job) in &mut self.jobs {
+            let at = |stream| Some(job.received(stream) as u64);
+            self.host.attach(*process, at(Stream::Stdout), at(Stream::Stderr)).unwrap();
+            (job.sent, job.attached) = (0, false);
+            (job.ended, job.end) = (Vec::new(), None);
+        }
     }
 
     /// Lets both ends work once and moves at most `limit` bytes each way.
@@ -114,7 +149,11 @@ impl World {
                 HostEvent::Output { process, stream, bytes } => {
                     let job = self.jobs.get_mut(&process).unwrap();
                     job.outputs.entry(stream).or_default().extend(&bytes);
-                    self.host.consumed(process, stream, bytes.len());
+                    let late = self.unconsumed.entry((process, stream)).or_default();
+                    *late += bytes.len();
+                    if *late > MAX_LATE {
+                        self.host.consumed(process, stream, std::mem::take(late));
+                    }
                 }
                 HostEvent::OutputEnded { process, stream } => {
                     self.jobs.get_mut(&process).unwrap().ended.push(stream);
@@ -129,6 +168,7 @@ impl World {
                 }
                 HostEvent::Attached { process, stdin } => {
                     let job = self.jobs.get_mut(&process).unwrap();
+                    assert!(stdin >= job.surely_received, "input went back");
                     job.sent = job.sent.max(usize::try_from(stdin).unwrap());
                     job.attached = true;
                 }
@@ -136,6 +176,7 @@ impl World {
             }
         }
         for (process, job) in &mut self.jobs {
+            job.surely_received = job.surely_received.max(self.host.stdin_received(*process));
             job.sent += self.host.push_stdin(*process, &job.to_send[job.sent..]);
             // Before it is attached nothing is taken, and the end would be at the wrong place.
             if job.sent == job.to_send.len() && job.attached {
