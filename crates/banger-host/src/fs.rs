@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use banger_model::Bytes;
-use rustix::fs::{OFlags, SeekFrom, ioctl_ficlone, seek};
+use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
 use crate::error::{AtPath as _, HostError, Result};
@@ -179,6 +179,55 @@ pub fn list_dir(path: &Path) -> Result<Vec<std::ffi::OsString>> {
 /// Whether there is anything of this name, be it a link that leads nowhere.
 pub fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
+}
+
+/// The last `len` bytes of a file, as text.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read_tail(path: &Path, len: u64) -> Result<String> {
+    let read = || {
+        let mut file = File::open(path)?;
+        let begin = file.metadata()?.len().saturating_sub(len);
+        io::Seek::seek(&mut file, io::SeekFrom::Start(begin))?;
+        let mut bytes = Vec::new();
+        file.take(len).read_to_end(&mut bytes)?;
+        Ok::<_, io::Error>(bytes)
+    };
+    Ok(String::from_utf8_lossy(&read().at("read", path)?).into_owned())
+}
+
+/// Gives a file or directory another name on the same file system, replacing a file that has it;
+/// when it returns, that has reached the disk.
+///
+/// # Errors
+/// When the system refuses.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).at("rename to", to)?;
+    sync_parent(to)
+}
+
+/// Where the first byte of a file is that is not in a hole; `None` when all of it is.
+///
+/// # Errors
+/// When the file system cannot tell.
+pub fn data_begins(file: &File) -> io::Result<Option<u64>> {
+    // The place in the file is shared with whoever reads it: they seek before they read.
+    match seek(file, SeekFrom::Data(0)) {
+        Ok(begin) => Ok(Some(begin)),
+        Err(Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives the blocks of a range of a file back to the file system. The file keeps its length; the
+/// range reads as zeros.
+///
+/// # Errors
+/// When the file system cannot do that.
+pub fn punch_hole(file: &File, range: std::ops::Range<u64>) -> io::Result<()> {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    Ok(fallocate(file, flags, range.start, range.end.saturating_sub(range.start))?)
 }
 
 /// A file's size as its reader sees it and as the disk bears it.

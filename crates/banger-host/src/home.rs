@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use banger_model::{ImageName, KernelName, SandboxId};
+use banger_model::{ImageName, KernelName, LeaseId, SandboxId};
 
 use crate::error::{HostError, Result};
 
@@ -13,6 +13,7 @@ pub struct Home {
     data: PathBuf,
     state: PathBuf,
     cache: PathBuf,
+    runtime: PathBuf,
 }
 
 /// The part of the environment that says where things are.
@@ -28,6 +29,8 @@ pub struct HomeEnv {
     pub xdg_state: Option<OsString>,
     /// `XDG_CACHE_HOME`.
     pub xdg_cache: Option<OsString>,
+    /// `XDG_RUNTIME_DIR`.
+    pub xdg_runtime: Option<OsString>,
 }
 
 impl HomeEnv {
@@ -41,6 +44,7 @@ impl HomeEnv {
             xdg_data: var("XDG_DATA_HOME"),
             xdg_state: var("XDG_STATE_HOME"),
             xdg_cache: var("XDG_CACHE_HOME"),
+            xdg_runtime: var("XDG_RUNTIME_DIR"),
         }
     }
 }
@@ -68,16 +72,26 @@ impl Home {
                 .unwrap_or_else(|| current.join(home).join(default))
                 .join("banger")
         };
+        let state = dir(&env.xdg_state, ".local/state");
+        // Where nobody has made a runtime directory, a socket may lie beside what it serves.
+        let runtime = env.xdg_runtime.as_ref().map(PathBuf::from).filter(|path| path.is_absolute());
+        let runtime = runtime.map_or_else(|| state.join("run"), |path| path.join("banger"));
         Ok(Self {
             data: dir(&env.xdg_data, ".local/share"),
-            state: dir(&env.xdg_state, ".local/state"),
             cache: dir(&env.xdg_cache, ".cache"),
+            state,
+            runtime,
         })
     }
 
     /// Everything under one directory.
     pub fn under(root: &Path) -> Self {
-        Self { data: root.join("data"), state: root.join("state"), cache: root.join("cache") }
+        Self {
+            data: root.join("data"),
+            state: root.join("state"),
+            cache: root.join("cache"),
+            runtime: root.join("run"),
+        }
     }
 
     /// Where all images are.
@@ -110,6 +124,51 @@ impl Home {
         self.sandboxes().join(id.as_str())
     }
 
+    /// Where the locks of clients are who own sandboxes.
+    pub fn leases(&self) -> PathBuf {
+        self.state.join("leases")
+    }
+
+    /// One of them.
+    pub fn lease(&self, id: &LeaseId) -> PathBuf {
+        self.leases().join(id.as_str())
+    }
+
+    /// What the daemon remembers.
+    pub fn database(&self) -> PathBuf {
+        self.state.join("banger.db")
+    }
+
+    /// Held by the one daemon that works on this home.
+    pub fn daemon_lock(&self) -> PathBuf {
+        self.state.join("bangerd.lock")
+    }
+
+    /// What a daemon says that nobody else started.
+    pub fn daemon_log(&self) -> PathBuf {
+        self.state.join("bangerd.log")
+    }
+
+    /// Where the daemon's socket is.
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    /// The daemon's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime.join("bangerd.sock")
+    }
+
+    /// Held by whoever starts a daemon.
+    pub fn start_lock(&self) -> PathBuf {
+        self.runtime.join("start.lock")
+    }
+
+    /// Where what is measured is run, apart from what is used.
+    pub fn bench(&self) -> PathBuf {
+        self.state.join("bench")
+    }
+
     /// What was measured of this host and holds until its next boot.
     pub fn host_facts(&self) -> PathBuf {
         self.state.join("host")
@@ -121,8 +180,8 @@ impl Home {
     }
 
     /// Every directory above, for those who check them.
-    pub fn roots(&self) -> [&Path; 3] {
-        [&self.data, &self.state, &self.cache]
+    pub fn roots(&self) -> [&Path; 4] {
+        [&self.data, &self.state, &self.cache, &self.runtime]
     }
 }
 
@@ -138,6 +197,7 @@ mod tests {
             xdg_data: get("XDG_DATA_HOME"),
             xdg_state: get("XDG_STATE_HOME"),
             xdg_cache: get("XDG_CACHE_HOME"),
+            xdg_runtime: get("XDG_RUNTIME_DIR"),
         }
     }
 
@@ -154,6 +214,19 @@ mod tests {
         let home = Home::from_env(&env, Path::new("/cwd")).unwrap();
         assert_eq!(home.images(), Path::new("/d/banger/images"));
         assert_eq!(home.sandboxes(), Path::new("/h/.local/state/banger/sandboxes"));
+    }
+
+    #[test]
+    fn the_socket_is_in_the_runtime_directory_or_beside_the_state() {
+        let socket = |pairs: &[(&str, &str)]| {
+            Home::from_env(&env(pairs), Path::new("/cwd")).unwrap().socket()
+        };
+        assert_eq!(
+            socket(&[("HOME", "/h"), ("XDG_RUNTIME_DIR", "/run/user/7")]),
+            Path::new("/run/user/7/banger/bangerd.sock")
+        );
+        assert_eq!(socket(&[("HOME", "/h")]), Path::new("/h/.local/state/banger/run/bangerd.sock"));
+        assert_eq!(socket(&[("BANGER_HOME", "/b")]), Path::new("/b/run/bangerd.sock"));
     }
 
     #[test]

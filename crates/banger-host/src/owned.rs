@@ -4,6 +4,7 @@
 //! arguments, bare or after [`NAME_KEY`]. So the program is found even if its starter died before it could write down whom
 //! it had started.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
@@ -41,19 +42,56 @@ pub fn tag(dir: &Path) -> OsString {
 /// When /proc cannot be read.
 pub fn find(dir: &Path) -> Result<Vec<Process>> {
     let tag = tag(dir);
+    let owned = each_process(|line| {
+        line.split(|byte| *byte == 0).any(|arg| bare(arg) == tag.as_bytes()).then_some(())
+    })?;
+    Ok(owned.into_iter().map(|(process, ())| process).collect())
+}
+
+/// The names of directories directly below `root` that live processes belong to.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn directories_below(root: &Path) -> Result<BTreeSet<OsString>> {
+    let mut prefix = tag(root).into_vec();
+    prefix.push(b'/');
+    let below = |arg: &[u8]| bare(arg).strip_prefix(prefix.as_slice()).map(first_component);
+    let owned = each_process(|line| line.split(|byte| *byte == 0).find_map(below))?;
+    Ok(owned.into_iter().map(|(_, name)| name).collect())
+}
+
+/// The live processes whose command lines `judge` finds something in, with what it found.
+fn each_process<T>(judge: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<(Process, T)>> {
     let mut found = Vec::new();
     for name in list_dir(Path::new("/proc"))? {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        // Opened before its command line is read: should the pid pass to another process in
-        // between, that one's command line is compared, and the pidfd means one that is gone.
-        let Ok(Some(process)) = Process::open(pid) else { continue };
         let path = Path::new("/proc").join(&name).join("cmdline");
-        let Ok(line) = read_bounded(&path, MAX_COMMAND_LINE) else { continue };
-        if line.split(|byte| *byte == 0).any(|arg| bare(arg) == tag.as_bytes()) {
-            found.push(process);
+        let judged = || judge(&read_bounded(&path, MAX_COMMAND_LINE).ok()?);
+        if judged().is_none() {
+            continue;
+        }
+        // Judged again once it is held: should the pid have passed to another process in
+        // between, that one's command line is judged, and the pidfd means one that is gone.
+        let Ok(Some(process)) = Process::open(pid) else { continue };
+        if let Some(value) = judged() {
+            found.push((process, value));
         }
     }
     Ok(found)
+}
+
+/// The first component of a path as it is in a tag.
+fn first_component(path: &[u8]) -> OsString {
+    let name = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+    let mut plain = Vec::with_capacity(name.len());
+    let mut bytes = name.iter();
+    while let Some(byte) = bytes.next() {
+        plain.push(*byte);
+        if *byte == b',' {
+            bytes.next();
+        }
+    }
+    OsString::from_vec(plain)
 }
 
 fn bare(arg: &[u8]) -> &[u8] {
@@ -87,6 +125,11 @@ mod tests {
         pids.sort_unstable();
         expected.sort_unstable();
         assert_eq!(pids, expected);
+        let root = dir.path().parent().unwrap();
+        let names = directories_below(root).unwrap();
+        assert!(names.contains(dir.path().file_name().unwrap()));
+        let below = directories_below(dir.path()).unwrap();
+        assert_eq!(below.into_iter().collect::<Vec<_>>(), ["other"]);
         for process in [mine, machine].into_iter().chain(others) {
             process.kill(Duration::from_secs(10)).unwrap();
         }
@@ -96,5 +139,6 @@ mod tests {
     #[test]
     fn commas_are_doubled() {
         assert_eq!(tag(Path::new("/a,b")), "banger:/a,,b");
+        assert_eq!(first_component(b"a,,b,,/c"), "a,b,");
     }
 }

@@ -53,6 +53,18 @@ pub fn listen(path: &Path) -> Result<OwnedFd> {
     Ok(listener.into())
 }
 
+/// As [`listen`], for this user alone, in a directory that is this user's alone.
+///
+/// # Errors
+/// When the path cannot be used.
+pub fn listen_private(path: &Path) -> Result<OwnedFd> {
+    crate::fs::ensure_private_dir(path.parent().unwrap_or(Path::new("/")))?;
+    let socket = listen(path)?;
+    // The directory is this user's alone: nobody else has connected in between.
+    rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(0o600)).at("protect", path)?;
+    Ok(socket)
+}
+
 /// The path of a socket as seen through its directory's descriptor: short, however deep it is.
 fn short_path(dir: &File, path: &Path) -> PathBuf {
     let mut short = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd()));

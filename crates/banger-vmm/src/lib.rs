@@ -27,7 +27,7 @@ mod vmm;
 
 pub use error::{AdoptError, ControlError, PrepareError, ReapError};
 pub use machine::{Disks, LINK_SOCKET, Machine};
-pub use reap::{Reaped, reap};
+pub use reap::{Reaped, clear_sockets, reap};
 pub use record::{RECORD_FILE, Record};
 pub use vmm::{
     BoxFuture, Capabilities, Emulation, EndReason, LinkKind, Prepared, RunState, Running, Vmm,

@@ -11,6 +11,7 @@ use banger_host::owned;
 use banger_host::process::{Process, ProcessIdentity};
 
 use crate::error::ReapError;
+use crate::machine::LINK_SOCKET;
 use crate::record::{RECORD_FILE, Record};
 
 /// How long a killed process may take to be gone: writing back a core's worth of memory on a
@@ -74,6 +75,17 @@ pub fn reap(dir: &Path) -> Result<Reaped, ReapError> {
         0 => Ok(Reaped::Nothing),
         count => Ok(Reaped::Processes(count)),
     }
+}
+
+/// Removes the sockets of a machine that is no more from its directory.
+///
+/// # Errors
+/// When one cannot be removed.
+pub fn clear_sockets(dir: &Path) -> banger_host::Result<()> {
+    for name in [LINK_SOCKET, crate::qemu::QMP_SOCKET] {
+        remove_all(&dir.join(name))?;
+    }
+    Ok(())
 }
 
 /// The process of this identity; `None` when it is gone or has ended, in which case it is laid to

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use banger_host::clock::Deadline;
 use banger_host::fs::open_append;
 use banger_host::process::{Launch, Process};
 use banger_host::{HostError, socket};
@@ -30,7 +31,7 @@ use qmp::Qmp;
 use running::QemuMachine;
 
 /// Name of QEMU's control socket in a machine's directory.
-const QMP_SOCKET: &str = "qmp.sock";
+pub(crate) const QMP_SOCKET: &str = "qmp.sock";
 /// How long a new QEMU may take to answer: 60 ms, times what else the host has to do.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a running QEMU may take to answer. It answers between two slices of disk writing.
@@ -101,6 +102,10 @@ impl Qemu {
         let Some(process) = Process::find(&record.process).map_err(in_process)? else {
             return Ok(None);
         };
+        // One that has ended and was not reaped yet is no machine any more.
+        if process.ended(Deadline::after(Duration::ZERO)).map_err(in_process)? {
+            return Ok(None);
+        }
         let silent = |source| AdoptError::Silent { dir: dir.to_owned(), source };
         let qmp = connect_control(dir, CONTROL_PATIENCE).await.map_err(silent)?;
         let status = qmp.status(CONTROL_PATIENCE).await.map_err(silent)?;
