@@ -1,0 +1,292 @@
+//! A typed client of the daemon: one method for each request.
+//!
+//! What may be repeated without harm is, when the daemon is restarted meanwhile; streams go on
+//! where they were. Everything that the daemon sends is bounded.
+
+mod attachment;
+mod connect;
+mod error;
+mod events;
+mod http;
+mod patience;
+mod session;
+mod target;
+
+use std::fmt;
+use std::sync::Arc;
+
+use banger_model::{LabelFilter, OperationId, Timestamp};
+use hyper::Method;
+use serde::de::DeserializeOwned;
+
+pub use attachment::{Attachment, AttachmentReader, AttachmentWriter};
+pub use connect::{BoxFuture, Connect, ConnectError, SocketPath};
+pub use error::ClientError;
+pub use events::Events;
+pub use session::{MAX_SIGNALS, ProcessSession, SessionControl, SessionError, SessionEvent};
+
+use crate::attach::PROTOCOL;
+use crate::types::{
+    CreateSandbox, Created, GuestProcess, LogChunk, LogSource, Operation, PathKind, ProblemCode,
+    ProcessId, PruneRequest, Pruned, Sandbox, StartProcess, StartedProcess, Stats, Version,
+};
+use events::{Ending, Resume};
+use http::Ask;
+use patience::Patience;
+use target::Target;
+
+/// Talks to a daemon. A clone talks to the same one.
+#[derive(Clone)]
+pub struct Client {
+    connector: Arc<dyn Connect>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+/// What may be asked of a sandbox that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxAction {
+    /// To run.
+    Start,
+    /// To stop with its disk in order.
+    Stop,
+    /// To stop at once.
+    Kill,
+    /// To stop and start again.
+    Restart,
+}
+
+/// Whether a sandbox is deleted though it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Force {
+    /// It is not.
+    No,
+    /// It is.
+    Yes,
+}
+
+/// Whether a log goes on as it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Follow {
+    /// What is there, and no more.
+    #[default]
+    No,
+    /// What is there, and what comes.
+    Yes,
+}
+
+/// Which part of which log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogQuery {
+    /// Which log.
+    pub source: LogSource,
+    /// Whether to wait for more.
+    pub follow: Follow,
+    /// Only what was written since then.
+    pub since: Option<Timestamp>,
+    /// Only so many of the last lines.
+    pub tail: Option<u64>,
+}
+
+/// All methods fail with a [`ClientError`]; where the daemon says no, that is its own problem.
+/// A sandbox is named by its name, its id or the beginning of its id.
+impl Client {
+    /// A client that gets its connections there.
+    pub fn new(connector: Arc<dyn Connect>) -> Self {
+        Self { connector }
+    }
+
+    /// What the daemon is.
+    pub async fn version(&self) -> Result<Version, ClientError> {
+        self.fetch(Ask::get(Target::new("version"))).await
+    }
+
+    /// The document that describes the API.
+    pub async fn openapi(&self) -> Result<serde_json::Value, ClientError> {
+        self.fetch(Ask::get(Target::new("openapi.json"))).await
+    }
+
+    /// The sandboxes with all of these labels.
+    pub async fn list(&self, labels: &[LabelFilter]) -> Result<Vec<Sandbox>, ClientError> {
+        let target = labels.iter().fold(Target::new("sandboxes"), |to, l| to.with("label", l));
+        self.fetch(Ask::get(target)).await
+    }
+
+    /// One sandbox, with its details.
+    pub async fn show(&self, sandbox: &str) -> Result<Sandbox, ClientError> {
+        self.fetch(Ask::get(sandbox_target(sandbox))).await
+    }
+
+    /// Makes a sandbox. Not repeated by itself: it could be made twice.
+    pub async fn create(&self, wanted: &CreateSandbox) -> Result<Created, ClientError> {
+        self.fetch(Ask::post(Target::new("sandboxes")).json(wanted)?).await
+    }
+
+    /// Asks something of a sandbox; the operation tells what becomes of it.
+    pub async fn act(
+        &self,
+        sandbox: &str,
+        action: SandboxAction,
+    ) -> Result<Operation, ClientError> {
+        let action = match action {
+            SandboxAction::Start => "start",
+            SandboxAction::Stop => "stop",
+            SandboxAction::Kill => "kill",
+            SandboxAction::Restart => "restart",
+        };
+        self.fetch(Ask::post(sandbox_target(sandbox).at(action))).await
+    }
+
+    /// Deletes a sandbox and its disk.
+    pub async fn delete(&self, sandbox: &str, force: Force) -> Result<Operation, ClientError> {
+        let force = (force == Force::Yes).then_some(true);
+        let target = sandbox_target(sandbox).with_some("force", force);
+        self.fetch(Ask::new(Method::DELETE, target)).await
+    }
+
+    /// Deletes stopped sandboxes, or tells which it would.
+    pub async fn prune(&self, request: &PruneRequest) -> Result<Pruned, ClientError> {
+        self.fetch(Ask::post(Target::new("prune")).json(request)?).await
+    }
+
+    /// One operation as it is now.
+    pub async fn operation(&self, id: &OperationId) -> Result<Operation, ClientError> {
+        self.fetch(Ask::get(operation_target(id))).await
+    }
+
+    /// All operations that are remembered.
+    pub async fn operations(&self) -> Result<Vec<Operation>, ClientError> {
+        self.fetch(Ask::get(Target::new("operations"))).await
+    }
+
+    /// Calls an operation off; answers with it as it is then.
+    pub async fn cancel(&self, id: &OperationId) -> Result<Operation, ClientError> {
+        self.fetch(Ask::post(operation_target(id).at("cancel"))).await
+    }
+
+    /// The operation as it is now and after every change; the last one is final.
+    pub fn watch_operation(&self, id: &OperationId) -> Events<Operation> {
+        let ending = Ending::With(|operation: &Operation| operation.status.is_final());
+        let target = operation_target(id).at("events");
+        Events::new(self.clone(), Resume::again(target), ending)
+    }
+
+    /// A log, piece by piece, without gap or repeat.
+    pub fn logs(&self, sandbox: &str, query: &LogQuery) -> Events<LogChunk> {
+        let source = match query.source {
+            LogSource::Console => "console",
+            LogSource::Agent => "agent",
+            LogSource::Vmm => "vmm",
+        };
+        let follow = (query.follow == Follow::Yes).then_some(true);
+        let target = sandbox_target(sandbox).at("logs").with("source", source);
+        let later = target.with_some("follow", follow);
+        let first = later.clone().with_some("since", query.since.map(|since| since.0));
+        let first = first.with_some("tail", query.tail);
+        Events::new(self.clone(), Resume::behind(first, later), Ending::AtEnd)
+    }
+
+    /// What a sandbox uses now.
+    pub async fn stats(&self, sandbox: &str) -> Result<Stats, ClientError> {
+        self.fetch(Ask::get(sandbox_target(sandbox).at("stats"))).await
+    }
+
+    /// What a sandbox uses, again and again.
+    pub fn watch_stats(&self, sandbox: &str) -> Events<Stats> {
+        let target = sandbox_target(sandbox).at("stats").with("watch", true);
+        Events::new(self.clone(), Resume::again(target), Ending::AtEnd)
+    }
+
+    /// What a path in a sandbox is.
+    pub async fn look(&self, sandbox: &str, path: &[u8]) -> Result<PathKind, ClientError> {
+        let target = sandbox_target(sandbox).at("path").with_bytes("path", path);
+        self.fetch(Ask::get(target)).await
+    }
+
+    /// What was started in a sandbox from outside.
+    pub async fn processes(&self, sandbox: &str) -> Result<Vec<GuestProcess>, ClientError> {
+        self.fetch(Ask::get(sandbox_target(sandbox).at("processes"))).await
+    }
+
+    /// Starts a process under an id that the caller has made up, so that asking again, which this
+    /// does by itself, does not start it twice.
+    pub async fn start_process(
+        &self,
+        sandbox: &str,
+        process: ProcessId,
+        what: &StartProcess,
+    ) -> Result<StartedProcess, ClientError> {
+        self.fetch(Ask::new(Method::PUT, process_target(sandbox, process)).json(what)?).await
+    }
+
+    /// Forgets a process that has ended, with its output. One that is not there is forgotten
+    /// already, so this is repeated without harm.
+    pub async fn release(&self, sandbox: &str, process: ProcessId) -> Result<(), ClientError> {
+        let ask = Ask::new(Method::DELETE, process_target(sandbox, process));
+        match self.fetch_bytes(ask.repeatable()).await {
+            Err(error) if error.code() == Some(ProblemCode::NotFound) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// The streams of a process from these offsets on, as frames on a connection of their own.
+    /// [`ProcessSession`] does that and survives lost connections.
+    pub async fn attach(
+        &self,
+        sandbox: &str,
+        process: ProcessId,
+        stdout: u64,
+        stderr: u64,
+    ) -> Result<Attachment, ClientError> {
+        let target = process_target(sandbox, process).at("attach");
+        let ask = Ask::get(target.with("stdout", stdout).with("stderr", stderr)).upgrade(PROTOCOL);
+        let answer = ask.open(&*self.connector).await?;
+        let ask = answer.ask().clone();
+        let (stream, received) = answer.upgraded(PROTOCOL).await?;
+        Ok(Attachment::new(ask, stream, received))
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, ClientError> {
+        let bytes = self.fetch_bytes(ask.clone()).await?;
+        serde_json::from_slice(&bytes).map_err(|error| ask.protocol(error.to_string()))
+    }
+
+    /// Asks. What may be asked twice is asked again when the daemon was restarted; what
+    /// the daemon turned down because it ends was not done, so that goes for everything.
+    async fn fetch_bytes(&self, ask: Ask) -> Result<Vec<u8>, ClientError> {
+        let mut patience = Patience::default();
+        let mut was_there = false;
+        loop {
+            let error = match ask.clone().fetch_bytes(&*self.connector).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let again = match &error {
+                // Who has never been there is not on the way back.
+                ClientError::Connect(_) => was_there && error.is_restart(),
+                ClientError::Interrupted { .. } => ask.may_be_repeated(),
+                error => error.is_restart(),
+            };
+            if !again || !patience.wait().await {
+                return Err(error);
+            }
+            was_there = true;
+        }
+    }
+}
+
+fn sandbox_target(sandbox: &str) -> Target {
+    Target::new("sandboxes").at(sandbox)
+}
+
+fn process_target(sandbox: &str, process: ProcessId) -> Target {
+    sandbox_target(sandbox).at("processes").at(&process.to_string())
+}
+
+fn operation_target(id: &OperationId) -> Target {
+    Target::new("operations").at(id.as_str())
+}

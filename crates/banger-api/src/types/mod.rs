@@ -1,0 +1,21 @@
+//! What travels: requests, answers, events.
+
+mod operation;
+mod problem;
+mod process;
+mod sandbox;
+mod stats;
+mod text;
+
+pub use operation::{Operation, Stage, StageProgress};
+pub use problem::{Problem, ProblemCode};
+pub use process::{
+    Command, GuestProcess, ParseProcessIdError, PathKind, ProcessId, StartProcess, StartedProcess,
+    Window,
+};
+pub use sandbox::{
+    Condition, ConditionKind, CreateSandbox, Created, DiskUsage, LogChunk, LogSource, PruneRequest,
+    Pruned, Sandbox, SandboxDetail, Version,
+};
+pub use stats::{GuestUse, HostUse, Stats};
+pub use text::Text;

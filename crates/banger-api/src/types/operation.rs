@@ -1,0 +1,56 @@
+//! What takes long.
+
+use banger_model::policy::Action;
+use banger_model::{OperationId, OperationStatus, SandboxId, SandboxName, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Something that was asked of a sandbox and takes its time. It goes on whoever looks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Operation {
+    /// Its id.
+    #[schema(value_type = String, example = "0123456789abcdef")]
+    pub id: OperationId,
+    /// What was asked.
+    #[schema(value_type = String, example = "start")]
+    pub action: Action,
+    /// The sandbox it is about.
+    #[schema(value_type = String)]
+    pub sandbox: SandboxId,
+    /// That one's name.
+    #[schema(value_type = String)]
+    pub name: SandboxName,
+    /// When it was asked, in milliseconds since 1970.
+    #[schema(value_type = u64)]
+    pub started: Timestamp,
+    /// `status` is `running`, `succeeded`, `failed` (with `error`) or `cancelled`; when it is not
+    /// running any more, `at` tells since when.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    pub status: OperationStatus,
+    /// What was done so far, one after the other; the last is under way.
+    pub stages: Vec<Stage>,
+    /// What is worth telling, oldest first.
+    pub log: Vec<String>,
+}
+
+/// One part of an operation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Stage {
+    /// What is done, such as `booting`.
+    pub what: String,
+    /// Since when, in milliseconds since 1970.
+    #[schema(value_type = u64)]
+    pub since: Timestamp,
+    /// How far it is, where that is known.
+    pub progress: Option<StageProgress>,
+}
+
+/// How far a stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct StageProgress {
+    /// So much is done, mostly in bytes.
+    pub done: u64,
+    /// Of so much, where that is known.
+    pub whole: Option<u64>,
+}

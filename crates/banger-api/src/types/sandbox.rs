@@ -1,0 +1,201 @@
+//! Sandboxes as they are asked for and shown.
+
+use banger_model::{Labels, Lifetime, OperationId, SandboxId, SandboxName, SandboxSpec, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{GuestProcess, Text};
+
+/// What this daemon is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Version {
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Since when it serves, in milliseconds since 1970.
+    #[schema(value_type = u64)]
+    pub since: Timestamp,
+}
+
+/// A sandbox that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreateSandbox {
+    /// Its name; one is made up where none is given.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub name: Option<SandboxName>,
+    /// What it is made of.
+    #[schema(value_type = Object)]
+    pub spec: SandboxSpec,
+    /// Labels.
+    #[schema(value_type = Object)]
+    #[serde(default)]
+    pub labels: Labels,
+    /// How long it is to live.
+    #[schema(value_type = Object)]
+    #[serde(default)]
+    pub lifetime: Lifetime,
+    /// Whether it is started, too.
+    #[serde(default = "yes")]
+    pub start: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A sandbox that was created.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Created {
+    /// The sandbox.
+    pub sandbox: Sandbox,
+    /// The operation that starts it; none when it is not started.
+    #[schema(value_type = Option<String>)]
+    pub operation: Option<OperationId>,
+}
+
+/// A sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Sandbox {
+    /// Its id.
+    #[schema(value_type = String, example = "0123456789ab")]
+    pub id: SandboxId,
+    /// Its name.
+    #[schema(value_type = String, example = "web")]
+    pub name: SandboxName,
+    /// `created`, `starting`, `running`, `stopping`, `stopped`, `pausing`, `paused`, `failed` or
+    /// `deleting`.
+    pub state: String,
+    /// Since when, in milliseconds since 1970, where that is known.
+    #[schema(value_type = Option<u64>)]
+    pub since: Option<Timestamp>,
+    /// Why it is so, where there is more to say.
+    pub reason: Option<String>,
+    /// What it is made of.
+    #[schema(value_type = Object)]
+    pub spec: SandboxSpec,
+    /// Labels.
+    #[schema(value_type = Object)]
+    pub labels: Labels,
+    /// How long it is to live.
+    #[schema(value_type = Object)]
+    pub lifetime: Lifetime,
+    /// When it was created, in milliseconds since 1970.
+    #[schema(value_type = u64)]
+    pub created: Timestamp,
+    /// When it will be deleted for its age.
+    #[schema(value_type = Option<u64>)]
+    pub expires: Option<Timestamp>,
+    /// How often it has begun to start.
+    pub boots: u64,
+    /// What is not as it should be.
+    pub conditions: Vec<Condition>,
+    /// What is costly to find out: only when one sandbox is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<SandboxDetail>,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Condition {
+    /// What programs go by.
+    pub kind: ConditionKind,
+    /// A sentence for people.
+    pub message: String,
+}
+
+/// What is not as it should be.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum ConditionKind {
+    /// The host has no way out, so the sandbox has none.
+    NetworkOffline,
+    /// The sandbox's network has ended.
+    NetworkFailed,
+    /// The host's disk is full: the sandbox stands still until there is space.
+    HostDiskFull,
+    /// The guest does not answer.
+    Unreachable,
+    /// Its processors cannot go on.
+    Broken,
+}
+
+/// What is costly to find out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SandboxDetail {
+    /// Its directory on the host.
+    #[schema(value_type = String)]
+    pub dir: Text,
+    /// Its writable disk; none before its first start.
+    pub disk: Option<DiskUsage>,
+    /// The process of its virtual machine monitor.
+    pub vmm_pid: Option<i32>,
+    /// Its IPv4 address in its own network.
+    pub address: Option<String>,
+    /// What executes it: `kvm` or `tcg`.
+    pub accelerator: Option<String>,
+    /// The guest kernel's id of its boot.
+    pub boot_id: Option<String>,
+    /// What was started in it from outside.
+    pub processes: Vec<GuestProcess>,
+}
+
+/// Bytes of a sparse file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskUsage {
+    /// Its size as it seems.
+    pub apparent: u64,
+    /// The space it takes on the host.
+    pub real: u64,
+}
+
+/// Which stopped sandboxes are to go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct PruneRequest {
+    /// Only those with all of these labels, each as `KEY` or `KEY=VALUE`.
+    pub labels: Vec<String>,
+    /// Tell which they are and remove none.
+    pub dry_run: bool,
+}
+
+/// What was pruned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pruned {
+    /// Who goes.
+    pub sandboxes: Vec<Sandbox>,
+    /// The operations that remove them.
+    #[schema(value_type = Vec<String>)]
+    pub operations: Vec<OperationId>,
+    /// Bytes of disk they take.
+    pub space: u64,
+}
+
+/// Where a line of a log comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogSource {
+    /// What the guest's kernel and the agent write to the console.
+    #[default]
+    Console,
+    /// Only what the agent writes there.
+    Agent,
+    /// What the virtual machine monitor complains of.
+    Vmm,
+}
+
+/// A piece of a log. The event's id is the cursor behind it: a client that comes back gives it as
+/// `Last-Event-ID` and goes on from there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LogChunk {
+    /// When it was noticed, in milliseconds since 1970; later than it was written by up to the
+    /// time that the daemon was away.
+    #[schema(value_type = Option<u64>)]
+    pub at: Option<Timestamp>,
+    /// Whole lines, as the guest wrote them.
+    #[schema(value_type = String)]
+    pub text: Text,
+}
