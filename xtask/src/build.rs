@@ -12,9 +12,11 @@ use crate::place::Place;
 /// against.
 pub(crate) const GUEST_PROGRAMS: [&str; 2] = ["banger-agent", "banger-floor"];
 
-/// Builds `banger` as it is used.
+/// Builds `banger` and its daemon as they are used.
 pub(crate) fn banger(place: &Place) -> Result<()> {
-    Program::cargo(place, "build").args(["--release", "--locked", "-p", "banger"]).run()
+    Program::cargo(place, "build")
+        .args(["--release", "--locked", "-p", "banger", "-p", "bangerd"])
+        .run()
 }
 
 /// Builds the guest programs and puts them where a `banger` among the build results finds them.

@@ -1,4 +1,4 @@
-//! Putting what was built where it is used: `banger` into cargo's `bin`, as `cargo install`
+//! Putting what was built where it is used: `banger` and `bangerd` into cargo's `bin`, as `cargo install`
 //! does, and what belongs to it into `lib/banger` beside that.
 
 use std::path::{Path, PathBuf};
@@ -14,9 +14,11 @@ pub(crate) fn install(place: &Place) -> Result<PathBuf> {
     for name in GUEST_PROGRAMS {
         replace(&place.guest_programs().join(name), &lib.join(name))?;
     }
-    let banger = place.cargo_home.join("bin/banger");
-    replace(&place.target.join("release/banger"), &banger)?;
-    Ok(banger)
+    let bin = place.cargo_home.join("bin");
+    for name in ["bangerd", "banger"] {
+        replace(&place.target.join("release").join(name), &bin.join(name))?;
+    }
+    Ok(bin.join("banger"))
 }
 
 /// Puts a copy of a program in place of another, in one step: a running one runs on, and nobody

@@ -2,11 +2,15 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bench, completion, doctor, internal, man, version, vm_run};
+use crate::commands::{
+    bench, completion, doctor, man, version, vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_list,
+    vm_logs, vm_prune, vm_run, vm_show, vm_stats,
+};
 
 /// Disposable Linux sandboxes, each a virtual machine of its own.
 ///
-/// `banger vm run` gives you a real Linux with its own kernel and throws it away on exit.
+/// `banger vm run` gives you a real Linux with its own kernel and throws it away on exit;
+/// `banger vm create` gives you one that stays until you delete it.
 #[derive(Debug, Parser)]
 #[command(
     name = "banger",
@@ -15,6 +19,9 @@ use crate::commands::{bench, completion, doctor, internal, man, version, vm_run}
     arg_required_else_help = true,
     after_help = "Examples:\n  banger vm run                 a shell in a new sandbox\n  \
                   banger vm run -- uname -a     one command in a new sandbox\n  \
+                  banger vm create web          a sandbox that stays\n  \
+                  banger vm exec -it web        a shell in it\n  \
+                  banger ps                     the sandboxes that run\n  \
                   banger doctor                 what this host can do"
 )]
 pub(crate) struct Cli {
@@ -30,31 +37,73 @@ pub(crate) enum Command {
     /// Sandboxes
     #[command(subcommand)]
     Vm(Vm),
-    /// Tell what this host can do, and what to do about what it cannot
+    Ps(vm_list::PsArgs),
     Doctor(doctor::Args),
     /// Measure
     #[command(subcommand)]
     Bench(Bench),
-    /// Show the version
     Version(version::Args),
-    /// Print the completion script of a shell
     Completion(completion::Args),
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man(man::Args),
-    /// Programs that run beside a sandbox
-    #[command(subcommand, hide = true)]
-    Internal(internal::Internal),
 }
 
+/// A sandbox is named by its name, its id, or the beginning of its id. What has no text here has
+/// it beside its arguments: a line here would hide all of that.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Vm {
-    /// Run a command in a new sandbox and throw the sandbox away
     Run(vm_run::Args),
+    Create(vm_create::Args),
+    Exec(vm_exec::Args),
+    #[command(visible_alias = "ls")]
+    List(vm_list::Args),
+    Show(vm_show::Args),
+    /// Start sandboxes
+    #[command(after_help = "Examples:\n  banger vm start web\n  banger vm start web db")]
+    Start(vm_act::Args),
+    /// Stop sandboxes with their disks in order
+    #[command(after_help = "Examples:\n  banger vm stop web\n  \
+                            banger vm stop $(banger ps -q --label app=shop)")]
+    Stop(vm_act::Args),
+    /// Stop sandboxes and start them again
+    #[command(after_help = "Examples:\n  banger vm restart web")]
+    Restart(vm_act::Args),
+    /// Stop sandboxes at once, as pulling the plug does
+    #[command(after_help = "Examples:\n  banger vm kill web")]
+    Kill(vm_act::Args),
+    #[command(visible_alias = "rm")]
+    Delete(vm_delete::Args),
+    Prune(vm_prune::Args),
+    Logs(vm_logs::Args),
+    Stats(vm_stats::Args),
+    Cp(vm_cp::Args),
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// The time from nothing to a command's end, beside the least that the host allows
     Start(bench::Args),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_does_and_those_with_more_to_say_say_it() {
+        let mut open = vec![Cli::command()];
+        let mut long = 0;
+        while let Some(command) = open.pop() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            long += usize::from(command.get_long_about().is_some());
+            open.extend(command.get_subcommands().cloned());
+        }
+        assert!(long >= 8, "{long}");
+    }
 }

@@ -2,11 +2,15 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
+use banger_api::client::Client;
 use banger_host::home::{Home, HomeEnv};
 use bangerd::assets::Sources;
-use bangerd::sandbox::{HelperProgram, Helpers};
+use bangerd::machine::HelperProgram;
+
+use crate::daemon::OnDemand;
 
 /// The environment of one run.
 #[derive(Debug)]
@@ -72,12 +76,19 @@ impl Context {
         dir.parent().unwrap_or(dir).join("lib").join("banger")
     }
 
-    /// The programs of ours that run beside a sandbox.
-    pub(crate) fn helpers(&self) -> Helpers {
-        let internal = |name: &str| HelperProgram {
-            program: self.program.clone(),
-            args: vec!["internal".into(), name.into()],
-        };
-        Helpers { keeper: internal("keeper"), relay: internal("relay") }
+    /// The daemon's executable, which is beside this one.
+    pub(crate) fn daemon_program(&self) -> PathBuf {
+        self.program.with_file_name("bangerd")
+    }
+
+    /// The program of ours that stands before a sandbox's network.
+    pub(crate) fn relay(&self) -> HelperProgram {
+        HelperProgram { program: self.daemon_program(), args: vec!["relay".into()] }
+    }
+
+    /// A client of the owner's daemon, which is started when it is needed.
+    pub(crate) fn client(&self, verbosity: u8) -> Client {
+        let (home, program) = (self.home.clone(), self.daemon_program());
+        Client::new(Arc::new(OnDemand { home, program, verbosity }))
     }
 }

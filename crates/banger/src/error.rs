@@ -1,8 +1,8 @@
 //! What goes wrong in a command: said in one sentence, with what to do, and an exit status.
 
-use banger_link::Refusal;
+use banger_api::client::ClientError;
+use banger_api::types::{Problem, ProblemCode};
 use banger_model::ExitCode;
-use bangerd::link::LinkFailed;
 
 /// Whose failure it is; it picks the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,20 +35,20 @@ impl CommandError {
         Self { kind, error: error.into(), hints: Vec::new() }
     }
 
-    /// A failure of `vm run`: the command's own where the agent refused it, else the sandbox's.
+    /// A failure around a command in a sandbox: the command's own where the sandbox has no such
+    /// command, else the sandbox's.
     pub(crate) fn of_sandbox(error: anyhow::Error) -> Self {
-        let kind = error.chain().find_map(|cause| {
-            let refusal = match cause.downcast_ref::<LinkFailed>() {
-                Some(LinkFailed::Refused(refusal)) => refusal,
-                _ => cause.downcast_ref::<Refusal>()?,
-            };
-            match refusal {
-                Refusal::NotFound(_) => Some(Kind::NotFound),
-                Refusal::CannotInvoke(..) => Some(Kind::CannotInvoke),
-                _ => None,
-            }
+        let problem = error.chain().find_map(|cause| match cause.downcast_ref::<ClientError>() {
+            Some(ClientError::Problem(problem)) => Some(problem),
+            _ => cause.downcast_ref::<Problem>(),
         });
-        Self::new(kind.unwrap_or(Kind::Sandbox), error)
+        let kind = match problem.map(|problem| problem.code) {
+            Some(ProblemCode::CommandNotFound) => Kind::NotFound,
+            Some(ProblemCode::CommandNotExecutable) => Kind::CannotInvoke,
+            _ => Kind::Sandbox,
+        };
+        let hints = problem.map(|problem| problem.hints.clone()).unwrap_or_default();
+        Self { kind, hints, error }
     }
 
     /// Adds what the user may do about it.
@@ -110,6 +110,18 @@ impl From<banger_host::HostError> for CommandError {
     }
 }
 
+impl From<ClientError> for CommandError {
+    fn from(error: ClientError) -> Self {
+        match error {
+            ClientError::Problem(problem) => {
+                let hints = problem.hints.clone();
+                Self { kind: Kind::Failed, error: problem.into(), hints }
+            }
+            other => Self::new(Kind::Failed, other),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,14 +129,14 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_command_is_the_commands_failure() {
-        let refused = |refusal| {
-            let error = anyhow::Error::new(LinkFailed::Refused(refusal)).context("around it");
+        let refused = |code| {
+            let problem = Problem::new(code, "x");
+            let error = anyhow::Error::new(ClientError::Problem(problem)).context("around it");
             CommandError::of_sandbox(error).exit_code()
         };
-        assert_eq!(refused(Refusal::NotFound("x".into())), ExitCode::NOT_FOUND);
-        let denied = Refusal::CannotInvoke("/".into(), "is a directory".into());
-        assert_eq!(refused(denied), ExitCode::CANNOT_INVOKE);
-        assert_eq!(refused(Refusal::NoSuchUser("x".into())), ExitCode::SANDBOX_FAILED);
+        assert_eq!(refused(ProblemCode::CommandNotFound), ExitCode::NOT_FOUND);
+        assert_eq!(refused(ProblemCode::CommandNotExecutable), ExitCode::CANNOT_INVOKE);
+        assert_eq!(refused(ProblemCode::Refused), ExitCode::SANDBOX_FAILED);
         assert_eq!(CommandError::of_sandbox(anyhow!("boom")).exit_code(), ExitCode::SANDBOX_FAILED);
     }
 

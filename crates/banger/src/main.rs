@@ -5,7 +5,9 @@
 mod cli;
 mod commands;
 mod context;
+mod daemon;
 mod error;
+mod lease;
 mod output;
 mod progress;
 mod session;

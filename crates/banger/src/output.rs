@@ -17,9 +17,69 @@ pub(crate) enum Format {
     Json,
 }
 
+/// Between two columns.
+const GAP: &str = "  ";
+
+/// Rows under a header, in columns as wide as what is in them. Nothing is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Table<const COLUMNS: usize> {
+    header: [&'static str; COLUMNS],
+    rows: Vec<[String; COLUMNS]>,
+}
+
+impl<const COLUMNS: usize> Table<COLUMNS> {
+    /// A table without rows.
+    pub(crate) fn new(header: [&'static str; COLUMNS]) -> Self {
+        Self { header, rows: Vec::new() }
+    }
+
+    /// Adds a row.
+    pub(crate) fn row(&mut self, cells: [String; COLUMNS]) {
+        self.rows.push(cells);
+    }
+
+    /// All lines, the header first. A column in which no row has anything is left out where it
+    /// is one of `optional`.
+    pub(crate) fn render(&self, optional: &[&str]) -> String {
+        let shown = |column: &usize| {
+            let used = self.rows.iter().any(|row| !row[*column].is_empty());
+            used || !optional.contains(&self.header[*column])
+        };
+        let columns: Vec<usize> = (0..COLUMNS).filter(shown).collect();
+        let header = self.header.map(str::to_owned);
+        let lines = || std::iter::once(&header).chain(&self.rows);
+        let width = |column: usize| lines().map(|row| row[column].chars().count()).max();
+        let widths: Vec<usize> = columns.iter().map(|c| width(*c).unwrap_or(0)).collect();
+        let mut text = String::new();
+        for row in lines() {
+            let cells = columns.iter().zip(&widths);
+            let cells: Vec<String> =
+                cells.map(|(column, width)| format!("{:width$}", row[*column])).collect();
+            text.push_str(cells.join(GAP).trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Lines of a name and what goes with it, one under the other.
+pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(name, _)| name.len() + 1).max().unwrap_or(0);
+    let line =
+        |(name, value): &(&str, String)| format!("{:width$} {value}", format!("{name}:")) + "\n";
+    pairs.iter().map(line).collect()
+}
+
 /// Writes a line of text.
 pub(crate) fn line(text: impl AsRef<str>) -> Result<(), CommandError> {
     Ok(writeln!(anstream::stdout().lock(), "{}", text.as_ref())?)
+}
+
+/// Writes text that has its line ends.
+pub(crate) fn text(text: &str) -> Result<(), CommandError> {
+    let mut stdout = anstream::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
 }
 
 /// Writes a value as JSON.
@@ -28,9 +88,61 @@ pub(crate) fn json(value: &impl Serialize) -> Result<(), CommandError> {
     line(text)
 }
 
+/// Writes a value as JSON on a line of its own.
+pub(crate) fn json_line(value: &impl Serialize) -> Result<(), CommandError> {
+    line(serde_json::to_string(value).map_err(anyhow::Error::from)?)
+}
+
 /// Says something that is no data, on standard error. Nobody there to read it is no failure.
 pub(crate) fn notice(text: &str) {
     // A terminal may be raw at this moment: then a line does not begin at the left by itself.
     let end = if banger_host::terminal::is_terminal(std::io::stderr()) { "\r\n" } else { "\n" };
     let _ = write!(anstream::stderr().lock(), "banger: {text}{end}");
+}
+
+/// What a guest says, as it can be shown in one line of a terminal.
+pub(crate) fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(text);
+    let plain = |c: char| if c.is_control() { c.escape_default().collect() } else { vec![c] };
+    text.chars().flat_map(plain).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(rows: &[[&str; 3]]) -> String {
+        let mut table = Table::new(["NAME", "AGE", "EXPIRES"]);
+        for row in rows {
+            table.row(row.map(str::to_owned));
+        }
+        table.render(&["EXPIRES"])
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_lines_have_no_tail() {
+        assert_eq!(
+            table(&[["a", "1d 2h", "soon"], ["grüße-an-alle", "3s", ""]]),
+            "NAME           AGE    EXPIRES\n\
+             a              1d 2h  soon\n\
+             grüße-an-alle  3s\n"
+        );
+    }
+
+    #[test]
+    fn a_column_that_says_nothing_is_left_out_only_where_it_may() {
+        assert_eq!(table(&[["a", "", ""]]), "NAME  AGE\na\n");
+        assert_eq!(table(&[]), "NAME  AGE\n");
+    }
+
+    #[test]
+    fn pairs_stand_under_each_other() {
+        let text = pairs(&[("name", "web".to_owned()), ("id", "0".to_owned())]);
+        assert_eq!(text, "name: web\nid:   0\n");
+    }
+
+    #[test]
+    fn what_could_steer_a_terminal_is_shown_instead() {
+        assert_eq!(shown(b"a\x1b[2J\r\n\xc2\x9bz"), "a\\u{1b}[2J\\r\\n\\u{9b}z");
+    }
 }

@@ -51,12 +51,11 @@ impl Assets {
     /// When something is missing and cannot be made.
     pub async fn prepare(
         sources: &Sources,
+        vmm: Arc<dyn Vmm>,
         image: &ImageName,
         kernel: &KernelName,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
-        let path = sources.path.clone();
-        let vmm: Arc<dyn Vmm> = Arc::new(spawn_blocking(move || Qemu::discover(&path)).await??);
         let (kernel, initramfs) = ensure_kernel(sources, kernel, progress.clone()).await?;
         // While the image is made the processor has nothing to do for KVM's probe to disturb.
         let guest = ProbeGuest {
@@ -73,6 +72,14 @@ impl Assets {
         Ok(Self { vmm, kernel, image, initramfs, accelerator, kvm, tsc_khz })
     }
 
+    /// What is worth telling a user once: why there is no KVM, when that was just found out.
+    pub fn news(&self) -> Option<String> {
+        match &self.kvm {
+            Finding::New(verdict) => verdict.notice(),
+            _ => None,
+        }
+    }
+
     /// The files behind a machine's block devices when `disk` is the sandbox's own.
     pub fn disks(&self, disk: PathBuf) -> Disks {
         Disks {
@@ -82,6 +89,15 @@ impl Assets {
             volumes: Default::default(),
         }
     }
+}
+
+/// Finds the virtual machine monitor of this host.
+///
+/// # Errors
+/// When it is missing or too old.
+pub async fn discover_vmm(sources: &Sources) -> Result<Arc<dyn Vmm>> {
+    let path = sources.path.clone();
+    Ok(Arc::new(spawn_blocking(move || Qemu::discover(&path)).await??))
 }
 
 async fn ensure_kernel(

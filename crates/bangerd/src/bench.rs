@@ -5,22 +5,23 @@
 //! it: what a cold start takes beyond is our own doing. Both are measured in turns, so that
 //! whatever else the host does meets both alike.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use banger_host::fs::remove_all;
 use banger_host::home::Home;
 use banger_host::random;
 use banger_link::Command;
-use banger_model::{EnvVar, SandboxId, SandboxSpec};
+use banger_model::{EnvVar, SandboxId, SandboxName, SandboxSpec, generate_name};
 use banger_vmm::EndReason;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::assets::Assets;
-use crate::lease::Lease;
+use crate::checkpoint::Checkpoints;
 use crate::link::ProcessEvent;
-use crate::sandbox::{self, Disposal, Helpers, Sandbox, discard};
+use crate::machine::{self, Blueprint, HelperProgram, Live};
 
 /// How long a floor's machine may take, which does next to nothing.
 const FLOOR_TIMEOUT: Duration = Duration::from_secs(120);
@@ -36,6 +37,40 @@ pub struct ColdStart {
     pub gone: Duration,
 }
 
+/// A machine that is measured and thrown away. It is apart from the sandboxes that are used.
+struct Subject<'a> {
+    id: SandboxId,
+    name: SandboxName,
+    dir: PathBuf,
+    assets: &'a Assets,
+    spec: &'a SandboxSpec,
+    relay: &'a HelperProgram,
+}
+
+impl<'a> Subject<'a> {
+    fn new(
+        home: &Home,
+        assets: &'a Assets,
+        spec: &'a SandboxSpec,
+        relay: &'a HelperProgram,
+    ) -> Result<Self> {
+        let id = SandboxId::from_random(random::bytes()?);
+        let name = generate_name(random::bytes()?, 0);
+        let dir = machine::make_dir(&home.bench().join(id.as_str()))?;
+        Ok(Self { id, name, dir, assets, spec, relay })
+    }
+
+    fn blueprint(&self) -> Blueprint<'_> {
+        let Self { id, name, dir, assets, spec, relay } = self;
+        Blueprint { id, name, dir, spec, assets, relay }
+    }
+
+    async fn remove(self) -> Result<()> {
+        machine::clear(&self.dir).await?;
+        Ok(spawn_blocking(move || remove_all(&self.dir)).await??)
+    }
+}
+
 /// Starts a sandbox, runs `true` in it, and throws it away.
 ///
 /// # Errors
@@ -44,19 +79,29 @@ pub async fn cold_start(
     home: &Home,
     assets: &Assets,
     spec: &SandboxSpec,
-    helpers: &Helpers,
+    relay: &HelperProgram,
 ) -> Result<ColdStart> {
     let begin = Instant::now();
-    let sandbox = Sandbox::start(home, assets, spec, Disposal::Remove, helpers).await?;
+    let subject = Subject::new(home, assets, spec, relay)?;
+    let started = start(&subject).await;
     let ready = begin.elapsed();
-    let ran = run_true(&sandbox).await;
+    let ran = match &started {
+        Ok(live) => run_true(live).await,
+        Err(_) => Ok(()),
+    };
     let answered = begin.elapsed();
-    sandbox.end().await?;
-    ran?;
+    subject.remove().await?;
+    started.and(ran)?;
     Ok(ColdStart { ready, answered, gone: begin.elapsed() })
 }
 
-async fn run_true(sandbox: &Sandbox) -> Result<()> {
+async fn start(subject: &Subject<'_>) -> Result<Live> {
+    let blueprint = subject.blueprint();
+    let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await?;
+    machine::boot(&blueprint, prepared).await
+}
+
+async fn run_true(live: &Live) -> Result<()> {
     let path = EnvVar::parse(b"PATH=/usr/bin:/bin")?;
     let command = Command {
         argv: vec![b"true".to_vec()],
@@ -65,7 +110,7 @@ async fn run_true(sandbox: &Sandbox) -> Result<()> {
         user: None,
         terminal: None,
     };
-    let mut process = sandbox.link().start(command).await?;
+    let mut process = live.link.start(command).await?;
     loop {
         match process.next().await? {
             ProcessEvent::Exited(_) => return Ok(()),
@@ -85,27 +130,19 @@ pub async fn floor(
     assets: &Assets,
     initramfs: &Path,
     spec: &SandboxSpec,
-    helpers: &Helpers,
+    relay: &HelperProgram,
 ) -> Result<Duration> {
-    let id = SandboxId::from_random(random::bytes()?);
-    let lease = Lease::create(home, &id)?;
-    let measured = measure_floor(&id, &lease, assets, initramfs, spec, helpers).await;
-    spawn_blocking(move || discard(&lease)).await??;
+    let subject = Subject::new(home, assets, spec, relay)?;
+    let measured = measure_floor(&subject, initramfs).await;
+    subject.remove().await?;
     measured
 }
 
-async fn measure_floor(
-    id: &SandboxId,
-    lease: &Lease,
-    assets: &Assets,
-    initramfs: &Path,
-    spec: &SandboxSpec,
-    helpers: &Helpers,
-) -> Result<Duration> {
-    let mut machine = sandbox::furnish(id, lease.dir(), assets, spec, helpers)?.machine;
+async fn measure_floor(subject: &Subject<'_>, initramfs: &Path) -> Result<Duration> {
+    let mut machine = machine::furnish(&subject.blueprint())?.machine;
     machine.initramfs = initramfs.to_owned();
     let begin = Instant::now();
-    let running = assets.vmm.prepare(machine).await?.boot().await?;
+    let running = subject.assets.vmm.prepare(machine).await?.boot().await?;
     let reason = timeout(FLOOR_TIMEOUT, running.ended())
         .await
         .with_context(|| format!("the floor's machine ran for {} s", FLOOR_TIMEOUT.as_secs()))?;

@@ -1,23 +1,37 @@
-//! The owner's side of sandboxes: from a spec to a running guest and the processes in it.
+//! The owner's side of sandboxes: from what is asked for to a running guest and the processes in
+//! it, and the daemon that outlives none of them.
 //!
 //! ```text
-//!   Owner (home, assets)          what sandboxes are made from
-//!     └─ Sandbox                  one directory, one VMM, one lease
-//!          └─ Link ── Process     requests and streams over the guest's link
+//!   server ─ api ─▶ registry ─▶ driver (one task a sandbox) ─▶ machine ─▶ link
+//!                                   │                            ▲
+//!                                 store                       arsenal
 //! ```
 //!
-//! **Architecture invariant:** nothing here knows a terminal or a command line. Who owns a
-//! sandbox holds its [`Lease`]; when that falls, whoever sees it first — the sandbox's
-//! [`keeper`] or the next [`sweep`] — removes all that belongs to it.
+//! **Architecture invariant:** nothing here knows a terminal or a command line. What is decided
+//! reaches the store before the world, so any daemon may die at any instant and the next one goes
+//! on ([`recovery`]).
 
+mod api;
+mod arsenal;
 pub mod assets;
 pub mod bench;
+pub mod checkpoint;
+pub mod daemon;
 pub mod doctor;
-pub mod keeper;
-mod lease;
+mod driver;
+mod exec;
+mod leases;
 pub mod link;
-pub mod sandbox;
-mod sweep;
+mod logs;
+pub mod machine;
+mod metrics;
+mod operations;
+mod pollable;
+mod recovery;
+mod registry;
+mod server;
+mod shared;
+mod stats;
+mod store;
 
-pub use lease::Lease;
-pub use sweep::sweep;
+pub use api::openapi;

@@ -7,8 +7,9 @@ use banger_testkit::repo_root;
 
 use crate::graph::tree;
 
-/// Most packages in `Cargo.lock`. More is a decision, made here.
-const MAX_LOCKED: usize = 130;
+/// Most packages in `Cargo.lock`. More is a decision, made here: a third of them serve the daemon
+/// (hyper and axum, SQLite, tracing, the metrics).
+const MAX_LOCKED: usize = 185;
 
 /// Everything that may end up in the guest agent, which runs as PID 1 in every sandbox. What
 /// comes with macros runs only while compiling, but is compiled from the same hands.

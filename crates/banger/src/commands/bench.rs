@@ -4,8 +4,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use banger_model::{DiskSize, ExitCode, ImageName, KernelName, MemorySize, SandboxSpec};
-use bangerd::assets::Assets;
+use banger_model::{
+    DiskSize, ExitCode, ImageName, KernelName, MemorySize, NetworkMode, SandboxSpec,
+};
+use bangerd::assets::{Assets, discover_vmm};
 use bangerd::bench::{ColdStart, cold_start, floor};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
@@ -90,7 +92,9 @@ async fn measure(args: &Args) -> Result<Report> {
     let context = Context::from_process()?;
     let progress = progress::to_stderr();
     let sources = context.sources()?;
-    let assets = Assets::prepare(&sources, &args.image, &args.kernel, progress.clone()).await?;
+    let vmm = discover_vmm(&sources).await?;
+    let (image, kernel) = (&args.image, &args.kernel);
+    let assets = Assets::prepare(&sources, vmm, image, kernel, progress.clone()).await?;
     let program = context.guest_program("banger-floor")?;
     let initramfs = spawn_blocking({
         let (home, kernel) = (context.home.clone(), assets.kernel.clone());
@@ -104,13 +108,14 @@ async fn measure(args: &Args) -> Result<Report> {
         cpus: None,
         memory: args.memory,
         disk: DiskSize::DEFAULT,
+        network: NetworkMode::User,
     };
-    let helpers = context.helpers();
+    let relay = context.relay();
     let (mut floors, mut starts) = (Vec::new(), Vec::<ColdStart>::new());
     for round in 1..=args.rounds.get() {
         progress.stage(&format!("round {round} of {}", args.rounds));
-        floors.push(floor(&context.home, &assets, &initramfs, &spec, &helpers).await?);
-        starts.push(cold_start(&context.home, &assets, &spec, &helpers).await?);
+        floors.push(floor(&context.home, &assets, &initramfs, &spec, &relay).await?);
+        starts.push(cold_start(&context.home, &assets, &spec, &relay).await?);
     }
     let of = |part: fn(&ColdStart) -> Duration| Distribution::of(starts.iter().map(part).collect());
     let (floor, answered) = (Distribution::of(floors), of(|start| start.answered));

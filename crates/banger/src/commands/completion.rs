@@ -1,12 +1,18 @@
 //! `banger completion`, and what completes to names.
 
+use std::ffi::OsStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use banger_api::client::{Client, SocketPath};
 use banger_host::fs::list_dir;
 use banger_host::home::Home;
 use banger_model::ExitCode;
 use clap::ValueEnum;
 use clap_complete::CompletionCandidate;
+use clap_complete::engine::{PathCompleter, ValueCompleter as _};
 
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::error::CommandError;
 use crate::output;
 
@@ -50,6 +56,32 @@ pub(crate) fn images() -> Vec<CompletionCandidate> {
 /// The kernels that are here.
 pub(crate) fn kernels() -> Vec<CompletionCandidate> {
     names(Home::kernels)
+}
+
+/// How long a daemon may take to tell its sandboxes: somebody waits for the key they pressed.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The sandboxes that are here, if a daemon runs: none is started for this.
+pub(crate) fn sandboxes() -> Vec<CompletionCandidate> {
+    sandbox_names().into_iter().map(CompletionCandidate::new).collect()
+}
+
+/// What may stand on either side of a copy: paths here, and sandboxes with a colon.
+pub(crate) fn sandboxes_and_paths(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mut candidates = PathCompleter::any().complete(current);
+    let begun = current.to_string_lossy();
+    let names = sandbox_names().into_iter().map(|name| format!("{name}:"));
+    candidates.extend(names.filter(|n| n.starts_with(&*begun)).map(CompletionCandidate::new));
+    candidates
+}
+
+fn sandbox_names() -> Vec<String> {
+    let Ok(context) = Context::from_process() else { return Vec::new() };
+    let Ok(runtime) = context::runtime() else { return Vec::new() };
+    let client = Client::new(Arc::new(SocketPath(context.home.socket())));
+    let listed = runtime.block_on(async { tokio::time::timeout(PATIENCE, client.list(&[])).await });
+    let Ok(Ok(sandboxes)) = listed else { return Vec::new() };
+    sandboxes.into_iter().map(|sandbox| sandbox.name.to_string()).collect()
 }
 
 /// Names of entries; none where nothing can be read, for a shell has no use for errors.

@@ -1,27 +1,73 @@
 //! One file per command: its arguments, whose doc comments are its help, and what it does.
 
 pub(crate) mod bench;
+pub(crate) mod command_args;
 pub(crate) mod completion;
 pub(crate) mod doctor;
-pub(crate) mod internal;
 pub(crate) mod man;
 pub(crate) mod version;
+pub(crate) mod vm_act;
+pub(crate) mod vm_cp;
+pub(crate) mod vm_create;
+pub(crate) mod vm_delete;
+pub(crate) mod vm_exec;
+pub(crate) mod vm_list;
+pub(crate) mod vm_logs;
+pub(crate) mod vm_prune;
 pub(crate) mod vm_run;
+pub(crate) mod vm_show;
+pub(crate) mod vm_stats;
 
+use banger_api::client::{Client, SandboxAction};
 use banger_model::ExitCode;
 
 use crate::cli::{Bench, Cli, Command, Vm};
+use crate::context::{self, Context};
 use crate::error::CommandError;
 
 /// Runs the command that was asked for.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
+    let verbosity = cli.verbose;
     match cli.command {
-        Command::Vm(Vm::Run(args)) => vm_run::run(args),
+        Command::Vm(command) => run_vm(command, verbosity),
+        Command::Ps(args) => vm_list::run_ps(&args, verbosity),
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(Bench::Start(args)) => bench::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Man(args) => man::run(&args),
-        Command::Internal(internal) => internal::run(internal),
     }
+}
+
+fn run_vm(command: Vm, verbosity: u8) -> Result<ExitCode, CommandError> {
+    let act = |args: &vm_act::Args, action| vm_act::run(args, action, verbosity);
+    match command {
+        Vm::Run(args) => vm_run::run(args, verbosity),
+        Vm::Create(args) => vm_create::run(args, verbosity),
+        Vm::Exec(args) => vm_exec::run(args, verbosity),
+        Vm::List(args) => vm_list::run(&args, verbosity),
+        Vm::Show(args) => vm_show::run(&args, verbosity),
+        Vm::Start(args) => act(&args, SandboxAction::Start),
+        Vm::Stop(args) => act(&args, SandboxAction::Stop),
+        Vm::Restart(args) => act(&args, SandboxAction::Restart),
+        Vm::Kill(args) => act(&args, SandboxAction::Kill),
+        Vm::Delete(args) => vm_delete::run(&args, verbosity),
+        Vm::Prune(args) => vm_prune::run(&args, verbosity),
+        Vm::Logs(args) => vm_logs::run(&args, verbosity),
+        Vm::Stats(args) => vm_stats::run(args, verbosity),
+        Vm::Cp(args) => vm_cp::run(&args, verbosity),
+    }
+}
+
+/// Does something with the daemon, which is started if need be.
+fn with_daemon<T>(
+    verbosity: u8,
+    work: impl AsyncFnOnce(Client) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let context = Context::from_process()?;
+    let runtime = context::runtime()?;
+    let result = runtime.block_on(async { work(context.client(verbosity)).await });
+    // Threads that still read standard input end with the process.
+    runtime.shutdown_background();
+    result
 }

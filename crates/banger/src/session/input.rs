@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 
-use bangerd::link::Control;
+use banger_api::client::SessionControl;
 use tokio::sync::mpsc;
 
 /// Bytes read from standard input at once.
@@ -11,16 +11,16 @@ const CHUNK: usize = 64 * 1024;
 const QUEUE: usize = 4;
 
 /// Hands standard input to the process until either ends.
-pub(super) async fn pump(control: Control) {
+pub(super) async fn pump(control: SessionControl) {
     let (chunks, mut queue) = mpsc::channel::<Vec<u8>>(QUEUE);
     // A read of a terminal cannot be given up: its thread ends with this program.
     std::thread::spawn(move || read(&chunks));
     while let Some(chunk) = queue.recv().await {
-        if control.write(chunk).await.is_err() {
+        if control.write(&chunk).await.is_err() {
             return;
         }
     }
-    let _ = control.end().await;
+    control.end_stdin();
 }
 
 fn read(chunks: &mpsc::Sender<Vec<u8>>) {

@@ -5,13 +5,12 @@ mod output;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
+use banger_api::client::{Client, ProcessSession, SessionControl, SessionEvent};
+use banger_api::types::{Command, ProcessId, StartProcess, Window};
+use banger_host::random;
 use banger_host::terminal::{RawMode, window_size};
-use banger_link::{Command, Window};
 use banger_model::ExitCode;
-use banger_vmm::{EndReason, RunState};
-use bangerd::link::{Control, LinkFailed, ProcessEvent};
-use bangerd::sandbox::Sandbox;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
@@ -64,7 +63,8 @@ impl Interrupts {
         }
     }
 
-    /// Waits for a signal that ends a program which has no sandbox yet: the status to end with.
+    /// Waits for a signal that ends a program which has no process in a sandbox yet: the status
+    /// to end with.
     pub(crate) async fn fatal(&mut self) -> ExitCode {
         loop {
             if let Interrupt::Pass(number) = self.next().await {
@@ -74,44 +74,67 @@ impl Interrupts {
     }
 }
 
-/// Runs a command in the sandbox with this program's standard streams as its own; returns its
+/// Runs a command in a sandbox with this program's standard streams as its own; returns its
 /// status.
 ///
 /// # Errors
 /// When the command does not start, or the sandbox ends first.
-pub(crate) async fn attach(
-    sandbox: &Sandbox,
+pub(crate) async fn run(
+    client: &Client,
+    sandbox: &str,
     command: Command,
     mut interrupts: Interrupts,
 ) -> Result<ExitCode> {
     let terminal = command.terminal.is_some();
-    let mut process = tokio::select! {
-        started = sandbox.link().start(command) => started?,
+    let process = ProcessId(u64::from_ne_bytes(random::bytes()?));
+    let session = tokio::select! {
+        session = begin(client, sandbox, process, command) => session?,
         code = interrupts.fatal() => return Ok(code),
     };
     // From here to the end of the function, whatever the way out.
-    let _raw = terminal.then(|| RawMode::enter(std::io::stdin())).transpose()?;
-    let control = process.control();
+    let raw = terminal.then(|| RawMode::enter(std::io::stdin())).transpose()?;
+    let code = attend(session, interrupts).await?;
+    drop(raw);
+    // The sandbox may go with its last process: then there is nothing to forget.
+    let _ = client.release(sandbox, process).await;
+    Ok(code)
+}
+
+async fn begin(
+    client: &Client,
+    sandbox: &str,
+    process: ProcessId,
+    command: Command,
+) -> Result<ProcessSession> {
+    client.start_process(sandbox, process, &StartProcess::Command(command)).await?;
+    Ok(ProcessSession::open(client, sandbox, process).await?)
+}
+
+/// Carries streams and signals until the process has ended.
+async fn attend(mut session: ProcessSession, mut interrupts: Interrupts) -> Result<ExitCode> {
+    let control = session.control();
     let input = tokio::spawn(input::pump(control.clone()));
     let mut output = Output::to(&control);
     let mut patience = Patience::default();
-    let overseen = oversee(sandbox);
-    let network = report_network(sandbox);
-    tokio::pin!(overseen, network);
     let mut ended = None;
     // Nothing in this loop waits for anything but the next event: a reader that does not read
     // must not keep a signal from its command.
     let code = loop {
         tokio::select! {
-            event = process.next(), if ended.is_none() => match event {
-                Ok(ProcessEvent::Output(stream, bytes)) => output.write(stream, bytes),
-                Ok(ProcessEvent::OutputEnded(_)) => {}
-                Ok(ProcessEvent::Exited(end)) => {
+            event = session.next(), if ended.is_none() => match event? {
+                SessionEvent::Output { stream, bytes } => output.write(stream, bytes),
+                SessionEvent::OutputEnded { .. } => {}
+                SessionEvent::Exited(end) => {
                     ended = Some(end.exit_code());
                     output.end();
                 }
-                Ok(ProcessEvent::Lost(refusal)) => bail!("the command is gone: {refusal}"),
-                Err(failed) => return Err(why_it_ended(failed, &mut overseen).await),
+                SessionEvent::Notice(message) => notice(&message),
+                SessionEvent::Lost(message) => {
+                    return Err(anyhow!("the command is gone: {message}"));
+                }
+                SessionEvent::SandboxEnded(reason) => {
+                    return Err(anyhow!("the sandbox ended before its command: {reason}"));
+                }
             },
             written = output.written() => {
                 written?;
@@ -121,29 +144,13 @@ pub(crate) async fn attach(
             }
             interrupt = interrupts.next() => {
                 patience.begin(&interrupt);
-                pass_on(&control, interrupt);
+                pass_on(&control, &interrupt);
             }
             code = patience.over() => break code,
-            error = &mut overseen => return Err(error),
-            () = &mut network => {}
         }
     };
     input.abort();
     Ok(code)
-}
-
-/// How long a machine whose link is gone may take to be seen ending.
-const END_PATIENCE: Duration = Duration::from_secs(3);
-
-/// A link mostly fails because its machine has ended: that is the better thing to say.
-async fn why_it_ended(
-    failed: LinkFailed,
-    overseen: &mut (impl Future<Output = anyhow::Error> + Unpin),
-) -> anyhow::Error {
-    match tokio::time::timeout(END_PATIENCE, overseen).await {
-        Ok(reason) => reason,
-        Err(_) => failed.into(),
-    }
 }
 
 /// A command that was told to end has so long to do it.
@@ -173,53 +180,18 @@ impl Patience {
     }
 }
 
-/// Tells when the network ends. Never returns: the sandbox goes on without.
-async fn report_network(sandbox: &Sandbox) {
-    let ended = sandbox.network_ended().await;
-    notice(&format!("the sandbox has no network any more: {ended}"));
-    std::future::pending().await
-}
-
-/// Looks after the machine: tells when it stands still because the host's disk is full, and lets
-/// it go on when it is not. Returns when it cannot go on, with the reason.
-async fn oversee(sandbox: &Sandbox) -> anyhow::Error {
-    let mut machine = sandbox.watch();
-    loop {
-        let standing = |state: &RunState| !matches!(state, RunState::Running | RunState::Paused);
-        let state = machine.wait_for(standing).await.map(|state| state.clone());
-        match state.unwrap_or(RunState::Ended(EndReason::Unseen)) {
-            RunState::Ended(reason) => {
-                return anyhow!("the sandbox ended before its command: {reason}");
+/// Passes a signal or a size on. What comes too late has nobody left to reach.
+fn pass_on(control: &SessionControl, interrupt: &Interrupt) {
+    match interrupt {
+        Interrupt::Pass(number) => {
+            if let Err(error) = control.signal(*number) {
+                notice(&format!("the signal is not passed on: {error}"));
             }
-            RunState::OutOfSpace => {}
-            _ => return anyhow!("the sandbox's processors cannot go on"),
         }
-        notice(&format!(
-            "the host's disk is full: the sandbox stands still until there is space on the file \
-             system of {}",
-            sandbox.dir().display()
-        ));
-        if let Err(error) = sandbox.resume_when_there_is_space().await {
-            return error;
+        Interrupt::Resize => {
+            if let Some(size) = window_size(std::io::stdout()) {
+                control.resize(Window { rows: size.rows, cols: size.cols });
+            }
         }
-        let moved = |state: &RunState| *state != RunState::OutOfSpace;
-        // When that fails the machine is gone, which the next turn tells.
-        let _ = machine.wait_for(moved).await;
-        notice("there is space again: the sandbox goes on");
     }
-}
-
-/// Passes a signal or a size on, without waiting for a guest that may stand still. What comes
-/// too late has nobody left to reach.
-fn pass_on(control: &Control, interrupt: Interrupt) {
-    let control = control.clone();
-    tokio::spawn(async move {
-        let _: Result<(), LinkFailed> = match interrupt {
-            Interrupt::Pass(number) => control.signal(number).await,
-            Interrupt::Resize => match window_size(std::io::stdout()) {
-                Some(size) => control.resize(Window { rows: size.rows, cols: size.cols }).await,
-                None => Ok(()),
-            },
-        };
-    });
 }

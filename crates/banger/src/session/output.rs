@@ -7,8 +7,8 @@
 use std::io::{ErrorKind, Write as _};
 
 use anyhow::{Context as _, Result};
-use banger_link::Stream;
-use bangerd::link::Control;
+use banger_api::attach::OutputStream;
+use banger_api::client::SessionControl;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 
@@ -22,21 +22,21 @@ pub(super) struct Output {
 
 impl Output {
     /// The output of the process that `control` is for.
-    pub(super) fn to(control: &Control) -> Self {
+    pub(super) fn to(control: &SessionControl) -> Self {
         let mut writers = JoinSet::new();
         let mut begin = |stream| {
             let (chunks, queue) = mpsc::unbounded_channel();
             writers.spawn(write_all(stream, queue, control.clone()));
             Some(chunks)
         };
-        let (stdout, stderr) = (begin(Stream::Stdout), begin(Stream::Stderr));
+        let (stdout, stderr) = (begin(OutputStream::Stdout), begin(OutputStream::Stderr));
         Self { stdout, stderr, writers }
     }
 
     /// Puts bytes on their way.
-    pub(super) fn write(&mut self, stream: Stream, bytes: Vec<u8>) {
+    pub(super) fn write(&mut self, stream: OutputStream, bytes: Vec<u8>) {
         let chunks = match stream {
-            Stream::Stderr => &self.stderr,
+            OutputStream::Stderr => &self.stderr,
             _ => &self.stdout,
         };
         if let Some(chunks) = chunks {
@@ -65,9 +65,9 @@ impl Output {
 }
 
 async fn write_all(
-    stream: Stream,
+    stream: OutputStream,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
-    control: Control,
+    control: SessionControl,
 ) -> Result<()> {
     while let Some(bytes) = queue.recv().await {
         let count = bytes.len();
@@ -75,26 +75,25 @@ async fn write_all(
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::BrokenPipe => {
                 // The process is to see what any would whose reader has gone.
-                let _ = control.close_output(stream).await;
+                control.close_output(stream);
                 return drop_rest(stream, queue, control, count).await;
             }
             Err(error) => return Err(error).context(format!("cannot write to {}", name(stream))),
         }
-        // A link that is gone is told of elsewhere.
-        let _ = control.consumed(stream, count).await;
+        control.consumed(stream, count);
     }
     Ok(())
 }
 
 /// Takes what was on its way when the reader went.
 async fn drop_rest(
-    stream: Stream,
+    stream: OutputStream,
     mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
-    control: Control,
+    control: SessionControl,
     mut count: usize,
 ) -> Result<()> {
     loop {
-        let _ = control.consumed(stream, count).await;
+        control.consumed(stream, count);
         match queue.recv().await {
             Some(bytes) => count = bytes.len(),
             None => return Ok(()),
@@ -102,9 +101,9 @@ async fn drop_rest(
     }
 }
 
-fn write(stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
+fn write(stream: OutputStream, bytes: &[u8]) -> std::io::Result<()> {
     match stream {
-        Stream::Stderr => std::io::stderr().write_all(bytes),
+        OutputStream::Stderr => std::io::stderr().write_all(bytes),
         _ => {
             let mut stdout = std::io::stdout().lock();
             stdout.write_all(bytes).and_then(|()| stdout.flush())
@@ -112,9 +111,9 @@ fn write(stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
     }
 }
 
-fn name(stream: Stream) -> &'static str {
+fn name(stream: OutputStream) -> &'static str {
     match stream {
-        Stream::Stderr => "standard error",
+        OutputStream::Stderr => "standard error",
         _ => "standard output",
     }
 }

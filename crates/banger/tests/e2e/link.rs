@@ -1,37 +1,63 @@
 //! The link of a real sandbox, cut again and again.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use banger_host::home::Home;
 use banger_link::{Command, Reply, Request, Stream};
-use banger_model::{DiskSize, EnvVar, MemorySize, ProcessEnd, SandboxSpec, Silent};
-use bangerd::assets::{Assets, Sources};
+use banger_model::{
+    DiskSize, EnvVar, MemorySize, NetworkMode, ProcessEnd, SandboxId, SandboxSpec, Silent,
+};
+use bangerd::assets::{Assets, Sources, discover_vmm};
+use bangerd::checkpoint::Checkpoints;
 use bangerd::link::{Link, ProcessEvent};
-use bangerd::sandbox::{Disposal, HelperProgram, Helpers, Sandbox};
+use bangerd::machine::{self, Blueprint, HelperProgram, Live};
 use sha2::{Digest as _, Sha256};
 
 use crate::support::TestEnv;
 
+/// A machine without a daemon.
+struct Sandbox {
+    live: Live,
+    dir: PathBuf,
+}
+
+impl Sandbox {
+    fn link(&self) -> &Link {
+        &self.live.link
+    }
+
+    async fn end(self) {
+        machine::clear(&self.dir).await.unwrap();
+        std::fs::remove_dir_all(self.dir).unwrap();
+    }
+}
+
 async fn start(env: &TestEnv) -> Sandbox {
     let home = Home::under(&env.home());
     let agent = banger_testkit::agent_dir().unwrap().join("banger-agent");
-    let sources =
-        Sources { home: home.clone(), path: "/usr/sbin:/usr/bin:/sbin:/bin".into(), agent };
+    let path = "/usr/sbin:/usr/bin:/sbin:/bin".into();
+    let sources = Sources { home: home.clone(), path, agent };
     let spec = SandboxSpec {
         image: "debian-bookworm".parse().unwrap(),
         kernel: "debian-cloud".parse().unwrap(),
         cpus: None,
         memory: MemorySize::DEFAULT,
         disk: DiskSize::DEFAULT,
+        network: NetworkMode::None,
     };
+    let vmm = discover_vmm(&sources).await.unwrap();
     let assets =
-        Assets::prepare(&sources, &spec.image, &spec.kernel, Arc::new(Silent)).await.unwrap();
-    let helper = |name: &str| HelperProgram {
-        program: env.program(),
-        args: vec!["internal".into(), name.into()],
-    };
-    let helpers = Helpers { keeper: helper("keeper"), relay: helper("relay") };
-    Sandbox::start(&home, &assets, &spec, Disposal::Remove, &helpers).await.unwrap()
+        Assets::prepare(&sources, vmm, &spec.image, &spec.kernel, Arc::new(Silent)).await.unwrap();
+    let id = SandboxId::from_random([7; 6]);
+    let dir = machine::make_dir(&home.bench().join(id.as_str())).unwrap();
+    let relay = HelperProgram { program: "/nonexistent".into(), args: Vec::new() };
+    let name = "link".parse().unwrap();
+    let blueprint =
+        Blueprint { id: &id, name: &name, dir: &dir, spec: &spec, assets: &assets, relay: &relay };
+    let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await.unwrap();
+    let live = machine::boot(&blueprint, prepared).await.unwrap();
+    Sandbox { live, dir }
 }
 
 fn sh(script: &str) -> Command {
@@ -90,7 +116,7 @@ fn fifty_cuts_lose_no_byte_and_processes_outlive_them() {
         let running: Vec<_> = processes.iter().filter(|p| p.end.is_none()).collect();
         assert_eq!(running.len(), 1, "{processes:?}");
         drop(counter);
-        sandbox.end().await.unwrap();
+        sandbox.end().await;
     });
     env.assert_nothing_left();
 }
@@ -115,6 +141,6 @@ fn many_processes_at_once_keep_their_streams_apart() {
             assert_eq!(end, ProcessEnd::Exited(0));
             assert_eq!(output, format!("{number}\n").repeat(200).into_bytes());
         }
-        sandbox.end().await.unwrap();
+        sandbox.end().await;
     });
 }

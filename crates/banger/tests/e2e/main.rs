@@ -6,11 +6,16 @@
 #![expect(clippy::disallowed_methods, reason = "tests are on the other side of the door")]
 
 mod cli;
+mod cp;
 mod inside;
 mod lifetime;
 mod link;
+mod logs_stats;
 mod network;
+mod prune;
 mod refusals;
 mod run;
 mod support;
+mod survival;
 mod terminal;
+mod vm;

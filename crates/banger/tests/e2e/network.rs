@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::support::TestEnv;
 
 /// The address by which this host reaches others; none when it reaches none.
-fn own_address() -> Option<Ipv4Addr> {
+pub(crate) fn own_address() -> Option<Ipv4Addr> {
     // Connecting a datagram socket sends nothing: it only asks for a route.
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("198.51.100.1:9").ok()?;

@@ -37,11 +37,13 @@ impl TestEnv {
         }
         // A copy would be another 20 MB for each test; the program finds itself by its link's
         // target, so the link is a hard one where it can be.
-        let program = root.path().join("bin/banger");
-        let built = env!("CARGO_BIN_EXE_banger");
-        std::fs::hard_link(built, &program)
-            .or_else(|_| std::fs::copy(built, &program).map(drop))
-            .unwrap();
+        let built = Path::new(env!("CARGO_BIN_EXE_banger"));
+        for name in ["banger", "bangerd"] {
+            let (built, program) = (built.with_file_name(name), root.path().join("bin").join(name));
+            std::fs::hard_link(&built, &program)
+                .or_else(|_| std::fs::copy(&built, &program).map(drop))
+                .unwrap_or_else(|error| panic!("{}: {error}", built.display()));
+        }
         if let Some(agents) = banger_testkit::agent_dir() {
             for name in ["banger-agent", "banger-floor"] {
                 symlink(agents.join(name), root.path().join("lib/banger").join(name)).unwrap();
@@ -134,24 +136,64 @@ impl TestEnv {
         dirs.filter(|path| path.is_dir()).collect()
     }
 
-    /// Command lines of processes that have to do with this place.
-    pub(crate) fn processes(&self) -> Vec<String> {
+    /// Pids and command lines of processes that have to do with this place.
+    fn all_processes(&self) -> Vec<(i32, String)> {
         let here = self.root.path().to_string_lossy().into_owned();
         let lines = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let path = entry.ok()?.path();
-            path.file_name()?.to_str()?.parse::<u32>().ok()?;
+            let pid = path.file_name()?.to_str()?.parse().ok()?;
             let line = std::fs::read(path.join("cmdline")).ok()?;
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            line.contains(&here).then_some(line)
+            line.contains(&here).then_some((pid, line))
         });
         lines.collect()
+    }
+
+    /// Command lines of processes that have to do with this place, but for the daemon.
+    pub(crate) fn processes(&self) -> Vec<String> {
+        let all = self.all_processes().into_iter().map(|(_, line)| line);
+        all.filter(|line| !is_daemon(line)).collect()
+    }
+
+    /// The pid of the daemon, if one runs.
+    pub(crate) fn daemon(&self) -> Option<i32> {
+        self.all_processes().into_iter().find(|(_, line)| is_daemon(line)).map(|(pid, _)| pid)
+    }
+
+    /// Kills the daemon, and waits until it is gone.
+    pub(crate) fn kill_daemon(&self) {
+        let Some(pid) = self.daemon() else { return };
+        kill(pid);
+        wait_until("the daemon is gone", || self.daemon() != Some(pid));
     }
 
     /// Asserts that no sandbox, no process and no file of one is left.
     pub(crate) fn assert_nothing_left(&self) {
         wait_until("nothing of the sandboxes is left", || {
-            self.sandboxes().is_empty() && self.processes().is_empty()
+            let leases = std::fs::read_dir(self.home().join("state/leases"));
+            let leases = leases.into_iter().flatten().count();
+            self.sandboxes().is_empty() && self.processes().is_empty() && leases == 0
         });
+    }
+}
+
+fn is_daemon(line: &str) -> bool {
+    line.contains("/bin/bangerd --socket-fd")
+}
+
+fn kill(pid: i32) {
+    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+impl Drop for TestEnv {
+    /// Ends the daemon first: it would go on with what it finds ended.
+    fn drop(&mut self) {
+        self.kill_daemon();
+        for (pid, _) in self.all_processes() {
+            kill(pid);
+        }
     }
 }
 

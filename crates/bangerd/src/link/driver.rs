@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use banger_link::{HostEvent, HostLink, Nonce, ProcessId, Reply};
+use banger_link::{HostEvent, HostLink, Nonce, ProcessId, Refusal, Reply};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
-use super::{Connect, LinkState, Order, ProcessEvent};
+use super::{Connect, Counts, LinkFailed, LinkState, Order, ProcessEvent, Program, Watch, Watcher};
 
 /// Bytes read from the connection at once.
 const READ_CHUNK: usize = 64 * 1024;
@@ -25,7 +26,7 @@ pub(super) async fn run(
     session: u64,
     connect: Connect,
     mut orders: mpsc::Receiver<Order>,
-    state: watch::Sender<LinkState>,
+    (state, counts): (watch::Sender<LinkState>, Arc<Counts>),
 ) {
     let mut driver = Driver::new(session);
     let mut failures = 0;
@@ -44,6 +45,7 @@ pub(super) async fn run(
             Outcome::Again => failures = 0,
             Outcome::Broken(reason) => {
                 failures += 1;
+                counts.faults.fetch_add(1, Ordering::Relaxed);
                 if failures >= MAX_FAILURES {
                     state.send_replace(LinkState::Down(reason));
                     return;
@@ -86,7 +88,9 @@ struct Driver {
 
 /// A process that somebody holds a handle to.
 struct Watched {
-    events: mpsc::UnboundedSender<ProcessEvent>,
+    watcher: Watcher,
+    /// Who waits to be attached, and for the offset of stdin.
+    attaching: Option<oneshot::Sender<Result<u64, LinkFailed>>>,
     stdin: VecDeque<Input>,
 }
 
@@ -146,31 +150,77 @@ impl Driver {
                     self.replies.insert(id, reply);
                 }
             }
-            Order::Start { process, command, events, reply } => {
-                if let Ok(id) = self.link.start(process, command) {
+            Order::Start { watcher, program, reply } => {
+                let process = watcher.watch.process;
+                let asked = match program {
+                    Program::Command(command) => self.link.start(process, command),
+                    Program::Tool(tool) => self.link.start_tool(process, tool),
+                };
+                if let Ok(id) = asked {
                     self.replies.insert(id, reply);
-                    self.processes.insert(process, Watched { events, stdin: VecDeque::new() });
+                    self.watch(watcher, None);
                 }
             }
-            Order::Stdin { process, bytes, done } => {
-                self.input(process, Input::Bytes { bytes, taken: 0, done });
+            Order::Attach { watcher, stdout, stderr, reply } => {
+                match self.link.attach(watcher.watch.process, stdout, stderr) {
+                    Ok(()) => self.watch(watcher, Some(reply)),
+                    // Nobody may be there any more to be told.
+                    Err(busy) => drop(reply.send(Err(busy.into()))),
+                }
             }
-            Order::EndStdin { process } => self.input(process, Input::End),
-            Order::Consumed { process, stream, count } => {
-                self.link.consumed(process, stream, count);
+            Order::Stdin { watch, bytes, done } => {
+                self.input(watch, Input::Bytes { bytes, taken: 0, done });
             }
-            Order::Close { process } => {
-                self.link.close(process);
-                self.processes.remove(&process);
+            Order::EndStdin { watch } => self.input(watch, Input::End),
+            Order::Consumed { watch, stream, count } => {
+                if self.is_current(watch) {
+                    self.link.consumed(watch.process, stream, count);
+                }
+            }
+            Order::Close { watch } => {
+                if self.is_current(watch) {
+                    self.close(watch.process);
+                }
             }
             Order::Reconnect => {}
         }
     }
 
-    fn input(&mut self, process: ProcessId, input: Input) {
-        if let Some(watched) = self.processes.get_mut(&process) {
+    /// Takes in a watcher; whoever watched the same process before learns that its events end.
+    fn watch(
+        &mut self,
+        watcher: Watcher,
+        attaching: Option<oneshot::Sender<Result<u64, LinkFailed>>>,
+    ) {
+        let process = watcher.watch.process;
+        self.processes.insert(process, Watched { watcher, attaching, stdin: VecDeque::new() });
+        self.forget_unwatched();
+    }
+
+    /// Forgets processes whose holders have gone before anything was to be told to them.
+    fn forget_unwatched(&mut self) {
+        let gone = |(_, watched): &(&ProcessId, &Watched)| watched.watcher.events.is_closed();
+        let gone: Vec<_> = self.processes.iter().filter(gone).map(|(id, _)| *id).collect();
+        for process in gone {
+            self.close(process);
+        }
+    }
+
+    fn is_current(&self, watch: Watch) -> bool {
+        self.processes.get(&watch.process).is_some_and(|watched| watched.watcher.watch == watch)
+    }
+
+    /// Forgets a process here. The agent goes on sending its output until the window is full.
+    fn close(&mut self, process: ProcessId) {
+        self.link.close(process);
+        self.processes.remove(&process);
+    }
+
+    fn input(&mut self, watch: Watch, input: Input) {
+        let watched = self.processes.get_mut(&watch.process);
+        if let Some(watched) = watched.filter(|watched| watched.watcher.watch == watch) {
             watched.stdin.push_back(input);
-            self.feed(process);
+            self.feed(watch.process);
         }
     }
 
@@ -204,9 +254,8 @@ impl Driver {
                         let _ = waiting.send(reply);
                     }
                 }
-                HostEvent::Attached { process, .. } | HostEvent::StdinRoom { process } => {
-                    self.feed(process);
-                }
+                HostEvent::Attached { process, stdin } => self.attached(process, stdin),
+                HostEvent::StdinRoom { process } => self.has_room(process),
                 HostEvent::Output { process, stream, bytes } => {
                     self.tell(process, ProcessEvent::Output(stream, bytes));
                 }
@@ -216,17 +265,51 @@ impl Driver {
                 HostEvent::Exited { process, end } => {
                     self.tell(process, ProcessEvent::Exited(end));
                 }
-                HostEvent::Lost { process, refusal } => {
-                    self.tell(process, ProcessEvent::Lost(refusal));
-                }
+                HostEvent::Lost { process, refusal } => self.lost(process, refusal),
             }
         }
     }
 
-    fn tell(&mut self, process: ProcessId, event: ProcessEvent) {
+    fn attached(&mut self, process: ProcessId, stdin: u64) {
+        let watched = self.processes.get_mut(&process);
+        if let Some(reply) = watched.and_then(|watched| watched.attaching.take())
+            && reply.send(Ok(stdin)).is_err()
+        {
+            // Whoever wanted it has given up meanwhile.
+            self.close(process);
+            return;
+        }
+        self.has_room(process);
+    }
+
+    fn has_room(&mut self, process: ProcessId) {
         if let Some(watched) = self.processes.get(&process) {
-            // Its holder may have gone: then nobody wants to know.
-            let _ = watched.events.send(event);
+            let received = self.link.stdin_received(process);
+            watched.watcher.stdin_received.send_if_modified(|known| {
+                let news = received > *known;
+                *known = received.max(*known);
+                news
+            });
+        }
+        self.feed(process);
+    }
+
+    fn lost(&mut self, process: ProcessId, refusal: Refusal) {
+        let Some(watched) = self.processes.get_mut(&process) else { return };
+        match watched.attaching.take() {
+            Some(reply) => {
+                let _ = reply.send(Err(refusal.into()));
+                self.processes.remove(&process);
+            }
+            None => self.tell(process, ProcessEvent::Lost(refusal)),
+        }
+    }
+
+    fn tell(&mut self, process: ProcessId, event: ProcessEvent) {
+        let Some(watched) = self.processes.get(&process) else { return };
+        if watched.watcher.events.send(event).is_err() {
+            // Its holder has gone. What it wrote is kept in the guest for whoever attaches next.
+            self.close(process);
         }
     }
 }

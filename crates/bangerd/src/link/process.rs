@@ -2,9 +2,9 @@
 
 use banger_link::{ProcessId, Refusal, Request, SignalScope, Stream, Window};
 use banger_model::ProcessEnd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Link, LinkFailed, Order};
+use super::{Link, LinkFailed, Order, Watch};
 
 /// What a process does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,41 +19,57 @@ pub enum ProcessEvent {
     Lost(Refusal),
 }
 
-/// A process in a guest. Dropped, it runs on in the guest without anyone watching.
+/// A process in a guest. Dropped, it runs on in the guest without anyone watching: it is stopped
+/// when it has written a window's worth, and can be attached again ([`Link::attach`]).
 #[derive(Debug)]
 pub struct Process {
     link: Link,
-    id: ProcessId,
+    watch: Watch,
     events: mpsc::UnboundedReceiver<ProcessEvent>,
+    stdin_received: watch::Receiver<u64>,
 }
 
 /// The way in to a process: its input, signals, the size of its terminal.
 #[derive(Clone, Debug)]
 pub struct Control {
     link: Link,
-    id: ProcessId,
+    watch: Watch,
 }
 
 impl Process {
     pub(super) fn new(
         link: Link,
-        id: ProcessId,
+        watch: Watch,
         events: mpsc::UnboundedReceiver<ProcessEvent>,
+        stdin_received: watch::Receiver<u64>,
     ) -> Self {
-        Self { link, id, events }
+        Self { link, watch, events, stdin_received }
+    }
+
+    /// What it is called: how another link attaches to it.
+    pub fn id(&self) -> ProcessId {
+        self.watch.process
+    }
+
+    /// Up to which offset of its stdin the guest has everything for certain, always the newest
+    /// number. Input before it never need be sent again, whoever dies. It follows what the
+    /// process takes, so up to [`banger_link::limits::WINDOW`] bytes of input may have to be
+    /// repeated after a death on the host.
+    pub fn stdin_received(&self) -> watch::Receiver<u64> {
+        self.stdin_received.clone()
     }
 
     /// The way in to it; may be used by another task.
     pub fn control(&self) -> Control {
-        Control { link: self.link.clone(), id: self.id }
+        Control { link: self.link.clone(), watch: self.watch }
     }
 
     /// The next thing it does.
     ///
     /// # Errors
-    /// When the link is gone.
+    /// When the link is gone, or somebody else attached to the process.
     pub async fn next(&mut self) -> Result<ProcessEvent, LinkFailed> {
-        self.events.recv().await.ok_or_else(|| self.link.down())
+        self.events.recv().await.ok_or_else(|| self.link.replaced())
     }
 
     /// Forgets the process here and in the guest, once it has ended.
@@ -61,8 +77,8 @@ impl Process {
     /// # Errors
     /// When it has not ended, or the link is gone.
     pub async fn release(self) -> Result<(), LinkFailed> {
-        self.link.order(Order::Close { process: self.id }).await?;
-        self.link.request(Request::Release { process: self.id }).await.map(drop)
+        self.link.order(Order::Close { watch: self.watch }).await?;
+        self.link.request(Request::Release { process: self.watch.process }).await.map(drop)
     }
 }
 
@@ -70,11 +86,11 @@ impl Control {
     /// Hands bytes to the process and waits until the link has taken them.
     ///
     /// # Errors
-    /// When the link is gone.
+    /// When the link is gone, or somebody else attached to the process.
     pub async fn write(&self, bytes: Vec<u8>) -> Result<(), LinkFailed> {
         let (done, taken) = oneshot::channel();
-        self.link.order(Order::Stdin { process: self.id, bytes, done }).await?;
-        taken.await.map_err(|_| self.link.down())
+        self.link.order(Order::Stdin { watch: self.watch, bytes, done }).await?;
+        taken.await.map_err(|_| self.link.replaced())
     }
 
     /// No more input will come.
@@ -82,7 +98,7 @@ impl Control {
     /// # Errors
     /// When the link is gone.
     pub async fn end(&self) -> Result<(), LinkFailed> {
-        self.link.order(Order::EndStdin { process: self.id }).await
+        self.link.order(Order::EndStdin { watch: self.watch }).await
     }
 
     /// So many more bytes of output are dealt with. A process may write only a window's worth
@@ -91,7 +107,7 @@ impl Control {
     /// # Errors
     /// When the link is gone.
     pub async fn consumed(&self, stream: Stream, count: usize) -> Result<(), LinkFailed> {
-        self.link.order(Order::Consumed { process: self.id, stream, count }).await
+        self.link.order(Order::Consumed { watch: self.watch, stream, count }).await
     }
 
     /// Nobody reads this output any more: the process learns it as from a broken pipe.
@@ -99,7 +115,10 @@ impl Control {
     /// # Errors
     /// When the link is gone.
     pub async fn close_output(&self, stream: Stream) -> Result<(), LinkFailed> {
-        self.link.request(Request::CloseOutput { process: self.id, stream }).await.map(drop)
+        self.link
+            .request(Request::CloseOutput { process: self.watch.process, stream })
+            .await
+            .map(drop)
     }
 
     /// Sends a signal to the process and its process group.
@@ -107,7 +126,8 @@ impl Control {
     /// # Errors
     /// When it has ended, or the link is gone.
     pub async fn signal(&self, signal: u8) -> Result<(), LinkFailed> {
-        let request = Request::Signal { process: self.id, signal, scope: SignalScope::Group };
+        let request =
+            Request::Signal { process: self.watch.process, signal, scope: SignalScope::Group };
         self.link.request(request).await.map(drop)
     }
 
@@ -116,6 +136,6 @@ impl Control {
     /// # Errors
     /// When it has ended or has no terminal, or the link is gone.
     pub async fn resize(&self, window: Window) -> Result<(), LinkFailed> {
-        self.link.request(Request::Resize { process: self.id, window }).await.map(drop)
+        self.link.request(Request::Resize { process: self.watch.process, window }).await.map(drop)
     }
 }

@@ -1,0 +1,138 @@
+//! `banger vm show`: all about one sandbox.
+
+use banger_api::types::{Sandbox, SandboxDetail};
+use banger_model::{Bytes, Disposal, ExitCode, Timestamp};
+use clap_complete::ArgValueCandidates;
+
+use crate::commands::vm_list::{in_time, now, state};
+use crate::commands::{completion, with_daemon};
+use crate::error::CommandError;
+use crate::output::{self, Format, shown};
+
+/// Tell all about a sandbox
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  banger vm show web\n  banger vm show web -o json")]
+pub(crate) struct Args {
+    /// The sandbox: its name, its id or the beginning of its id
+    #[arg(add = ArgValueCandidates::new(completion::sandboxes))]
+    name: String,
+    /// Print its name and nothing else
+    #[arg(long, short, conflicts_with = "output")]
+    quiet: bool,
+    /// The form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
+    let sandbox = with_daemon(verbosity, async |client| Ok(client.show(&args.name).await?))?;
+    match args.output {
+        _ if args.quiet => output::line(sandbox.name.as_str())?,
+        Format::Json => output::json(&sandbox)?,
+        Format::Text => output::text(&text(&sandbox, now()))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(sandbox: &Sandbox, now: Timestamp) -> String {
+    let ago = |at: Timestamp| format!("{} ago", now.since(at));
+    let Sandbox { spec, lifetime, .. } = sandbox;
+    let mut pairs = vec![
+        ("name", sandbox.name.to_string()),
+        ("id", sandbox.id.to_string()),
+        ("state", state(sandbox)),
+    ];
+    pairs.extend(sandbox.since.map(|at| ("since", ago(at))));
+    pairs.extend(sandbox.reason.as_ref().map(|reason| ("reason", shown(reason.as_bytes()))));
+    for condition in &sandbox.conditions {
+        pairs.push(("condition", shown(condition.message.as_bytes())));
+    }
+    pairs.push(("created", ago(sandbox.created)));
+    pairs.extend(sandbox.expires.map(|at| ("expires", in_time(at.since(now)))));
+    pairs.extend(lifetime.idle_timeout.map(|span| ("idle timeout", span.to_string())));
+    pairs.push(("restart", lifetime.restart.to_string()));
+    if lifetime.disposal == Disposal::Remove {
+        pairs.push(("when stopped", "deleted".to_owned()));
+    }
+    for (key, value) in sandbox.labels.iter() {
+        pairs.push(("label", format!("{key}={value}")));
+    }
+    pairs.extend([
+        ("image", spec.image.to_string()),
+        ("kernel", spec.kernel.to_string()),
+        ("cpus", spec.cpus.map_or("default".to_owned(), |cpus| cpus.to_string())),
+        ("memory", spec.memory.to_string()),
+        ("network", spec.network.to_string()),
+        ("boots", sandbox.boots.to_string()),
+    ]);
+    match &sandbox.detail {
+        Some(detail) => add_detail(&mut pairs, detail, sandbox),
+        None => pairs.push(("disk", spec.disk.to_string())),
+    }
+    output::pairs(&pairs)
+}
+
+fn add_detail(pairs: &mut Vec<(&'static str, String)>, detail: &SandboxDetail, sandbox: &Sandbox) {
+    pairs.push((
+        "disk",
+        match detail.disk {
+            Some(disk) => {
+                let (real, apparent) = (Bytes::new(disk.real), Bytes::new(disk.apparent));
+                format!("{real} of {apparent}")
+            }
+            None => format!("{}, not made yet", sandbox.spec.disk),
+        },
+    ));
+    pairs.push(("directory", shown(&detail.dir.0)));
+    pairs.extend(detail.accelerator.clone().map(|accelerator| ("accelerator", accelerator)));
+    pairs.extend(detail.address.clone().map(|address| ("address", address)));
+    pairs.extend(detail.vmm_pid.map(|pid| ("vmm", format!("process {pid}"))));
+    pairs.extend(detail.boot_id.as_ref().map(|id| ("boot id", shown(id.as_bytes()))));
+    for process in &detail.processes {
+        let ended = process.status.map(|status| format!(", ended with {status}"));
+        let program = shown(process.program.as_bytes());
+        let line = format!("{program} (pid {}{})", process.pid, ended.unwrap_or_default());
+        pairs.push(("process", line));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::vm_list::tests::sandbox;
+    use banger_api::types::{DiskUsage, GuestProcess, ProcessId};
+
+    #[test]
+    fn everything_that_is_known_is_told_in_plain_characters() {
+        let mut web = sandbox("web", "stopped");
+        web.reason = Some("it crashed \x1b[31m".into());
+        web.detail = Some(SandboxDetail {
+            dir: "/home/me".into(),
+            disk: Some(DiskUsage { apparent: 8 << 30, real: 3 << 20 }),
+            vmm_pid: Some(7),
+            address: None,
+            accelerator: Some("kvm".into()),
+            boot_id: None,
+            processes: vec![GuestProcess {
+                process: ProcessId(1),
+                pid: 9,
+                program: "sh".into(),
+                status: Some(137),
+            }],
+        });
+        let text = text(&web, Timestamp(62_000));
+        for line in [
+            "name:        web\n",
+            "state:       stopped\n",
+            "since:       1m 1s ago\n",
+            "reason:      it crashed \\u{1b}[31m\n",
+            "restart:     no\n",
+            "disk:        3M of 8G\n",
+            "vmm:         process 7\n",
+            "process:     sh (pid 9, ended with 137)\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+        assert!(!text.contains("expires") && !text.contains("idle"), "{text}");
+    }
+}

@@ -1,0 +1,173 @@
+//! What goes wrong, as HTTP tells it.
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::response::{IntoResponse, Response};
+use banger_api::types::{Problem, ProblemCode};
+use banger_link::Refusal;
+use banger_store::{Refused, WriteFailed};
+use serde::de::DeserializeOwned;
+
+use crate::driver::AskError;
+use crate::exec::BadCommand;
+use crate::link::LinkFailed;
+use crate::registry::{CreateError, ResolveError};
+use crate::store::NotStored;
+
+/// A problem on its way to a client.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) Problem);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self.0).unwrap_or_default();
+        (status, [(CONTENT_TYPE, "application/problem+json")], body).into_response()
+    }
+}
+
+/// A JSON body whose faults are problems like any other.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub(crate) T);
+
+/// A query whose faults are problems like any other.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let axum::Json(value) = axum::Json::from_request(request, state).await?;
+        Ok(Self(value))
+    }
+}
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let axum::extract::Query(value) =
+            axum::extract::Query::from_request_parts(parts, state).await?;
+        Ok(Self(value))
+    }
+}
+
+impl From<JsonRejection> for Failure {
+    fn from(rejection: JsonRejection) -> Self {
+        let code = match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => ProblemCode::TooLarge,
+            _ => ProblemCode::Invalid,
+        };
+        Problem::new(code, rejection.body_text()).into()
+    }
+}
+
+impl From<QueryRejection> for Failure {
+    fn from(rejection: QueryRejection) -> Self {
+        Problem::new(ProblemCode::Invalid, rejection.body_text()).into()
+    }
+}
+
+impl From<ResolveError> for Failure {
+    fn from(error: ResolveError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ResolveError::NotFound(_) => Problem::new(ProblemCode::NotFound, detail)
+                .hint("`banger vm list` shows those that are there"),
+            ResolveError::Ambiguous { .. } => Problem::new(ProblemCode::Ambiguous, detail)
+                .hint("give more of the id, or the name"),
+        }
+        .into()
+    }
+}
+
+impl From<NotStored> for Failure {
+    fn from(error: NotStored) -> Self {
+        let code = match &error.0 {
+            WriteFailed::Refused(Refused::NameTaken { .. }) => ProblemCode::NameTaken,
+            WriteFailed::Refused(Refused::TooManySandboxes { .. }) => ProblemCode::TooMany,
+            WriteFailed::Busy => ProblemCode::Busy,
+            WriteFailed::Closed => ProblemCode::ShuttingDown,
+            _ => ProblemCode::Failed,
+        };
+        Problem::new(code, chain(&error)).into()
+    }
+}
+
+impl From<CreateError> for Failure {
+    fn from(error: CreateError) -> Self {
+        match error {
+            CreateError::NotStored(error) => error.into(),
+            CreateError::Impossible(_) => {
+                Problem::new(ProblemCode::Invalid, error.to_string()).into()
+            }
+            CreateError::Host(_) => Problem::new(ProblemCode::Failed, chain(&error)).into(),
+        }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Self {
+        let code = match error {
+            AskError::Denied(_) | AskError::NotCancellable => ProblemCode::Denied,
+            AskError::Busy => ProblemCode::Busy,
+            AskError::Gone => ProblemCode::NotFound,
+            AskError::NotStored(error) => return error.into(),
+            AskError::NoId(_) => ProblemCode::Failed,
+        };
+        Problem::new(code, error.to_string()).into()
+    }
+}
+
+impl From<BadCommand> for Failure {
+    fn from(error: BadCommand) -> Self {
+        Problem::new(ProblemCode::Invalid, error.to_string()).into()
+    }
+}
+
+impl From<LinkFailed> for Failure {
+    fn from(error: LinkFailed) -> Self {
+        let detail = error.to_string();
+        let code = match error {
+            LinkFailed::Refused(Refusal::NotFound(_)) => ProblemCode::CommandNotFound,
+            LinkFailed::Refused(Refusal::CannotInvoke(..)) => ProblemCode::CommandNotExecutable,
+            LinkFailed::Refused(Refusal::UnknownProcess) => ProblemCode::NotFound,
+            LinkFailed::Refused(_) => ProblemCode::Refused,
+            LinkFailed::Busy(_) => ProblemCode::Busy,
+            LinkFailed::NoId(_) => ProblemCode::Failed,
+            _ => ProblemCode::Unreachable,
+        };
+        Problem::new(code, detail).into()
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Problem::new(ProblemCode::Failed, format!("{error:#}")).into()
+    }
+}
+
+/// An error with all its causes, as one sentence.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let next_text = next.to_string();
+        if !text.ends_with(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        cause = next.source();
+    }
+    text
+}

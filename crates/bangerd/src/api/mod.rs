@@ -1,0 +1,131 @@
+//! The HTTP API: what each path does. What is behind it knows no HTTP.
+
+mod attach;
+mod error;
+mod events;
+mod meta;
+mod operations;
+mod processes;
+mod sandboxes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::{get, post, put};
+use banger_api::types::{Problem, ProblemCode};
+use utoipa::OpenApi;
+
+use crate::registry::Registry;
+use error::Failure;
+
+/// Longest body of a request: arguments and environment of a command may take 2 MiB, twice that
+/// as JSON.
+const MAX_BODY: usize = 8 * 1024 * 1024;
+/// How long a request may take to arrive and be answered. What takes longer is an operation or a
+/// stream.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "banger",
+        version = "1",
+        description = "Disposable sandboxes as virtual machines on this host. Long work is an \
+                       operation; progress, logs and statistics are server-sent events; the \
+                       streams of a process are frames on a connection upgraded to \
+                       `banger-streams/1`."
+    ),
+    paths(
+        meta::version,
+        meta::openapi,
+        sandboxes::list,
+        sandboxes::create,
+        sandboxes::show,
+        sandboxes::delete,
+        sandboxes::start,
+        sandboxes::stop,
+        sandboxes::kill,
+        sandboxes::restart,
+        sandboxes::prune,
+        events::logs,
+        events::stats,
+        events::operation,
+        processes::look,
+        processes::list,
+        processes::start,
+        processes::release,
+        attach::attach,
+        operations::list,
+        operations::show,
+        operations::cancel
+    )
+)]
+struct Document;
+
+/// What the handlers work on.
+pub(crate) type App = axum::extract::State<Arc<Registry>>;
+
+/// Every path of [`Document`], and no other; a test compares them.
+fn routes() -> Router<Arc<Registry>> {
+    Router::new()
+        .route("/v1/version", get(meta::version))
+        .route("/v1/openapi.json", get(meta::openapi))
+        .route("/v1/sandboxes", get(sandboxes::list).post(sandboxes::create))
+        .route("/v1/sandboxes/{sandbox}", get(sandboxes::show).delete(sandboxes::delete))
+        .route("/v1/sandboxes/{sandbox}/start", post(sandboxes::start))
+        .route("/v1/sandboxes/{sandbox}/stop", post(sandboxes::stop))
+        .route("/v1/sandboxes/{sandbox}/kill", post(sandboxes::kill))
+        .route("/v1/sandboxes/{sandbox}/restart", post(sandboxes::restart))
+        .route("/v1/prune", post(sandboxes::prune))
+        .route("/v1/sandboxes/{sandbox}/logs", get(events::logs))
+        .route("/v1/sandboxes/{sandbox}/stats", get(events::stats))
+        .route("/v1/sandboxes/{sandbox}/path", get(processes::look))
+        .route("/v1/sandboxes/{sandbox}/processes", get(processes::list))
+        .route(
+            "/v1/sandboxes/{sandbox}/processes/{process}",
+            put(processes::start).delete(processes::release),
+        )
+        .route("/v1/sandboxes/{sandbox}/processes/{process}/attach", get(attach::attach))
+        .route("/v1/operations", get(operations::list))
+        .route("/v1/operations/{operation}", get(operations::show))
+        .route("/v1/operations/{operation}/cancel", post(operations::cancel))
+        .route("/v1/operations/{operation}/events", get(events::operation))
+        .route("/metrics", get(meta::metrics))
+}
+
+/// The OpenAPI document, as JSON. Its version is that of the API, not of the program.
+pub fn openapi() -> String {
+    let mut document = Document::openapi();
+    document.info.license = None;
+    document.info.contact = None;
+    document.to_pretty_json().unwrap_or_default()
+}
+
+/// Everything that is served.
+pub(crate) fn router(registry: Arc<Registry>) -> Router {
+    routes()
+        .fallback(async || {
+            Failure::from(Problem::new(ProblemCode::NotFound, "there is nothing at this path"))
+        })
+        .method_not_allowed_fallback(async || {
+            Failure::from(Problem::new(ProblemCode::Invalid, "this path has no such method"))
+        })
+        .layer(middleware::from_fn(in_time))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(registry)
+}
+
+/// Ends requests that take too long to arrive: a body that trickles holds nothing for ever.
+async fn in_time(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let detail = format!("the request took longer than {} s", REQUEST_TIMEOUT.as_secs());
+            Failure::from(Problem::new(ProblemCode::TooSlow, detail)).into_response()
+        }
+    }
+}

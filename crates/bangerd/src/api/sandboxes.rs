@@ -1,0 +1,223 @@
+//! Sandboxes: made, shown, started, stopped, deleted.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use banger_api::types::{
+    CreateSandbox, Created, GuestProcess, Operation, Problem, ProblemCode, PruneRequest, Pruned,
+    Sandbox, SandboxDetail,
+};
+use banger_link::Request;
+use banger_model::policy::Action;
+use banger_model::{LabelFilter, OperationId};
+use serde::Deserialize;
+
+use super::App;
+use super::error::{Failure, Json, Query};
+use super::processes::guest_process;
+use crate::driver::View;
+use crate::registry::Registry;
+use crate::stats;
+
+/// Most labels that a query filters by.
+const MAX_FILTERS: usize = 16;
+
+/// All sandboxes, oldest first
+#[utoipa::path(get, path = "/v1/sandboxes", params(("label" = Option<Vec<String>>, Query, description = "Only those with this label: `KEY` or `KEY=VALUE`; may be repeated")), responses((status = 200, body = Vec<Sandbox>), (status = "default", body = Problem)))]
+pub(super) async fn list(
+    State(registry): App,
+    RawQuery(query): RawQuery,
+) -> Result<Answer<Vec<Sandbox>>, Failure> {
+    let pairs = form_urlencoded::parse(query.as_deref().unwrap_or_default().as_bytes());
+    let labels: Vec<String> =
+        pairs.filter(|(key, _)| key == "label").map(|(_, value)| value.into_owned()).collect();
+    let filters = filters(&labels)?;
+    let views = registry.list();
+    let meant = views.iter().filter(|view| matches(view, &filters));
+    Ok(Answer(meant.map(|view| view.sandbox()).collect()))
+}
+
+/// Make a sandbox, and start it unless told otherwise
+///
+/// The answer comes when the sandbox is remembered, long before it runs. Asking again with the
+/// same lease gives the same sandbox.
+#[utoipa::path(post, path = "/v1/sandboxes", request_body = CreateSandbox, responses((status = 201, body = Created), (status = "default", body = Problem)))]
+pub(super) async fn create(
+    State(registry): App,
+    Json(wanted): Json<CreateSandbox>,
+) -> Result<(StatusCode, Answer<Created>), Failure> {
+    let (view, operation) = registry.create(wanted).await?;
+    Ok((StatusCode::CREATED, Answer(Created { sandbox: view.sandbox(), operation })))
+}
+
+/// One sandbox, with what is costly to find out
+#[utoipa::path(get, path = "/v1/sandboxes/{sandbox}", params(("sandbox" = String, Path, description = "Its name, its id, or the beginning of its id")), responses((status = 200, body = Sandbox), (status = "default", body = Problem)))]
+pub(super) async fn show(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+) -> Result<Answer<Sandbox>, Failure> {
+    let view = registry.resolve(&sandbox)?.view();
+    let detail = Some(detail(&registry, &view).await);
+    Ok(Answer(Sandbox { detail, ..view.sandbox() }))
+}
+
+async fn detail(registry: &Registry, view: &View) -> SandboxDetail {
+    let dir = registry.shared().dir(&view.record.id);
+    let live = view.live.as_ref();
+    let mut processes: Vec<GuestProcess> = Vec::new();
+    let mut boot_id = None;
+    if let Some(live) = live {
+        let asked = async { (live.link.list().await, live.link.request(Request::Info).await) };
+        let answers = tokio::time::timeout(stats::GUEST_PATIENCE, asked).await;
+        if let Ok((list, info)) = answers {
+            processes = list.unwrap_or_default().into_iter().map(guest_process).collect();
+            if let Ok(banger_link::Reply::Info(info)) = info {
+                boot_id = Some(info.boot_id);
+            }
+        }
+    }
+    SandboxDetail {
+        disk: stats::disk(&dir),
+        dir: dir.into_os_string().into(),
+        vmm_pid: live.map(|live| live.machine.identity().pid),
+        address: live.and_then(|live| live.address).map(|address| address.to_string()),
+        accelerator: live.map(|live| live.accelerator.to_string()),
+        boot_id,
+        processes,
+    }
+}
+
+/// How a sandbox is deleted.
+#[derive(Debug, Deserialize)]
+pub(super) struct Deletion {
+    /// Whatever it does.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Remove a sandbox and everything in it
+#[utoipa::path(delete, path = "/v1/sandboxes/{sandbox}", params(("sandbox" = String, Path), ("force" = Option<bool>, Query, description = "Even if it runs")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn delete(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+    Query(Deletion { force }): Query<Deletion>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    let action = if force { Action::DeleteForced } else { Action::Delete };
+    act(&registry, &sandbox, action).await
+}
+
+/// Start a sandbox
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/start", params(("sandbox" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn start(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    act(&registry, &sandbox, Action::Start).await
+}
+
+/// Stop a sandbox with its disk in order
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/stop", params(("sandbox" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn stop(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    act(&registry, &sandbox, Action::Stop).await
+}
+
+/// Stop a sandbox at once, as pulling the plug does
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/kill", params(("sandbox" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn kill(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    act(&registry, &sandbox, Action::Kill).await
+}
+
+/// Stop a sandbox and start it again
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/restart", params(("sandbox" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn restart(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    act(&registry, &sandbox, Action::Restart).await
+}
+
+async fn act(
+    registry: &Arc<Registry>,
+    sandbox: &str,
+    action: Action,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    let handle = registry.resolve(sandbox)?;
+    let name = handle.view().record.name.clone();
+    let id = handle.ask(action).await.map_err(|error| {
+        let mut failure = Failure::from(error);
+        failure.0.detail = format!("cannot {} {name}: {}", word(action), failure.0.detail);
+        failure
+    })?;
+    Ok((StatusCode::ACCEPTED, Answer(operation(registry, &id)?)))
+}
+
+fn word(action: Action) -> &'static str {
+    match action {
+        Action::Start => "start",
+        Action::Stop => "stop",
+        Action::Kill => "kill",
+        Action::Restart => "restart",
+        Action::Pause => "pause",
+        Action::Delete | Action::DeleteForced => "delete",
+    }
+}
+
+/// An operation as it is now.
+pub(super) fn operation(registry: &Registry, id: &OperationId) -> Result<Operation, Failure> {
+    let tracked = registry.shared().operations.find(id).ok_or_else(|| {
+        Problem::new(ProblemCode::NotFound, format!("there is no operation {id}"))
+    })?;
+    Ok(tracked.operation().as_ref().clone())
+}
+
+/// Remove all sandboxes that have no machine
+#[utoipa::path(post, path = "/v1/prune", request_body = PruneRequest, responses((status = 200, body = Pruned), (status = "default", body = Problem)))]
+pub(super) async fn prune(
+    State(registry): App,
+    Json(request): Json<PruneRequest>,
+) -> Result<Answer<Pruned>, Failure> {
+    let filters = filters(&request.labels)?;
+    let mut pruned = Pruned { sandboxes: Vec::new(), operations: Vec::new(), space: 0 };
+    for view in registry.list() {
+        let rests = !view.record.state.has_machine() && view.record.state.pending().is_none();
+        if !rests || !matches(&view, &filters) {
+            continue;
+        }
+        let space =
+            stats::disk(&registry.shared().dir(&view.record.id)).map_or(0, |disk| disk.real);
+        if !request.dry_run {
+            let Some(handle) = registry.get(&view.record.id) else { continue };
+            // One that has been started meanwhile is not meant any more.
+            let Ok(operation) = handle.ask(Action::Delete).await else { continue };
+            pruned.operations.push(operation);
+        }
+        pruned.space += space;
+        pruned.sandboxes.push(view.sandbox());
+    }
+    Ok(Answer(pruned))
+}
+
+fn filters(labels: &[String]) -> Result<Vec<LabelFilter>, Failure> {
+    if labels.len() > MAX_FILTERS {
+        let detail =
+            format!("{} labels are more than the {MAX_FILTERS} to filter by", labels.len());
+        return Err(Problem::new(ProblemCode::Invalid, detail).into());
+    }
+    let parse = |text: &String| {
+        text.parse::<LabelFilter>()
+            .map_err(|error| Failure::from(Problem::new(ProblemCode::Invalid, error.to_string())))
+    };
+    labels.iter().map(parse).collect()
+}
+
+fn matches(view: &View, filters: &[LabelFilter]) -> bool {
+    filters.iter().all(|filter| filter.matches(&view.record.labels))
+}

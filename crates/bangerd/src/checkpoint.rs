@@ -1,0 +1,118 @@
+//! Named points in the daemon's work at which a test may hold it or kill it.
+//!
+//! A daemon is given checkpoints on its command line; without them each is passed at the cost of
+//! a comparison.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Signal, getpid, kill_process};
+
+/// Every checkpoint there is, in the order of a sandbox's life.
+pub const CHECKPOINTS: [&str; 16] = [
+    "create.reserved",
+    "start.decided",
+    "start.assets",
+    "start.directory",
+    "start.furnished",
+    "start.prepared",
+    "start.answered",
+    "start.recorded",
+    "stop.decided",
+    "stop.off",
+    "stop.cleared",
+    "stop.recorded",
+    "delete.decided",
+    "delete.cleared",
+    "delete.removed",
+    "delete.recorded",
+];
+
+/// What happens at a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The daemon is killed, as by SIGKILL from outside.
+    Kill,
+    /// Whoever gets there first never goes on.
+    HoldFirst,
+}
+
+/// One checkpoint at which something happens, written `NAME=kill` or `NAME=hold`.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    name: &'static str,
+    stop: Stop,
+    passed: Arc<AtomicBool>,
+}
+
+impl FromStr for Checkpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, stop) = text.split_once('=').unwrap_or((text, "kill"));
+        let name = CHECKPOINTS.into_iter().find(|known| *known == name);
+        let name = name.ok_or_else(|| format!("no checkpoint is called {text:?}"))?;
+        let stop = match stop {
+            "kill" => Stop::Kill,
+            "hold" => Stop::HoldFirst,
+            other => return Err(format!("{other:?} is neither kill nor hold")),
+        };
+        Ok(Self { name, stop, passed: Arc::default() })
+    }
+}
+
+/// The checkpoints of a daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Checkpoints(Arc<[Checkpoint]>);
+
+impl Checkpoints {
+    /// These.
+    pub fn new(checkpoints: Vec<Checkpoint>) -> Self {
+        Self(checkpoints.into())
+    }
+
+    /// The daemon's work has come here.
+    pub async fn reach(&self, name: &'static str) {
+        debug_assert!(CHECKPOINTS.contains(&name), "{name} is not in the list");
+        for checkpoint in self.0.iter().filter(|checkpoint| checkpoint.name == name) {
+            match checkpoint.stop {
+                Stop::Kill => {
+                    let _ = kill_process(getpid(), Signal::KILL);
+                    std::future::pending::<()>().await;
+                }
+                Stop::HoldFirst if checkpoint.passed.swap(true, Ordering::Relaxed) => {}
+                Stop::HoldFirst => std::future::pending().await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_checkpoints_are_taken() {
+        assert!("start.prepared=hold".parse::<Checkpoint>().is_ok());
+        for bad in ["nowhere", "start.prepared=wait", ""] {
+            assert!(bad.parse::<Checkpoint>().is_err(), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_is_held_and_the_others_pass() {
+        let held = Checkpoints::new(vec!["stop.off=hold".parse().unwrap()]);
+        let first = tokio::spawn({
+            let held = held.clone();
+            async move { held.reach("stop.off").await }
+        });
+        while !held.0[0].passed.load(Ordering::Relaxed) {
+            tokio::task::yield_now().await;
+        }
+        held.reach("stop.off").await;
+        held.reach("stop.cleared").await;
+        assert!(!first.is_finished());
+        first.abort();
+    }
+}

@@ -1,0 +1,193 @@
+//! The daemon as a whole: one for each home, from its lock to its last answer.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use banger_host::fs::{ensure_private_dir, remove_all};
+use banger_host::home::Home;
+use banger_host::lock::FileLock;
+use banger_host::socket;
+use banger_model::{Span, Timestamp};
+use banger_store::{Store, Write};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::arsenal::Arsenal;
+use crate::assets::Sources;
+use crate::checkpoint::Checkpoints;
+use crate::machine::HelperProgram;
+use crate::metrics::Metrics;
+use crate::operations::{MAX_FINISHED, Operations, now};
+use crate::recovery::recover;
+use crate::registry::Registry;
+use crate::shared::{MAX_BOOTS, Shared};
+use crate::store::Memory;
+use crate::{api, server};
+
+/// How long a daemon that is ending may keep this one waiting.
+const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// Between two times that old operations are forgotten.
+const HOUSEKEEPING: Duration = Duration::from_secs(600);
+/// Finished operations are remembered for so long.
+const REMEMBERED: Span = Span::from_secs(24 * 3600);
+
+/// What a daemon is given.
+#[derive(Debug)]
+pub struct Settings {
+    /// What sandboxes are made from, and whose they are.
+    pub sources: Sources,
+    /// The program that stands before a sandbox's network.
+    pub relay: HelperProgram,
+    /// A socket that listens already; without one it makes its own.
+    pub socket: Option<OwnedFd>,
+    /// Where one line is written when it serves.
+    pub ready: Option<File>,
+    /// Where a test stops it.
+    pub checkpoints: Checkpoints,
+}
+
+/// Runs a daemon until it is told to end by SIGTERM or SIGINT. Sandboxes go on without it.
+///
+/// # Errors
+/// When it cannot begin.
+pub async fn run(settings: Settings) -> Result<()> {
+    let Settings { sources, relay, socket, ready, checkpoints } = settings;
+    let home = sources.home.clone();
+    let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    let _lock = take_lock(&home).await?;
+    raise_descriptors();
+    let listener = listen(&home, socket)?;
+    let database = home.database();
+    let (store, remembered) = spawn_blocking(move || open(&database)).await??;
+    let shared = Arc::new(Shared {
+        home,
+        arsenal: Arsenal::new(sources),
+        relay,
+        store: Memory::new(store)?,
+        operations: Operations::default(),
+        metrics: Metrics::default(),
+        checkpoints,
+        boots: Semaphore::new(MAX_BOOTS),
+        shutdown: watch::Sender::new(false),
+    });
+    let registry = Registry::new(shared.clone());
+    recover(&registry, remembered).await.context("cannot take up what is remembered")?;
+    let router = api::router(registry);
+    let served = server::serve(listener, router, shared.shutdown.subscribe());
+    tokio::pin!(served);
+    notify(&[NotifyState::Ready]);
+    if let Some(mut ready) = ready {
+        // Whoever started it may have gone meanwhile.
+        let _ = ready.write_all(b"ready\n");
+    }
+    info!(pid = std::process::id(), home = %shared.home.sandboxes().display(), "ready");
+    let [terminate, interrupt] = &mut ends;
+    tokio::select! {
+        () = &mut served => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = keep_house(&shared) => {}
+    }
+    info!("ending; sandboxes go on");
+    notify(&[NotifyState::Stopping]);
+    shared.shutdown.send_replace(true);
+    Ok(())
+}
+
+/// One daemon works on a home. Another that is just ending is waited for.
+async fn take_lock(home: &Home) -> Result<FileLock> {
+    let path = home.daemon_lock();
+    if let Some(parent) = path.parent() {
+        ensure_private_dir(parent)?;
+    }
+    if let Some(lock) = FileLock::try_acquire(&path)? {
+        return Ok(lock);
+    }
+    let waited = spawn_blocking({
+        let path = path.clone();
+        move || FileLock::acquire(&path)
+    });
+    match timeout(LOCK_PATIENCE, waited).await {
+        Ok(lock) => Ok(lock??),
+        Err(_) => bail!("another bangerd works on this home: it holds {}", path.display()),
+    }
+}
+
+fn open(database: &Path) -> Result<(Store, banger_store::Remembered)> {
+    let store = Store::open(database)?;
+    let remembered = store.load()?;
+    Ok((store, remembered))
+}
+
+/// The socket: inherited from whoever started the daemon, or made here.
+fn listen(home: &Home, inherited: Option<OwnedFd>) -> Result<UnixListener> {
+    let socket = match inherited {
+        Some(socket) => socket,
+        None => bind(home)?,
+    };
+    let listener = std::os::unix::net::UnixListener::from(socket);
+    listener.set_nonblocking(true).context("cannot use the socket")?;
+    UnixListener::from_std(listener).context("cannot use the socket")
+}
+
+/// A socket of its own. Whoever starts a daemon on demand does the same under the same lock.
+fn bind(home: &Home) -> Result<OwnedFd> {
+    ensure_private_dir(home.runtime())?;
+    let _starting = FileLock::acquire(&home.start_lock())?;
+    if socket::connect_now(&home.socket()).is_ok() {
+        bail!("another bangerd listens at {}", home.socket().display());
+    }
+    Ok(socket::listen_private(&home.socket())?)
+}
+
+/// As many descriptors as this user may have: each sandbox takes some, each connection one.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        warn!(%error, "the number of descriptors cannot be raised");
+    }
+}
+
+/// Forgets what is long over, from time to time.
+async fn keep_house(shared: &Shared) {
+    let mut interval = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        interval.tick().await;
+        let finished_before = Timestamp(now().0.saturating_sub(REMEMBERED.as_millis()));
+        let prune = Write::PruneOperations { finished_before, keep: MAX_FINISHED };
+        if let Err(error) = shared.store.write(vec![prune]).await {
+            warn!(%error, "old operations cannot be forgotten");
+        }
+    }
+}
+
+/// Tells systemd, where it listens.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "systemd cannot be told");
+    }
+}
+
+/// Checks what a migration of a home's database would do, on a copy.
+///
+/// # Errors
+/// When the database could not be opened by this program.
+pub fn check_migrations(home: &Home) -> Result<String> {
+    let scratch: PathBuf = home.runtime().join("check");
+    ensure_private_dir(&scratch)?;
+    let checked = banger_store::check_migrations(&home.database(), &scratch);
+    remove_all(&scratch)?;
+    Ok(checked?.to_string())
+}

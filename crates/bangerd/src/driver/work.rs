@@ -1,0 +1,329 @@
+//! What takes long, one piece at a time. A new piece begins when the one before has let go.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use banger_host::fs::remove_all;
+use banger_model::lifecycle::{Effect, EndCause, Origin, StopKind};
+use banger_model::{Progress as _, SandboxRecord};
+use banger_vmm::EndReason;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::warn;
+
+use crate::machine::{self, Blueprint, Live};
+use crate::operations::Audience;
+use crate::shared::Shared;
+
+/// How a piece of work came out.
+pub(super) enum Done {
+    /// What an earlier daemon has left: a machine that runs, or none.
+    Seen(Option<Live>),
+    /// There is a machine that does not answer.
+    Silent(String),
+    /// The sandbox runs, after this time.
+    Booted(Live, Duration),
+    /// It has no machine any more, or got none.
+    Ended(EndCause),
+    /// Nothing of it is left on the host.
+    Removed,
+    /// It could not be done; perhaps later.
+    Again(String),
+    /// Nothing of it runs, as it should be.
+    Cleared,
+    /// Something else was asked for meanwhile.
+    Superseded,
+}
+
+/// Work under way.
+pub(super) struct Work {
+    task: JoinHandle<Done>,
+    supersede: watch::Sender<bool>,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Observes,
+    Changes,
+}
+
+/// Work to be begun.
+pub(super) struct Begin {
+    future: Pin<Box<dyn Future<Output = Done> + Send>>,
+    supersede: watch::Sender<bool>,
+    kind: Kind,
+}
+
+/// Becomes ready when other work is to be done instead.
+#[derive(Clone)]
+struct Superseded(watch::Receiver<bool>);
+
+impl Superseded {
+    async fn wait(&mut self) {
+        // A sender that is gone wants nothing any more.
+        if self.0.wait_for(|yes| *yes).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Begin {
+    fn new<F>(kind: Kind, work: impl FnOnce(Superseded) -> F) -> Self
+    where
+        F: Future<Output = Done> + Send + 'static,
+    {
+        let (supersede, superseded) = watch::channel(false);
+        Self { future: Box::pin(work(Superseded(superseded))), supersede, kind }
+    }
+}
+
+impl Work {
+    /// Begins work, in place of `before`: when that has let go of the sandbox.
+    pub(super) fn begin(work: Begin, before: Option<Self>) -> Self {
+        let Begin { future, supersede, kind } = work;
+        let task = tokio::spawn(async move {
+            if let Some(before) = before {
+                before.supersede.send_replace(true);
+                // How it came out does not count any more.
+                drop(before.task.await);
+            }
+            future.await
+        });
+        Self { task, supersede, kind }
+    }
+
+    /// Whether it only looks.
+    pub(super) fn observes(&self) -> bool {
+        self.kind == Kind::Observes
+    }
+}
+
+/// Waits for the work under way.
+pub(super) async fn finished(work: &mut Option<Work>) -> Done {
+    let Some(under_way) = work else { return std::future::pending().await };
+    let done = (&mut under_way.task).await;
+    *work = None;
+    done.unwrap_or_else(|fault| {
+        Done::Ended(EndCause::Failed(format!("a fault of bangerd: {fault}")))
+    })
+}
+
+/// The checkpoint behind the decision for an effect.
+pub(super) fn decided(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Boot(_) => "start.decided",
+        Effect::End(_) | Effect::Save | Effect::DropMemory => "stop.decided",
+        Effect::Remove => "delete.decided",
+    }
+}
+
+/// The work that an effect is.
+pub(super) fn effect(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    effect: Effect,
+    live: Option<&Live>,
+    audience: Audience,
+) -> Begin {
+    let (shared, record, live) = (shared.clone(), record.clone(), live.cloned());
+    Begin::new(Kind::Changes, |superseded| async move {
+        match effect {
+            Effect::Boot(Origin::Disk) => boot(&shared, &record, superseded, audience).await,
+            Effect::End(StopKind::PowerOff) => {
+                power_off(&shared, &record, live, superseded, audience).await
+            }
+            Effect::End(StopKind::Kill) => end(&shared, &record).await,
+            Effect::Remove => remove(&shared, &record).await,
+            // Nobody can ask for what saves memory yet; what asks for it gets an answer.
+            Effect::Boot(Origin::Memory) | Effect::Save | Effect::DropMemory => {
+                Done::Ended(EndCause::Failed("its memory was not saved".to_owned()))
+            }
+        }
+    })
+}
+
+/// Looks what there is of a machine.
+pub(super) fn observe(shared: &Arc<Shared>, record: &SandboxRecord) -> Begin {
+    observe_later(shared, record, Duration::ZERO)
+}
+
+/// Looks so much later what there is of a machine.
+pub(super) fn observe_later(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    delay: Duration,
+) -> Begin {
+    let (shared, record) = (shared.clone(), record.clone());
+    Begin::new(Kind::Observes, move |_| async move {
+        tokio::time::sleep(delay).await;
+        let dir = shared.dir(&record.id);
+        let adopted = async {
+            let vmm = shared.arsenal.vmm().await?;
+            machine::adopt(&*vmm, &record.id, &dir).await
+        };
+        match adopted.await {
+            Ok(live) => Done::Seen(live),
+            Err(error) => Done::Silent(format!("{error:#}")),
+        }
+    })
+}
+
+/// Ends whatever runs of a sandbox that should not.
+pub(super) fn clear(shared: &Arc<Shared>, record: &SandboxRecord) -> Begin {
+    let dir = shared.dir(&record.id);
+    Begin::new(Kind::Changes, |_| async move {
+        match machine::clear(&dir).await {
+            Ok(()) => Done::Cleared,
+            Err(error) => Done::Again(format!("{error:#}")),
+        }
+    })
+}
+
+/// Clears up behind a machine that has ended by itself.
+pub(super) fn ended_by_itself(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    reason: EndReason,
+) -> Begin {
+    let (shared, record) = (shared.clone(), record.clone());
+    Begin::new(Kind::Changes, |_| async move {
+        clear_up(&shared, &record).await;
+        Done::Ended(match reason {
+            EndReason::PoweredOff => EndCause::PoweredOff,
+            other => EndCause::Failed(other.to_string()),
+        })
+    })
+}
+
+async fn boot(
+    shared: &Shared,
+    record: &SandboxRecord,
+    superseded: Superseded,
+    audience: Audience,
+) -> Done {
+    let begin = Instant::now();
+    let booted = try_boot(shared, record, superseded, &audience).await;
+    match booted {
+        Ok(Some(live)) => {
+            shared.checkpoints.reach("start.answered").await;
+            Done::Booted(live, begin.elapsed())
+        }
+        Ok(None) => Done::Superseded,
+        Err(error) => {
+            clear_up(shared, record).await;
+            Done::Ended(EndCause::Failed(format!("{error:#}")))
+        }
+    }
+}
+
+/// `None` when something else was asked for meanwhile. Work that makes something is never cut
+/// off in its midst: what comes next could not see all of it.
+async fn try_boot(
+    shared: &Shared,
+    record: &SandboxRecord,
+    mut superseded: Superseded,
+    audience: &Audience,
+) -> Result<Option<Live>> {
+    let dir = shared.dir(&record.id);
+    machine::clear(&dir).await?;
+    let (image, kernel) = (&record.spec.image, &record.spec.kernel);
+    let assets = tokio::select! {
+        () = superseded.wait() => return Ok(None),
+        assets = shared.arsenal.assets(image, kernel, Arc::new(audience.clone())) => assets?,
+    };
+    if let Some(notice) = assets.news() {
+        audience.log(&notice);
+    }
+    shared.checkpoints.reach("start.assets").await;
+    let _turn = tokio::select! {
+        () = superseded.wait() => return Ok(None),
+        turn = shared.boots.acquire() => turn?,
+    };
+    machine::check_space(&shared.home.sandboxes())?;
+    audience.stage("booting");
+    let dir = machine::make_dir(&dir)?;
+    shared.checkpoints.reach("start.directory").await;
+    let blueprint = Blueprint {
+        id: &record.id,
+        name: &record.name,
+        dir: &dir,
+        spec: &record.spec,
+        assets: &assets,
+        relay: &shared.relay,
+    };
+    let prepared = machine::prepare(&blueprint, &shared.checkpoints).await?;
+    shared.checkpoints.reach("start.prepared").await;
+    tokio::select! {
+        () = superseded.wait() => Ok(None),
+        live = machine::boot(&blueprint, prepared) => live.map(Some),
+    }
+}
+
+async fn power_off(
+    shared: &Shared,
+    record: &SandboxRecord,
+    live: Option<Live>,
+    mut superseded: Superseded,
+    audience: Audience,
+) -> Done {
+    audience.stage("powering off");
+    if let Some(live) = live {
+        let off = tokio::select! {
+            () = superseded.wait() => return Done::Superseded,
+            off = machine::power_off(&live) => off,
+        };
+        if let Err(error) = off {
+            warn!(sandbox = %record.id, error = format!("{error:#}"), "not powered off");
+            audience.log(&format!("{error:#}"));
+        }
+    }
+    shared.checkpoints.reach("stop.off").await;
+    end(shared, record).await
+}
+
+async fn end(shared: &Shared, record: &SandboxRecord) -> Done {
+    match machine::clear(&shared.dir(&record.id)).await {
+        Ok(()) => {
+            shared.checkpoints.reach("stop.cleared").await;
+            Done::Ended(EndCause::Asked)
+        }
+        Err(error) => Done::Again(format!("{error:#}")),
+    }
+}
+
+async fn remove(shared: &Shared, record: &SandboxRecord) -> Done {
+    let dir = shared.dir(&record.id);
+    let removed = async {
+        machine::clear(&dir).await?;
+        shared.checkpoints.reach("delete.cleared").await;
+        remove_dir(dir).await?;
+        if let Some(lease) = &record.lifetime.lease {
+            remove_all(&shared.home.lease(lease))?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    match removed.await {
+        Ok(()) => {
+            shared.checkpoints.reach("delete.removed").await;
+            Done::Removed
+        }
+        Err(error) => Done::Again(format!("{error:#}")),
+    }
+}
+
+async fn remove_dir(dir: PathBuf) -> Result<()> {
+    Ok(spawn_blocking(move || remove_all(&dir)).await??)
+}
+
+/// Ends what is left of a machine that is no more. What cannot be ended now is ended before the
+/// next start.
+async fn clear_up(shared: &Shared, record: &SandboxRecord) {
+    if let Err(error) = machine::clear(&shared.dir(&record.id)).await {
+        warn!(sandbox = %record.id, error = format!("{error:#}"), "something of it still runs");
+    }
+}

@@ -1,0 +1,153 @@
+//! From what a user asks to run to what the guest is told: the user's wishes before the image's.
+
+use banger_api::types;
+use banger_image::ImageConfig;
+use banger_link::{Command, Tool, Window};
+use banger_model::{EnvVar, Limits};
+use thiserror::Error;
+
+use crate::link::Program;
+
+/// Why a command cannot be run anywhere.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum BadCommand {
+    /// Its program has no name.
+    #[error("the command's name is empty")]
+    NoName,
+    /// More than Linux takes.
+    #[error(
+        "the command's arguments are too long: {max} bytes at most, {one} for one",
+        max = Limits::MAX_ARGS_LEN,
+        one = Limits::MAX_ARG_LEN
+    )]
+    TooLong,
+    /// Not `NAME=VALUE`.
+    #[error("{0:?} is not an environment variable: write NAME=VALUE")]
+    Variable(String),
+    /// An empty option.
+    #[error("the {0} is empty")]
+    Empty(&'static str),
+}
+
+/// What the guest is told to run.
+///
+/// # Errors
+/// [`BadCommand`].
+pub(crate) fn program(
+    wanted: types::StartProcess,
+    image: &ImageConfig,
+) -> Result<Program, BadCommand> {
+    Ok(match wanted {
+        types::StartProcess::Command(wanted) => Program::Command(command(wanted, image)?),
+        types::StartProcess::Pack { path } => Program::Tool(Tool::Pack { path: path.0 }),
+        types::StartProcess::Unpack { path, name } => {
+            Program::Tool(Tool::Unpack { path: path.0, name: name.map(|name| name.0) })
+        }
+    })
+}
+
+fn command(wanted: types::Command, image: &ImageConfig) -> Result<Command, BadCommand> {
+    let own = |text: &String| text.clone().into_bytes();
+    for (what, value) in [("user", &wanted.user), ("working directory", &wanted.cwd)] {
+        if value.as_ref().is_some_and(|value| value.0.is_empty()) {
+            return Err(BadCommand::Empty(what));
+        }
+    }
+    let argv: Vec<Vec<u8>> = match wanted.argv.is_empty() {
+        true => image.shell.iter().map(own).collect(),
+        false => wanted.argv.into_iter().map(|arg| arg.0).collect(),
+    };
+    check(&argv)?;
+    let mut env: Vec<EnvVar> = Vec::new();
+    let images = image.env.iter().map(|(name, value)| format!("{name}={value}"));
+    let images = images.filter_map(|var| EnvVar::parse(var.as_bytes()).ok());
+    let wanted_env = wanted.env.iter().map(|var| {
+        let bad = |_| BadCommand::Variable(String::from_utf8_lossy(&var.0).into_owned());
+        EnvVar::parse(&var.0).map_err(bad)
+    });
+    for var in images.map(Ok).chain(wanted_env) {
+        let var = var?;
+        env.retain(|old| old.name() != var.name());
+        env.push(var);
+    }
+    let cwd = wanted.cwd.map(|dir| dir.0).or_else(|| {
+        // Another user may not enter the directory that the image means for its own.
+        wanted.user.is_none().then(|| own(&image.workdir))
+    });
+    let user = Some(wanted.user.map_or_else(|| own(&image.user), |user| user.0));
+    let terminal = wanted.terminal.map(window);
+    Ok(Command { argv, env, cwd, user, terminal })
+}
+
+/// A terminal's size as the guest is told.
+pub(crate) fn window(window: types::Window) -> Window {
+    Window { rows: window.rows, cols: window.cols }
+}
+
+/// Refuses what no Linux would take.
+fn check(argv: &[Vec<u8>]) -> Result<(), BadCommand> {
+    if argv.first().is_none_or(Vec::is_empty) {
+        return Err(BadCommand::NoName);
+    }
+    let total: usize = argv.iter().map(|arg| arg.len() + 1).sum();
+    if argv.iter().any(|arg| arg.len() >= Limits::MAX_ARG_LEN) || total > Limits::MAX_ARGS_LEN {
+        return Err(BadCommand::TooLong);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_api::types::Text;
+    use banger_image::InitMode;
+
+    fn image() -> ImageConfig {
+        ImageConfig {
+            env: [("LANG".to_owned(), "C.UTF-8".to_owned())].into(),
+            user: "root".to_owned(),
+            workdir: "/root".to_owned(),
+            shell: vec!["/bin/bash".to_owned(), "-l".to_owned()],
+            init: InitMode::Agent,
+        }
+    }
+
+    fn run(wanted: types::Command) -> Result<Command, BadCommand> {
+        command(wanted, &image())
+    }
+
+    #[test]
+    fn what_is_left_out_the_image_says() {
+        let command = run(types::Command::default()).unwrap();
+        assert_eq!(command.argv, [&b"/bin/bash"[..], b"-l"]);
+        assert_eq!(command.cwd.as_deref(), Some(&b"/root"[..]));
+        assert_eq!(command.user.as_deref(), Some(&b"root"[..]));
+        assert_eq!(command.env.len(), 1);
+    }
+
+    #[test]
+    fn the_users_wishes_go_before() {
+        let wanted = types::Command {
+            argv: vec!["ls".into()],
+            env: vec!["LANG=de".into(), "A=1".into(), "A=2".into()],
+            user: Some("1000".into()),
+            ..Default::default()
+        };
+        let command = run(wanted).unwrap();
+        assert_eq!(command.cwd, None, "the image's directory is not another user's");
+        let values: Vec<_> = command.env.iter().map(|var| (var.name(), var.value())).collect();
+        assert_eq!(values, [(&b"LANG"[..], &b"de"[..]), (b"A", b"2")]);
+    }
+
+    #[test]
+    fn what_no_linux_takes_is_refused() {
+        let argv = |args: Vec<Text>| run(types::Command { argv: args, ..Default::default() });
+        assert_eq!(argv(vec!["".into()]), Err(BadCommand::NoName));
+        let long = Text(vec![b'x'; Limits::MAX_ARG_LEN]);
+        assert_eq!(argv(vec!["ls".into(), long]), Err(BadCommand::TooLong));
+        let env = types::Command { env: vec!["=x".into()], ..Default::default() };
+        assert!(matches!(run(env), Err(BadCommand::Variable(_))));
+        let user = types::Command { user: Some("".into()), ..Default::default() };
+        assert_eq!(run(user), Err(BadCommand::Empty("user")));
+    }
+}

@@ -1,0 +1,344 @@
+//! One sandbox's machine: made, booted, taken over and ended. Everything about it is found from
+//! its directory, so whoever knows that can take it over.
+
+mod network;
+mod space;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use banger_host::fs::{ensure_private_dir, read_bounded, remove_all, rename, write_atomic};
+use banger_host::{clock, facts, random};
+use banger_image::ext4::create_disk;
+use banger_link::{Identity, Request};
+use banger_model::{
+    Accelerator, Bytes, GuestNet, NetworkMode, SandboxId, SandboxName, SandboxSpec,
+};
+use banger_net::{NetBackend, UserNet};
+use banger_vmm::{EndReason, Machine, RunState, Running, Vmm, reap};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::assets::Assets;
+use crate::checkpoint::Checkpoints;
+use crate::link::Link;
+
+pub use network::{Network, network_end, wait_for_network_end};
+pub use space::{MIN_FREE, check_space, resume_when_there_is_space};
+
+/// How long a guest may take from its first instruction to its agent's first word: 3 s where it
+/// was measured, under emulation, times what else the host may have to do.
+const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a guest that ran before may take to answer whoever takes it over.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a guest may take to write everything to its disk and power off.
+pub const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(30);
+/// The sandbox's writable disk.
+pub const DISK: &str = "disk.ext4";
+/// The disk while it is made.
+const NEW_DISK: &str = "disk.ext4.new";
+/// What does not change from one boot of a sandbox to the next.
+const MACHINE_ID: &str = "machine-id";
+/// What a daemon that takes the machine over must know beside what the monitor tells.
+const NOTES: &str = "machine.json";
+/// Longest notes that make sense, in bytes.
+const MAX_NOTES_LEN: u64 = 4096;
+
+/// A program of ours that runs beside a machine: usually this very executable.
+#[derive(Clone, Debug)]
+pub struct HelperProgram {
+    /// The program.
+    pub program: PathBuf,
+    /// Its first arguments.
+    pub args: Vec<OsString>,
+}
+
+/// Whose machine it is, and what it is to be.
+#[derive(Debug)]
+pub struct Blueprint<'a> {
+    /// The sandbox.
+    pub id: &'a SandboxId,
+    /// Its name, which becomes its hostname.
+    pub name: &'a SandboxName,
+    /// Its own directory.
+    pub dir: &'a Path,
+    /// What it is made of.
+    pub spec: &'a SandboxSpec,
+    /// What many are made of.
+    pub assets: &'a Assets,
+    /// Runs [`banger_net::user::relay_inherited`] with the arguments that are added.
+    pub relay: &'a HelperProgram,
+}
+
+/// A machine whose agent has answered. Its copies are the same machine; dropped, it runs on.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// The machine.
+    pub machine: Arc<dyn Running>,
+    /// The link to its agent.
+    pub link: Link,
+    /// How it was connected when it was ready.
+    pub network: Network,
+    /// What executes it.
+    pub accelerator: Accelerator,
+    /// Its address, if it is connected.
+    pub address: Option<std::net::Ipv4Addr>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Notes {
+    accelerator: Accelerator,
+    connected: bool,
+}
+
+/// A machine with all its devices that has not executed anything. Dropped, it is ended.
+#[derive(Debug)]
+pub struct Prepared {
+    machine: Box<dyn banger_vmm::Prepared>,
+    plan: UserNet,
+    network: Network,
+    accelerator: Accelerator,
+}
+
+/// Makes a machine's disk, where it has none yet, its network, and the machine itself. What was
+/// begun remains when it fails: the caller reaps the directory.
+///
+/// # Errors
+/// When any part fails.
+pub async fn prepare(blueprint: &Blueprint<'_>, checkpoints: &Checkpoints) -> Result<Prepared> {
+    let Furnished { machine, plan, network } = furnish(blueprint)?;
+    checkpoints.reach("start.furnished").await;
+    let accelerator = machine.accelerator;
+    let machine = blueprint.assets.vmm.prepare(machine).await?;
+    Ok(Prepared { machine, plan, network, accelerator })
+}
+
+/// Boots a machine and gives it its identity; returns when its agent has answered and it is this
+/// sandbox and no other.
+///
+/// # Errors
+/// When the guest does not come up.
+pub async fn boot(blueprint: &Blueprint<'_>, prepared: Prepared) -> Result<Live> {
+    let Prepared { machine, plan, network, accelerator } = prepared;
+    let dir = blueprint.dir;
+    let machine: Arc<dyn Running> = Arc::from(machine.boot().await?);
+    let link = begin_link(&machine)?;
+    match timeout(BOOT_TIMEOUT, answer(&*machine, &link)).await {
+        Ok(answered) => answered?,
+        Err(_) => bail!(
+            "the guest did not answer within {} s of its start; its console's last words: {}",
+            BOOT_TIMEOUT.as_secs(),
+            banger_vmm::console::last_words(dir)
+        ),
+    }
+    let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
+    let address = guest_net.as_ref().map(|net| net.address);
+    let identity = identity(blueprint, &plan, guest_net)?;
+    link.request(Request::Configure(identity))
+        .await
+        .context("the guest does not take its identity")?;
+    // passt may have ended as soon as it began, when nobody was listening yet.
+    let network = match (network, network_end(dir)) {
+        (Network::Connected, Some(ended)) => Network::Failed(ended),
+        (network, _) => network,
+    };
+    Ok(Live { machine, link, network, accelerator, address })
+}
+
+/// Takes over the machine that runs in `dir`; `None` when none does. Its agent may not have
+/// answered yet: see [`answers`].
+///
+/// # Errors
+/// When something runs there that cannot be talked to.
+pub async fn adopt(vmm: &dyn Vmm, id: &SandboxId, dir: &Path) -> Result<Option<Live>> {
+    let Some(machine) = vmm.adopt(dir).await? else { return Ok(None) };
+    let machine: Arc<dyn Running> = Arc::from(machine);
+    let notes = read_notes(dir)?;
+    let link = begin_link(&machine)?;
+    let network = match (notes.connected, network_end(dir)) {
+        (true, Some(ended)) => Network::Failed(ended),
+        (true, None) => Network::Connected,
+        (false, _) => Network::Absent,
+    };
+    let address = notes.connected.then(|| UserNet::plan(id).guest.address);
+    Ok(Some(Live { machine, link, network, accelerator: notes.accelerator, address }))
+}
+
+/// Waits until the agent of a machine that was taken over has answered.
+///
+/// # Errors
+/// When it does not, or its machine ends.
+pub async fn answers(live: &Live) -> Result<()> {
+    timeout(ANSWER_TIMEOUT, answer(&*live.machine, &live.link))
+        .await
+        .map_err(|_| anyhow!("its agent has not answered within {} s", ANSWER_TIMEOUT.as_secs()))?
+}
+
+/// Asks a guest to write everything to its disk and power off, and waits for it.
+///
+/// # Errors
+/// When it ends otherwise, or not in time.
+pub async fn power_off(live: &Live) -> Result<()> {
+    match live.machine.watch().borrow().clone() {
+        RunState::Running => {}
+        RunState::Ended(EndReason::PoweredOff) => return Ok(()),
+        RunState::Ended(reason) => bail!("it had ended already: {reason}"),
+        _ => bail!("it stood still: its last writes may be missing"),
+    }
+    let off = async {
+        // The agent's last word may be lost with its machine; the machine's end counts.
+        let _ = live.link.request(Request::PowerOff).await;
+        live.machine.ended().await
+    };
+    match timeout(POWER_OFF_TIMEOUT, off).await {
+        Ok(EndReason::PoweredOff) => Ok(()),
+        Ok(reason) => bail!("it ended otherwise than asked: {reason}"),
+        Err(_) => {
+            bail!("it did not power off within {} s and was killed", POWER_OFF_TIMEOUT.as_secs())
+        }
+    }
+}
+
+/// Ends every process that belongs to the machine in `dir`, and removes what only a running one
+/// needs.
+///
+/// # Errors
+/// When something remains.
+pub async fn clear(dir: &Path) -> Result<()> {
+    let dir = dir.to_owned();
+    spawn_blocking(move || {
+        if !dir.exists() {
+            return Ok(());
+        }
+        reap(&dir)?;
+        banger_vmm::clear_sockets(&dir)?;
+        Ok(())
+    })
+    .await?
+}
+
+/// Makes the sandbox's own directory; it may be there.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn make_dir(dir: &Path) -> Result<PathBuf> {
+    ensure_private_dir(dir)?;
+    // QEMU is told relative names and a tag of the path: both want the real one.
+    dir.canonicalize().with_context(|| format!("cannot resolve {}", dir.display()))
+}
+
+/// A machine larger than its host starts and then stands still, which says nothing to anyone.
+///
+/// # Errors
+/// When `spec` asks for more than the host has.
+pub fn check_size(spec: &SandboxSpec) -> Result<()> {
+    let (total, _) = facts::memory()?;
+    let total = Bytes::new(total);
+    if spec.memory.bytes() > total {
+        bail!("{} of memory is more than the {total} that this host has", spec.memory);
+    }
+    let Some(cpus) = spec.cpus else { return Ok(()) };
+    let (_, processors) = facts::processor()?;
+    if usize::from(cpus.get()) > processors {
+        bail!("{cpus} CPUs are more than the {processors} that this host has");
+    }
+    Ok(())
+}
+
+/// A machine with everything it is connected to, not yet there.
+pub(crate) struct Furnished {
+    pub(crate) machine: Machine,
+    plan: UserNet,
+    network: Network,
+}
+
+/// Makes a machine's disk and network, and describes it.
+pub(crate) fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
+    let Blueprint { id, dir, spec, assets, relay, .. } = blueprint;
+    let disk = make_disk(dir, spec)?;
+    let plan = UserNet::plan(id);
+    let (net, network): (Option<NetBackend>, _) = match spec.network {
+        NetworkMode::None => (None, Network::Absent),
+        NetworkMode::User => network::start(&plan, dir, relay)?,
+    };
+    let notes = Notes { accelerator: assets.accelerator, connected: net.is_some() };
+    write_atomic(&dir.join(NOTES), &serde_json::to_vec(&notes)?)?;
+    let machine = Machine {
+        dir: dir.to_path_buf(),
+        kernel: assets.kernel.vmlinux(),
+        initramfs: assets.initramfs.clone(),
+        kernel_args: Vec::new(),
+        accelerator: assets.accelerator,
+        cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
+        memory: spec.memory,
+        disks: assets.disks(disk),
+        mac: plan.mac,
+        net,
+        tsc_khz: assets.tsc_khz,
+    };
+    Ok(Furnished { machine, plan, network })
+}
+
+/// Makes the sandbox's disk once: whole, or not at all.
+fn make_disk(dir: &Path, spec: &SandboxSpec) -> Result<PathBuf> {
+    let disk = dir.join(DISK);
+    if !disk.exists() {
+        let aside = dir.join(NEW_DISK);
+        remove_all(&aside)?;
+        create_disk(&aside, spec.disk.bytes())?;
+        rename(&aside, &disk)?;
+    }
+    Ok(disk)
+}
+
+fn read_notes(dir: &Path) -> Result<Notes> {
+    let json = read_bounded(&dir.join(NOTES), MAX_NOTES_LEN)?;
+    serde_json::from_slice(&json)
+        .with_context(|| format!("cannot understand {}", dir.join(NOTES).display()))
+}
+
+fn begin_link(machine: &Arc<dyn Running>) -> Result<Link> {
+    let machine = machine.clone();
+    Ok(Link::begin(Arc::new(move || {
+        let machine = machine.clone();
+        Box::pin(async move { machine.connect_link().await })
+    }))?)
+}
+
+/// Waits for the agent's first word, or the machine's end if that comes first.
+async fn answer(machine: &dyn Running, link: &Link) -> Result<()> {
+    tokio::select! {
+        up = link.up() => up.map(drop).context("the guest's agent cannot be talked to"),
+        reason = machine.ended() => Err(anyhow!("the guest ended while it started: {reason}")),
+    }
+}
+
+fn identity(blueprint: &Blueprint<'_>, plan: &UserNet, net: Option<GuestNet>) -> Result<Identity> {
+    let wall_clock_ns = u64::try_from(clock::wall().as_nanos()).unwrap_or(u64::MAX);
+    Ok(Identity {
+        hostname: blueprint.name.to_string(),
+        machine_id: machine_id(blueprint.dir)?,
+        entropy: random::bytes()?,
+        wall_clock_ns,
+        mac: plan.mac,
+        net,
+    })
+}
+
+/// The machine id of the sandbox in `dir`: chosen at its first boot, the same in all others.
+fn machine_id(dir: &Path) -> Result<[u8; 16]> {
+    let path = dir.join(MACHINE_ID);
+    if path.exists() {
+        let stored = read_bounded(&path, 16)?;
+        if let Ok(id) = stored.try_into() {
+            return Ok(id);
+        }
+    }
+    let id = random::bytes()?;
+    write_atomic(&path, &id)?;
+    Ok(id)
+}

@@ -1,0 +1,255 @@
+//! What was asked of sandboxes and takes its time: who asked may go, and look again later.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use banger_api::types::{Operation, Stage, StageProgress};
+use banger_host::clock;
+use banger_model::{
+    OperationId, OperationRecord, OperationStatus, Progress, SandboxName, Timestamp,
+};
+use tokio::sync::watch;
+
+/// Most stages that one operation tells of.
+const MAX_STAGES: usize = 64;
+/// Most lines of an operation's log; the oldest go first.
+const MAX_LOG_LINES: usize = 64;
+/// How many finished operations are remembered.
+pub(crate) const MAX_FINISHED: usize = 1000;
+
+/// The wall clock's time.
+pub(crate) fn now() -> Timestamp {
+    Timestamp(u64::try_from(clock::wall().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Every operation that is remembered.
+#[derive(Debug, Default)]
+pub(crate) struct Operations(Mutex<BTreeMap<OperationId, Tracked>>);
+
+/// One operation, for whoever carries it out. Its copies are the same operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Tracked {
+    record: Arc<Mutex<OperationRecord>>,
+    seen: Arc<watch::Sender<Arc<Operation>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Operations {
+    /// Takes an operation in.
+    pub(crate) fn track(&self, record: OperationRecord, name: &SandboxName) -> Tracked {
+        let operation = Operation {
+            id: record.id.clone(),
+            action: record.action,
+            sandbox: record.sandbox.clone(),
+            name: name.clone(),
+            started: record.started,
+            status: record.status.clone(),
+            stages: Vec::new(),
+            log: Vec::new(),
+        };
+        let tracked = Tracked {
+            record: Arc::new(Mutex::new(record)),
+            seen: Arc::new(watch::Sender::new(Arc::new(operation))),
+        };
+        let mut all = lock(&self.0);
+        all.insert(tracked.id(), tracked.clone());
+        forget_old(&mut all);
+        tracked
+    }
+
+    /// One operation.
+    pub(crate) fn find(&self, id: &OperationId) -> Option<Tracked> {
+        lock(&self.0).get(id).cloned()
+    }
+
+    /// All of them, oldest first.
+    pub(crate) fn list(&self) -> Vec<Arc<Operation>> {
+        let mut all: Vec<_> = lock(&self.0).values().map(Tracked::operation).collect();
+        all.sort_by_key(|operation| operation.started);
+        all
+    }
+}
+
+/// Keeps what is bounded by what runs, and the newest of what is over.
+fn forget_old(all: &mut BTreeMap<OperationId, Tracked>) {
+    if all.len() <= 2 * MAX_FINISHED {
+        return;
+    }
+    let over = |tracked: &Tracked| tracked.operation().status.is_final();
+    let mut finished: Vec<_> = all
+        .iter()
+        .filter(|(_, tracked)| over(tracked))
+        .map(|(id, tracked)| (tracked.operation().started, id.clone()))
+        .collect();
+    finished.sort();
+    let surplus = finished.len().saturating_sub(MAX_FINISHED);
+    for (_, id) in finished.drain(..surplus) {
+        all.remove(&id);
+    }
+}
+
+impl Tracked {
+    /// Its id.
+    pub(crate) fn id(&self) -> OperationId {
+        self.operation().id.clone()
+    }
+
+    /// How it is now.
+    pub(crate) fn operation(&self) -> Arc<Operation> {
+        self.seen.borrow().clone()
+    }
+
+    /// How it is, now and from now on.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Operation>> {
+        self.seen.subscribe()
+    }
+
+    /// What is remembered of it.
+    pub(crate) fn record(&self) -> OperationRecord {
+        lock(&self.record).clone()
+    }
+
+    /// What is to be remembered once it has ended so.
+    pub(crate) fn ended(&self, status: OperationStatus) -> OperationRecord {
+        OperationRecord { status, ..self.record() }
+    }
+
+    /// It has ended; that is remembered by now.
+    pub(crate) fn finish(&self, record: OperationRecord) {
+        let status = record.status.clone();
+        *lock(&self.record) = record;
+        self.change(|operation| operation.status = status);
+    }
+
+    /// Adds a line to its log.
+    pub(crate) fn log(&self, line: &str) {
+        self.change(|operation| {
+            if operation.log.len() >= MAX_LOG_LINES {
+                operation.log.remove(0);
+            }
+            operation.log.push(line.to_owned());
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Operation)) {
+        self.seen.send_modify(|operation| change(Arc::make_mut(operation)));
+    }
+
+    fn stage(&self, what: &str) {
+        let since = now();
+        self.change(|operation| {
+            if operation.stages.len() < MAX_STAGES {
+                operation.stages.push(Stage { what: what.to_owned(), since, progress: None });
+            }
+        });
+    }
+
+    fn advance(&self, progress: StageProgress) {
+        self.change(|operation| {
+            if let Some(stage) = operation.stages.last_mut() {
+                stage.progress = Some(progress);
+            }
+        });
+    }
+}
+
+/// The operations that one piece of work is done for. More may join while it is under way: they
+/// see the stage that it is in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Audience(Arc<Mutex<(Vec<Tracked>, Option<String>)>>);
+
+impl Audience {
+    /// One more listens.
+    pub(crate) fn join(&self, tracked: &Tracked) {
+        let mut inner = lock(&self.0);
+        // One that has waited before it was its turn listens already.
+        if inner.0.iter().any(|other| other.id() == tracked.id()) {
+            return;
+        }
+        if let Some(stage) = &inner.1 {
+            tracked.stage(stage);
+        }
+        inner.0.push(tracked.clone());
+    }
+
+    /// The work is over.
+    pub(crate) fn clear(&self) {
+        *lock(&self.0) = Default::default();
+    }
+
+    /// Something worth telling all of them.
+    pub(crate) fn log(&self, line: &str) {
+        for tracked in &lock(&self.0).0 {
+            tracked.log(line);
+        }
+    }
+}
+
+impl Progress for Audience {
+    fn stage(&self, what: &str) {
+        let mut inner = lock(&self.0);
+        inner.1 = Some(what.to_owned());
+        for tracked in &inner.0 {
+            tracked.stage(what);
+        }
+    }
+
+    fn advance(&self, done: u64, whole: Option<u64>) {
+        for tracked in &lock(&self.0).0 {
+            tracked.advance(StageProgress { done, whole });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_model::SandboxId;
+    use banger_model::policy::{Action, Goal};
+
+    fn record(n: u64, status: OperationStatus) -> OperationRecord {
+        OperationRecord {
+            id: OperationId::from_random(n.to_be_bytes()),
+            sandbox: SandboxId::from_random([0; 6]),
+            action: Action::Start,
+            goal: Goal::Down,
+            started: Timestamp(n),
+            status,
+        }
+    }
+
+    #[test]
+    fn what_runs_is_never_forgotten_and_the_newest_of_the_rest_stay() {
+        let operations = Operations::default();
+        let name = "x".parse().unwrap();
+        operations.track(record(0, OperationStatus::Running), &name);
+        for n in 1..=3000 {
+            operations.track(record(n, OperationStatus::Succeeded { at: Timestamp(n) }), &name);
+        }
+        let left = operations.list();
+        assert!(left.len() <= 2 * MAX_FINISHED + 1);
+        assert_eq!(left[0].started, Timestamp(0));
+        assert_eq!(left.last().unwrap().started, Timestamp(3000));
+    }
+
+    #[test]
+    fn who_joins_late_sees_the_stage_and_the_log_is_bounded() {
+        let operations = Operations::default();
+        let tracked = operations.track(record(1, OperationStatus::Running), &"x".parse().unwrap());
+        let audience = Audience::default();
+        audience.stage("booting");
+        audience.join(&tracked);
+        audience.advance(1, Some(2));
+        let seen = tracked.operation();
+        assert_eq!(seen.stages[0].what, "booting");
+        assert_eq!(seen.stages[0].progress, Some(StageProgress { done: 1, whole: Some(2) }));
+        for n in 0..200 {
+            audience.log(&n.to_string());
+        }
+        let log = &tracked.operation().log;
+        assert_eq!((log.len(), log.last().unwrap().as_str()), (MAX_LOG_LINES, "199"));
+    }
+}

@@ -1,0 +1,191 @@
+//! What a daemon does when it starts: everything that an earlier one remembered goes on, and
+//! everything that belongs to nobody goes. This is the normal start; there is no other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use banger_host::fs::{ensure_private_dir, list_dir, remove_all};
+use banger_host::owned;
+use banger_model::policy::Goal;
+use banger_model::{OperationRecord, OperationStatus, SandboxId, SandboxRecord};
+use banger_store::{DamagedRow, Remembered, Write};
+use banger_vmm::{RECORD_FILE, Reaped, reap};
+use tokio::task::spawn_blocking;
+use tracing::{error, info, warn};
+
+use crate::driver::Beginning;
+use crate::leases;
+use crate::operations::{MAX_FINISHED, now};
+use crate::registry::Registry;
+
+/// Finished operations are remembered for so long.
+const REMEMBERED: banger_model::Span = banger_model::Span::from_secs(24 * 3600);
+
+/// Takes up what is remembered, and settles what is not.
+///
+/// # Errors
+/// When the directories of sandboxes cannot be looked at.
+pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) -> Result<()> {
+    let shared = registry.shared();
+    let Remembered { sandboxes, operations, damaged } = remembered;
+    let mut kept: BTreeSet<SandboxId> = sandboxes.iter().map(|record| record.id.clone()).collect();
+    for row in &damaged {
+        error!(%row, "a row of the database cannot be read; what belongs to it is left alone");
+        if let DamagedRow::Sandbox(Some(id)) = &row.row {
+            kept.insert(id.clone());
+        }
+    }
+    let root = shared.home.sandboxes();
+    let whole = !damaged.iter().any(|row| row.row == DamagedRow::Sandbox(None));
+    let found = spawn_blocking(move || {
+        ensure_private_dir(&root)?;
+        let root =
+            root.canonicalize().with_context(|| format!("cannot resolve {}", root.display()))?;
+        let found = Found::look(&root)?;
+        found.clear_traces(&root);
+        // With a row that nobody can name, any directory could be its.
+        if whole {
+            found.settle_orphans(&root, &kept);
+        }
+        Ok::<_, anyhow::Error>(found)
+    })
+    .await??;
+    settle_leases(registry, &sandboxes)?;
+    let mut unfinished = settle_operations(registry, operations, &sandboxes).await;
+    for record in sandboxes {
+        let operations = unfinished.remove(&record.id).unwrap_or_default();
+        let beginning = found.beginning(&record);
+        registry.drive(record, operations, beginning);
+    }
+    Ok(())
+}
+
+/// What there is on the host.
+struct Found {
+    /// Directories of sandboxes.
+    dirs: BTreeSet<OsString>,
+    /// Directories that processes belong to, there or not.
+    alive: BTreeSet<OsString>,
+    /// Directories with the record of a machine in them.
+    recorded: BTreeSet<OsString>,
+}
+
+impl Found {
+    fn look(root: &Path) -> Result<Self> {
+        let dirs: BTreeSet<_> =
+            list_dir(root)?.into_iter().filter(|name| root.join(name).is_dir()).collect();
+        let alive = owned::directories_below(root)?;
+        let has_record = |name: &&OsString| root.join(name).join(RECORD_FILE).exists();
+        let recorded = dirs.iter().filter(has_record).cloned().collect();
+        Ok(Self { dirs, alive, recorded })
+    }
+
+    /// Removes the sockets of machines that are gone with their record: a daemon that was killed
+    /// while it cleared up came so far, and nothing else tells of them.
+    fn clear_traces(&self, root: &Path) {
+        for name in self.dirs.iter().filter(|name| !self.may_run(name)) {
+            let is_sandbox = name.to_str().is_some_and(|name| name.parse::<SandboxId>().is_ok());
+            if is_sandbox && let Err(error) = banger_vmm::clear_sockets(&root.join(name)) {
+                warn!(dir = %root.join(name).display(), %error, "sockets of a machine that is gone remain");
+            }
+        }
+    }
+
+    /// Whether there may be processes of the sandbox with this directory.
+    fn may_run(&self, name: &OsStr) -> bool {
+        self.alive.contains(name) || self.recorded.contains(name)
+    }
+
+    /// Ends the processes and removes the directories of sandboxes that nobody remembers.
+    fn settle_orphans(&self, root: &Path, kept: &BTreeSet<SandboxId>) {
+        for name in self.dirs.union(&self.alive) {
+            let id = name.to_str().and_then(|name| name.parse::<SandboxId>().ok());
+            // What does not look like a sandbox is not ours.
+            let Some(id) = id.filter(|id| !kept.contains(id)) else { continue };
+            let dir = root.join(name);
+            let settled = reap(&dir).map_err(anyhow::Error::from).and_then(|reaped| {
+                remove_all(&dir)?;
+                Ok(reaped)
+            });
+            match settled {
+                Ok(Reaped::Nothing) => {
+                    info!(sandbox = %id, "removed a directory that nobody remembers")
+                }
+                Ok(Reaped::Processes(count)) => {
+                    info!(sandbox = %id, count, "ended the processes of a sandbox that nobody remembers");
+                }
+                Err(error) => {
+                    error!(sandbox = %id, error = format!("{error:#}"), "what nobody remembers remains");
+                }
+            }
+        }
+    }
+
+    /// How the driver of a sandbox begins: 1,000 that rest cost nothing.
+    fn beginning(&self, record: &SandboxRecord) -> Beginning {
+        let may_run = self.may_run(OsStr::new(record.id.as_str()));
+        // What was begun is gone on with, and what should run is looked for.
+        let rests = !record.state.has_machine() && record.state.pending().is_none();
+        if may_run || !rests { Beginning::Remembered } else { Beginning::RememberedAtRest }
+    }
+}
+
+fn settle_leases(registry: &Registry, sandboxes: &[SandboxRecord]) -> Result<()> {
+    let home = &registry.shared().home;
+    ensure_private_dir(&home.leases())?;
+    let needed: Vec<_> =
+        sandboxes.iter().filter_map(|record| record.lifetime.lease.as_ref()).collect();
+    let swept = leases::sweep(home, |lease| needed.contains(&lease))?;
+    if swept > 0 {
+        info!(swept, "removed leases that nobody holds");
+    }
+    Ok(())
+}
+
+/// Ends the operations of sandboxes that are gone, forgets those that are long over, and returns
+/// the others by sandbox.
+async fn settle_operations(
+    registry: &Registry,
+    operations: Vec<OperationRecord>,
+    sandboxes: &[SandboxRecord],
+) -> BTreeMap<SandboxId, Vec<OperationRecord>> {
+    let shared = registry.shared();
+    let names: BTreeMap<_, _> = sandboxes.iter().map(|record| (&record.id, &record.name)).collect();
+    let mut unfinished: BTreeMap<SandboxId, Vec<OperationRecord>> = BTreeMap::new();
+    let at = now();
+    let mut writes = Vec::new();
+    for mut operation in operations {
+        let name = names.get(&operation.sandbox);
+        if !operation.status.is_final() {
+            if name.is_some() {
+                unfinished.entry(operation.sandbox.clone()).or_default().push(operation);
+                continue;
+            }
+            operation.status = gone(operation.goal, at);
+            writes.push(Write::PutOperation(operation.clone()));
+        }
+        // The name of what is gone is gone, too; its id is a name like any other.
+        let name =
+            name.map(|name| (*name).clone()).or_else(|| operation.sandbox.as_str().parse().ok());
+        if let Some(name) = name {
+            shared.operations.track(operation, &name);
+        }
+    }
+    let finished_before = banger_model::Timestamp(at.0.saturating_sub(REMEMBERED.as_millis()));
+    writes.push(Write::PruneOperations { finished_before, keep: MAX_FINISHED });
+    if let Err(error) = shared.store.write(writes).await {
+        warn!(%error, "the operations of an earlier daemon cannot be brought to their end");
+    }
+    unfinished
+}
+
+fn gone(goal: Goal, at: banger_model::Timestamp) -> OperationStatus {
+    match goal.outcome(None, 0) {
+        Some(Ok(())) => OperationStatus::Succeeded { at },
+        Some(Err(error)) => OperationStatus::Failed { at, error },
+        None => OperationStatus::Cancelled { at },
+    }
+}

@@ -1,0 +1,235 @@
+//! Every sandbox there is: making new ones, finding those that are there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use banger_api::types::CreateSandbox;
+use banger_host::random;
+use banger_model::lifecycle::State;
+use banger_model::policy::{Action, Goal};
+use banger_model::{
+    OperationId, OperationRecord, OperationStatus, SandboxId, SandboxName, SandboxRecord,
+    generate_name,
+};
+use banger_store::{Refused, Write, WriteFailed};
+use thiserror::Error;
+use tracing::warn;
+
+use crate::driver::{self, Beginning, Handle, View};
+use crate::leases;
+use crate::machine;
+use crate::operations::now;
+use crate::shared::Shared;
+use crate::store::NotStored;
+
+/// Names that are tried for a sandbox that was given none. Each is longer than the one before.
+const NAME_ATTEMPTS: usize = 8;
+/// Shortest prefix that stands for an id.
+const MIN_PREFIX: usize = 2;
+
+/// Every sandbox there is.
+pub(crate) struct Registry {
+    shared: Arc<Shared>,
+    sandboxes: Mutex<BTreeMap<SandboxId, Handle>>,
+}
+
+/// Why a sandbox cannot be created.
+#[derive(Debug, Error)]
+pub(crate) enum CreateError {
+    /// The request makes no sense on this host.
+    #[error("{0:#}")]
+    Impossible(anyhow::Error),
+    /// It cannot be remembered: most likely its name is taken.
+    #[error(transparent)]
+    NotStored(#[from] NotStored),
+    /// The host refuses.
+    #[error(transparent)]
+    Host(#[from] banger_host::HostError),
+}
+
+/// Why a text means no sandbox.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub(crate) enum ResolveError {
+    /// None has this name, this id, or an id that begins so.
+    #[error("there is no sandbox {0:?}")]
+    NotFound(String),
+    /// More than one id begins so.
+    #[error("{prefix:?} could be {candidates}")]
+    Ambiguous {
+        /// What was given.
+        prefix: String,
+        /// Whose ids begin so.
+        candidates: String,
+    },
+}
+
+impl Registry {
+    /// One with no sandbox in it.
+    pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self { shared, sandboxes: Mutex::default() })
+    }
+
+    /// What all share.
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<SandboxId, Handle>> {
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a sandbox; returns when it is remembered, with the operation that starts it. Who
+    /// asks again with the same lease gets the same sandbox.
+    ///
+    /// # Errors
+    /// [`CreateError`]; then there is none.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        wanted: CreateSandbox,
+    ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
+        machine::check_size(&wanted.spec).map_err(CreateError::Impossible)?;
+        if let Some(lease) = &wanted.lifetime.lease {
+            if let Some(known) =
+                self.find(|view| view.record.lifetime.lease.as_ref() == Some(lease))
+            {
+                let start = self.shared.operations.list().into_iter().rev();
+                let id = known.view().record.id.clone();
+                let start = start.filter(|operation| operation.sandbox == id);
+                return Ok((known.view(), start.map(|operation| operation.id.clone()).next()));
+            }
+            leases::check(&self.shared.home, lease).map_err(CreateError::Impossible)?;
+        }
+        let (record, operation) = self.reserve(wanted).await?;
+        self.shared.checkpoints.reach("create.reserved").await;
+        let id = operation.as_ref().map(|operation| operation.id.clone());
+        let handle = self.drive(record, operation.into_iter().collect(), Beginning::New);
+        Ok((handle.view(), id))
+    }
+
+    /// Claims a name and a place for a new sandbox: one transaction, and nothing else.
+    async fn reserve(
+        &self,
+        wanted: CreateSandbox,
+    ) -> Result<(SandboxRecord, Option<OperationRecord>), CreateError> {
+        let id = SandboxId::from_random(random::bytes()?);
+        let random = random::bytes()?;
+        let attempts = if wanted.name.is_some() { 1 } else { NAME_ATTEMPTS };
+        let mut attempt = 0;
+        loop {
+            let name = wanted.name.clone().unwrap_or_else(|| generate_name(random, attempt));
+            let record = record(&wanted, id.clone(), name);
+            let operation = match wanted.start {
+                true => Some(starting(&record, random::bytes()?)),
+                false => None,
+            };
+            let mut writes = vec![Write::Insert(record.clone())];
+            writes.extend(operation.clone().map(Write::PutOperation));
+            attempt += 1;
+            match self.shared.store.write(writes).await {
+                Ok(()) => return Ok((record, operation)),
+                Err(NotStored(WriteFailed::Refused(Refused::NameTaken { .. })))
+                    if attempt < attempts => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Takes in a sandbox that the store remembers.
+    pub(crate) fn drive(
+        self: &Arc<Self>,
+        record: SandboxRecord,
+        operations: Vec<OperationRecord>,
+        beginning: Beginning,
+    ) -> Handle {
+        let id = record.id.clone();
+        let lease = record.lifetime.lease.clone();
+        // Locked until it is in: its driver may end before.
+        let mut sandboxes = self.lock();
+        let gone = {
+            let (registry, id) = (Arc::downgrade(self), id.clone());
+            move || {
+                if let Some(registry) = registry.upgrade() {
+                    registry.lock().remove(&id);
+                }
+            }
+        };
+        let handle = driver::spawn(self.shared.clone(), record, operations, beginning, gone);
+        sandboxes.insert(id.clone(), handle.clone());
+        drop(sandboxes);
+        if let Some(lease) = lease {
+            let fallen = handle.clone();
+            let watched = leases::watch(&self.shared.home, &lease, move || fallen.lease_fell());
+            if let Err(error) = watched {
+                warn!(sandbox = %id, %error, "its lease cannot be watched: it goes at once");
+                handle.lease_fell();
+            }
+        }
+        handle
+    }
+
+    fn find(&self, meant: impl Fn(&View) -> bool) -> Option<Handle> {
+        self.lock().values().find(|handle| meant(&handle.view())).cloned()
+    }
+
+    /// The sandbox that a name, an id or the beginning of one means, in this order.
+    ///
+    /// # Errors
+    /// [`ResolveError`].
+    pub(crate) fn resolve(&self, text: &str) -> Result<Handle, ResolveError> {
+        if let Some(named) = self.find(|view| view.record.name.as_str() == text) {
+            return Ok(named);
+        }
+        let sandboxes = self.lock();
+        let begins = |id: &&SandboxId| text.len() >= MIN_PREFIX && id.as_str().starts_with(text);
+        let found: Vec<_> = sandboxes.keys().filter(begins).cloned().collect();
+        match found.as_slice() {
+            [] => Err(ResolveError::NotFound(text.to_owned())),
+            [one] => {
+                sandboxes.get(one).cloned().ok_or_else(|| ResolveError::NotFound(text.to_owned()))
+            }
+            several => Err(ResolveError::Ambiguous {
+                prefix: text.to_owned(),
+                candidates: several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    /// The sandbox of this id.
+    pub(crate) fn get(&self, id: &SandboxId) -> Option<Handle> {
+        self.lock().get(id).cloned()
+    }
+
+    /// All of them, oldest first.
+    pub(crate) fn list(&self) -> Vec<Arc<View>> {
+        let mut views: Vec<_> = self.lock().values().map(Handle::view).collect();
+        views.sort_by(|a, b| {
+            (a.record.created, &a.record.id).cmp(&(b.record.created, &b.record.id))
+        });
+        views
+    }
+}
+
+fn record(wanted: &CreateSandbox, id: SandboxId, name: SandboxName) -> SandboxRecord {
+    SandboxRecord {
+        id,
+        name,
+        spec: wanted.spec.clone(),
+        labels: wanted.labels.clone(),
+        lifetime: wanted.lifetime.clone(),
+        created: now(),
+        state: State::Created,
+        boots: 0,
+        restarts: 0,
+    }
+}
+
+fn starting(record: &SandboxRecord, id: [u8; 8]) -> OperationRecord {
+    OperationRecord {
+        id: OperationId::from_random(id),
+        sandbox: record.id.clone(),
+        action: Action::Start,
+        goal: Goal::of(Action::Start, &record.state, record.boots),
+        started: now(),
+        status: OperationStatus::Running,
+    }
+}
