@@ -13,6 +13,7 @@
 mod build;
 mod check;
 mod command;
+mod crash;
 mod fuzz;
 mod install;
 mod packages;
@@ -34,7 +35,10 @@ usage: cargo xtask COMMAND
   try [-- CMD ARGS...]           install what is missing, build, run CMD in a sandbox
   test [FILTER...]               install what tests need, run every test, or those named so
   check                          formatting, lints and the rules of the tree: the fast part of test
-  fuzz [--minutes N] [TARGET]    look for inputs that break a decoder (needs a nightly compiler)";
+  fuzz [--minutes N] [TARGET]    look for inputs that break a decoder (needs a nightly compiler)
+  crash [--rounds N] [--from-round K] [--real N]
+                                 kill the daemon N times (100) and look what became of its
+                                 sandboxes; then N times with real ones (0)";
 
 fn main() -> ExitCode {
     match run(std::env::args_os().skip(1).collect()) {
@@ -56,6 +60,7 @@ fn run(args: Vec<OsString>) -> Result<ExitCode> {
         Some("test") => test::run(&place, rest),
         Some("check") if rest.is_empty() => check::run(&place),
         Some("fuzz") => fuzz::run(&place, rest),
+        Some("crash") => crash::run(&place, rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

@@ -1,0 +1,309 @@
+//! What was asked of each sandbox and what was answered, and what may have come of it. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use banger_model::{LeaseId, OperationId, SandboxId};
+
+/// How a sandbox is when nothing is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rest {
+    /// There is none of this name.
+    Absent,
+    /// It was never started.
+    Created,
+    /// It runs.
+    Running,
+    /// It has stopped.
+    Stopped,
+    /// Its machine has ended by itself.
+    Failed,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// To be there.
+    Create,
+    /// To be there and run.
+    CreateAndStart,
+    /// To run.
+    Start,
+    /// To stop in order.
+    Stop,
+    /// To stop at once.
+    Kill,
+    /// To stop and start again.
+    Restart,
+    /// To go if it does not run.
+    Delete,
+    /// To go.
+    DeleteForced,
+    /// Its client is gone: to go.
+    LeaseFell,
+    /// Nobody asked: its monitor was killed.
+    Dies,
+}
+
+/// What was answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// That it is done, or about to be, as this operation.
+    Yes(Option<OperationId>),
+    /// That it is not.
+    No,
+    /// Nothing: it may have been done or not.
+    Nothing,
+}
+
+/// A machine that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Boot {
+    /// The process of its monitor.
+    pub pid: i32,
+    /// The guest's id of its boot.
+    pub id: String,
+}
+
+/// Whether a sandbox stays when it has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It does.
+    Stays,
+    /// It is deleted.
+    Goes,
+}
+
+/// One sandbox as far as its clients know.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// How it was when nothing was under way the last time.
+    pub was: Rest,
+    /// The machine that it had then.
+    pub boot: Option<Boot>,
+    /// Its id, once that is known.
+    pub id: Option<SandboxId>,
+    /// Its disk, by the file's inode: what was ever written to it is in there.
+    pub disk: Option<u64>,
+    /// What becomes of it when it has stopped.
+    pub afterwards: Afterwards,
+    /// The lease that it hangs on.
+    pub lease: Option<LeaseId>,
+    /// What was asked of it since.
+    pub asked: Vec<(Wish, Heard)>,
+}
+
+/// All sandboxes by name. No name is used twice.
+pub type Book = BTreeMap<String, Entry>;
+
+impl Entry {
+    /// One that is not there yet.
+    pub fn new(afterwards: Afterwards, lease: Option<LeaseId>) -> Self {
+        let (was, boot, id, disk) = (Rest::Absent, None, None, None);
+        Self { was, boot, id, disk, afterwards, lease, asked: Vec::new() }
+    }
+
+    /// Everything that may have been done.
+    fn possible(&self) -> impl Iterator<Item = Wish> {
+        self.asked.iter().filter(|(_, heard)| *heard != Heard::No).map(|(wish, _)| *wish)
+    }
+
+    fn promised(&self, wishes: &[Wish]) -> bool {
+        let yes =
+            |(wish, heard): &(Wish, Heard)| matches!(heard, Heard::Yes(_)) && wishes.contains(wish);
+        self.asked.iter().any(yes)
+    }
+
+    /// The states in which it may come to rest.
+    pub fn may_be(&self) -> BTreeSet<Rest> {
+        use Wish as W;
+        const UP: [Wish; 3] = [W::Start, W::Restart, W::CreateAndStart];
+        const GONE: [Wish; 3] = [W::Delete, W::DeleteForced, W::LeaseFell];
+        const DOWN: [Wish; 3] = [W::Stop, W::Kill, W::Dies];
+        // Who hears that it goes will not see it again, whatever else was asked.
+        if self.promised(&GONE) {
+            return [Rest::Absent].into();
+        }
+        let any_of = |wishes: &[Wish]| self.possible().any(|wish| wishes.contains(&wish));
+        let mut states = self.reachable();
+        if self.promised(&UP) {
+            // Nothing leads back to a sandbox that was never started.
+            states.remove(&Rest::Created);
+            if !any_of(&GONE) && !any_of(&DOWN) {
+                states.retain(|state| *state == Rest::Running);
+            }
+        }
+        if self.promised(&DOWN) && !any_of(&UP) {
+            states.remove(&Rest::Running);
+        }
+        states
+    }
+
+    /// Where everything that may have been done leads in any order. Nobody is harmed by doing
+    /// something more often than once: as often as it changes anything.
+    fn reachable(&self) -> BTreeSet<Rest> {
+        let begin = match self.was {
+            Rest::Absent if self.promised(&[Wish::Create]) => Rest::Created,
+            Rest::Absent if self.promised(&[Wish::CreateAndStart]) => Rest::Running,
+            was => was,
+        };
+        let asked: Vec<_> = self.possible().collect();
+        let mut reached = BTreeSet::from([begin]);
+        loop {
+            let before = reached.len();
+            for state in reached.clone() {
+                reached.extend(asked.iter().filter_map(|w| leads(state, *w, self.afterwards)));
+            }
+            if reached.len() == before {
+                return reached;
+            }
+        }
+    }
+
+    /// The machine that it still has to have.
+    pub fn undisturbed(&self) -> Option<&Boot> {
+        use Wish as W;
+        const ENDS: [Wish; 6] =
+            [W::Stop, W::Kill, W::Restart, W::DeleteForced, W::LeaseFell, W::Dies];
+        let disturbs = |wish| ENDS.contains(&wish);
+        self.boot.as_ref().filter(|_| !self.possible().any(disturbs))
+    }
+
+    /// Operations that were promised, and whether each has to succeed because nothing else was
+    /// asked.
+    pub fn operations(&self) -> impl Iterator<Item = (&OperationId, Wish, Alone)> {
+        let alone = if self.possible().count() == 1 { Alone::Yes } else { Alone::No };
+        self.asked.iter().filter_map(move |(wish, heard)| match heard {
+            Heard::Yes(Some(operation)) => Some((operation, *wish, alone)),
+            _ => None,
+        })
+    }
+}
+
+/// Whether something was the only thing asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// It was.
+    Yes,
+    /// There may have been others.
+    No,
+}
+
+/// Where a wish leads from a state of rest, if it changes anything.
+fn leads(from: Rest, wish: Wish, afterwards: Afterwards) -> Option<Rest> {
+    use Rest as R;
+    use Wish as W;
+    let ended = |how| match afterwards {
+        Afterwards::Stays => how,
+        Afterwards::Goes => R::Absent,
+    };
+    match (from, wish) {
+        (R::Absent, W::Create) => Some(R::Created),
+        (R::Absent, W::CreateAndStart) => Some(R::Running),
+        (R::Absent, _) => None,
+        (R::Created | R::Stopped | R::Failed, W::Start | W::Restart) => Some(R::Running),
+        (R::Running, W::Stop | W::Kill) => Some(ended(R::Stopped)),
+        (R::Running, W::Dies) => Some(ended(R::Failed)),
+        (R::Created | R::Stopped | R::Failed, W::Delete) => Some(R::Absent),
+        (_, W::DeleteForced | W::LeaseFell) => Some(R::Absent),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(was: Rest, asked: &[(Wish, Heard)]) -> Entry {
+        Entry { was, asked: asked.to_vec(), ..Entry::new(Afterwards::Stays, None) }
+    }
+
+    fn states(was: Rest, asked: &[(Wish, Heard)]) -> Vec<Rest> {
+        entry(was, asked).may_be().into_iter().collect()
+    }
+
+    const YES: Heard = Heard::Yes(None);
+
+    #[test]
+    fn what_nobody_touched_is_as_it_was() {
+        for was in [Rest::Absent, Rest::Created, Rest::Running, Rest::Stopped] {
+            assert_eq!(states(was, &[]), [was]);
+            assert_eq!(states(was, &[(Wish::DeleteForced, Heard::No)]), [was]);
+        }
+    }
+
+    #[test]
+    fn a_single_promise_is_kept_and_a_single_silence_leaves_both_open() {
+        use Rest::{Absent, Created, Running, Stopped};
+        for (was, wish, then) in [
+            (Absent, Wish::Create, Created),
+            (Absent, Wish::CreateAndStart, Running),
+            (Created, Wish::Start, Running),
+            (Running, Wish::Stop, Stopped),
+            (Running, Wish::Restart, Running),
+            (Created, Wish::Stop, Created),
+            (Stopped, Wish::Delete, Absent),
+            (Running, Wish::DeleteForced, Absent),
+        ] {
+            assert_eq!(states(was, &[(wish, YES)]), [then], "{wish:?}");
+            let open: Vec<_> = BTreeSet::from([was, then]).into_iter().collect();
+            assert_eq!(states(was, &[(wish, Heard::Nothing)]), open, "{wish:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_promised_to_go_does_not_come_back() {
+        for wish in [Wish::Delete, Wish::DeleteForced, Wish::LeaseFell] {
+            assert_eq!(states(Rest::Stopped, &[(Wish::Start, YES), (wish, YES)]), [Rest::Absent]);
+        }
+    }
+
+    #[test]
+    fn several_at_once_may_come_in_any_order() {
+        let both = [(Wish::Start, YES), (Wish::Stop, YES)];
+        assert_eq!(states(Rest::Created, &both), [Rest::Running, Rest::Stopped]);
+        let made = [(Wish::Create, Heard::Nothing), (Wish::Start, Heard::Nothing)];
+        assert_eq!(states(Rest::Absent, &made), [Rest::Absent, Rest::Created, Rest::Running]);
+    }
+
+    #[test]
+    fn what_does_not_stay_is_gone_when_it_stops() {
+        let stops = |asked: &[_]| {
+            let entry = Entry { afterwards: Afterwards::Goes, ..entry(Rest::Running, asked) };
+            entry.may_be().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!(stops(&[(Wish::Kill, YES)]), [Rest::Absent]);
+        assert_eq!(stops(&[(Wish::Restart, YES)]), [Rest::Running]);
+    }
+
+    #[test]
+    fn what_dies_has_failed_or_came_up_again() {
+        let dies = (Wish::Dies, Heard::Nothing);
+        let states = |more| states(Rest::Running, &[dies.clone(), more]);
+        assert_eq!(states((Wish::Start, Heard::No)), [Rest::Running, Rest::Failed]);
+        assert_eq!(states((Wish::Delete, YES)), [Rest::Absent]);
+        let stopped = [Rest::Stopped, Rest::Failed];
+        assert_eq!(states((Wish::Stop, YES)), stopped);
+    }
+
+    #[test]
+    fn a_promise_that_nothing_contradicts_is_kept_beside_others() {
+        let up = [(Wish::Start, YES), (Wish::Restart, Heard::Nothing)];
+        assert_eq!(states(Rest::Stopped, &up), [Rest::Running]);
+        let down = [(Wish::Stop, YES), (Wish::Kill, Heard::Nothing)];
+        assert_eq!(states(Rest::Running, &down), [Rest::Stopped]);
+        let made = [(Wish::Create, YES), (Wish::Start, Heard::Nothing)];
+        assert_eq!(states(Rest::Absent, &made), [Rest::Created, Rest::Running]);
+    }
+
+    #[test]
+    fn a_machine_is_kept_unless_somebody_may_have_ended_it() {
+        let boot = Boot { pid: 1, id: "b".into() };
+        let kept = |asked: &[_]| {
+            let entry = Entry { boot: Some(boot.clone()), ..entry(Rest::Running, asked) };
+            entry.undisturbed().is_some()
+        };
+        assert!(kept(&[(Wish::Start, YES), (Wish::Delete, Heard::Nothing)]));
+        assert!(kept(&[(Wish::Stop, Heard::No)]));
+        assert!(!kept(&[(Wish::Restart, Heard::Nothing)]));
+    }
+}

@@ -1,0 +1,234 @@
+//! Looks whether book, API, world and database tell the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use banger_api::client::Client;
+use banger_api::types::{Operation, Sandbox};
+use banger_host::clock::Deadline;
+use banger_model::{Disposal, OperationId, OperationStatus};
+use banger_store::{Remembered, Store};
+use tokio::task::spawn_blocking;
+
+use crate::book::{Alone, Book, Boot, Rest, Wish};
+use crate::burst::{self, RunFailed};
+use crate::daemon::{LOOK_AGAIN, PATIENCE};
+use crate::place::Place;
+use crate::world::World;
+
+/// What the API says when nothing is under way any more.
+pub(crate) struct Said {
+    pub(crate) sandboxes: BTreeMap<String, Sandbox>,
+    operations: BTreeMap<OperationId, Operation>,
+}
+
+/// What is wrong, in sentences.
+pub(crate) type Wrongs = Vec<String>;
+
+/// Waits until everything that was asked has come to its end.
+pub(crate) async fn settle(client: &Client, book: &Book) -> Result<(Said, Wrongs)> {
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        // In this order: an operation is remembered before its sandbox changes.
+        let operations = client.operations().await?;
+        let sandboxes = client.list(&[]).await?;
+        let under_way = under_way(&sandboxes, &operations, book);
+        if under_way.is_empty() || deadline.passed() {
+            let wrongs = under_way.into_iter().map(|what| format!("does not end: {what}"));
+            let sandboxes = sandboxes.into_iter().map(|one| (one.name.to_string(), one));
+            let operations = operations.into_iter().map(|one| (one.id.clone(), one));
+            let said = Said { sandboxes: sandboxes.collect(), operations: operations.collect() };
+            return Ok((said, wrongs.collect()));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Talks to every sandbox whose monitor was killed. Such a process may stay for seconds, until it
+/// is laid to rest by whoever that is up to; so long the daemon cannot tell, and lets who asks wait.
+pub(crate) async fn knock(client: &Client, book: &Book) {
+    for (name, entry) in book {
+        if entry.asked.iter().any(|(wish, _)| *wish == Wish::Dies) {
+            // Whatever comes of it: the sandbox may be gone.
+            let _ = burst::run(client, name, &["true"], &[]).await;
+        }
+    }
+}
+
+fn under_way(sandboxes: &[Sandbox], operations: &[Operation], book: &Book) -> Wrongs {
+    let running = operations.iter().filter(|operation| !operation.status.is_final());
+    let mut wrongs: Wrongs = running
+        .map(|operation| format!("operation {} of {}", operation.id, operation.name))
+        .collect();
+    for sandbox in sandboxes {
+        let name = sandbox.name.as_str();
+        let moves =
+            matches!(sandbox.state.as_str(), "starting" | "stopping" | "deleting" | "pausing");
+        let goes = matches!(sandbox.state.as_str(), "stopped" | "failed")
+            && sandbox.lifetime.disposal == Disposal::Remove;
+        let fell = book
+            .get(name)
+            .is_some_and(|entry| entry.asked.iter().any(|(wish, _)| *wish == Wish::LeaseFell));
+        if moves || goes || fell {
+            wrongs.push(format!("{name}, which is {}", sandbox.state));
+        }
+    }
+    wrongs
+}
+
+/// Compares what the API says with what was promised.
+pub(crate) fn promises(book: &Book, said: &Said) -> Wrongs {
+    let mut wrongs = Wrongs::new();
+    for (name, entry) in book {
+        let is = said.sandboxes.get(name).map_or(Ok(Rest::Absent), rest);
+        let may_be = entry.may_be();
+        match is {
+            Ok(is) if may_be.contains(&is) => {}
+            Ok(is) => wrongs.push(format!(
+                "{name} is {is:?} ({}), and may only be {may_be:?}: it was {:?}, asked were {:?}",
+                said.sandboxes.get(name).and_then(|one| one.reason.as_deref()).unwrap_or("-"),
+                entry.was,
+                entry.asked
+            )),
+            Err(what) => wrongs.push(format!("{name} is {what}; asked were {:?}", entry.asked)),
+        }
+        for (id, wish, alone) in entry.operations() {
+            wrongs.extend(operation(name, wish, alone, said.operations.get(id)));
+        }
+    }
+    let unknown = said.sandboxes.keys().filter(|name| !book.contains_key(*name));
+    wrongs.extend(unknown.map(|name| format!("nobody asked for {name}")));
+    wrongs
+}
+
+fn rest(sandbox: &Sandbox) -> Result<Rest, String> {
+    match sandbox.state.as_str() {
+        "created" => Ok(Rest::Created),
+        "running" => Ok(Rest::Running),
+        "stopped" => Ok(Rest::Stopped),
+        "failed" => Ok(Rest::Failed),
+        other => Err(format!("{other} ({})", sandbox.reason.as_deref().unwrap_or("-"))),
+    }
+}
+
+fn operation(name: &str, wish: Wish, alone: Alone, found: Option<&Operation>) -> Option<String> {
+    let Some(operation) = found else {
+        return Some(format!("{wish:?} of {name} was promised, and its operation is forgotten"));
+    };
+    let must = matches!(wish, Wish::Delete | Wish::DeleteForced) || alone == Alone::Yes;
+    let succeeded = matches!(operation.status, OperationStatus::Succeeded { .. });
+    (must && !succeeded)
+        .then(|| format!("{wish:?} of {name} was promised and came to {:?}", operation.status))
+}
+
+/// Talks to everything that runs; the machines that answered.
+pub(crate) async fn machines(
+    client: &Client,
+    book: &Book,
+    said: &Said,
+) -> Result<(BTreeMap<String, Boot>, Wrongs)> {
+    let (mut boots, mut wrongs) = (BTreeMap::new(), Wrongs::new());
+    for (name, sandbox) in &said.sandboxes {
+        if sandbox.state != "running" {
+            continue;
+        }
+        if let Err(RunFailed::Otherwise(why)) = burst::run(client, name, &["true"], &[]).await {
+            wrongs.push(format!("true does not run in {name}: {why}"));
+        }
+        let shown = client.show(name).await?;
+        let detail = shown.detail.as_ref();
+        let pid = detail.and_then(|detail| detail.vmm_pid);
+        let id = detail.and_then(|detail| detail.boot_id.clone());
+        let (Some(pid), Some(id)) = (pid, id) else {
+            wrongs.push(format!("{name} runs and does not say in which machine: {detail:?}"));
+            continue;
+        };
+        let boot = Boot { pid, id };
+        let kept = book.get(name).and_then(|entry| entry.undisturbed());
+        if let Some(kept) = kept.filter(|kept| **kept != boot) {
+            wrongs.push(format!("nobody touched {name}, and its machine {kept:?} is {boot:?}"));
+        }
+        boots.insert(name.clone(), boot);
+    }
+    Ok((boots, wrongs))
+}
+
+/// Compares what there is with what the API said of it, now that no daemon runs any more.
+pub(crate) fn world(
+    place: &Place,
+    book: &Book,
+    said: &Said,
+    boots: &BTreeMap<String, Boot>,
+) -> Result<(u64, Wrongs)> {
+    let world = World::look(place.root(), &place.home())?;
+    let mut wrongs = Wrongs::new();
+    let ids: BTreeMap<&str, &Sandbox> =
+        said.sandboxes.values().map(|sandbox| (sandbox.id.as_str(), sandbox)).collect();
+    for (id, sandbox) in &ids {
+        let boot = boots.get(sandbox.name.as_str());
+        let wanted: Vec<i32> = boot.iter().map(|boot| boot.pid).collect();
+        let found = world.marked.get(*id).cloned().unwrap_or_default();
+        if found != wanted {
+            let (name, state) = (&sandbox.name, &sandbox.state);
+            wrongs
+                .push(format!("{name} is {state} and has the processes {found:?}, not {wanted:?}"));
+        }
+        let files = world.dirs.get(*id);
+        if sandbox.state != "running" && files.is_some_and(|files| !files.is_empty()) {
+            wrongs.push(format!("{} is {} and has {files:?}", sandbox.name, sandbox.state));
+        }
+        let disk = world.disks.get(*id).copied();
+        let had = book.get(sandbox.name.as_str()).and_then(|entry| entry.disk);
+        if (had.is_some() && had != disk) || (sandbox.state == "running" && disk.is_none()) {
+            wrongs.push(format!("{} had the disk {had:?} and has {disk:?}", sandbox.name));
+        }
+    }
+    let orphans = world.marked.iter().filter(|(id, _)| !ids.contains_key(id.as_str()));
+    wrongs.extend(orphans.map(|(id, pids)| format!("the processes {pids:?} of {id} are nobody's")));
+    let dirs = world.dirs.keys().filter(|id| !ids.contains_key(id.as_str()));
+    wrongs.extend(dirs.map(|id| format!("the directory {id} is nobody's")));
+    let strangers = world.strangers.iter();
+    wrongs.extend(strangers.map(|(pid, line)| format!("process {pid} still runs: {line}")));
+    let leases = said.sandboxes.values().filter_map(|sandbox| sandbox.lifetime.lease.as_ref());
+    let leases: BTreeSet<_> = leases.map(|lease| lease.as_str().to_owned()).collect();
+    if world.leases != leases {
+        wrongs.push(format!("the leases are {:?}, not {leases:?}", world.leases));
+    }
+    wrongs.extend(world.out_of_place.iter().map(|path| format!("{path} is out of place")));
+    Ok((world.litter, wrongs))
+}
+
+/// Compares the database with what the API said.
+pub(crate) async fn store(place: &Place, said: &Said) -> Result<Wrongs> {
+    let path = place.home().database();
+    let remembered = spawn_blocking(move || Store::open(&path)?.load()).await??;
+    let Remembered { sandboxes, operations, damaged } = remembered;
+    let mut wrongs: Wrongs = damaged.iter().map(|row| format!("damaged: {row}")).collect();
+    let stored: BTreeMap<_, _> =
+        sandboxes.iter().map(|record| (record.name.to_string(), record)).collect();
+    for (name, sandbox) in &said.sandboxes {
+        match stored.get(name) {
+            Some(record) => {
+                let same = record.id == sandbox.id
+                    && record.state.name() == sandbox.state
+                    && record.boots == sandbox.boots
+                    && record.lifetime == sandbox.lifetime
+                    && record.spec == sandbox.spec;
+                if !same {
+                    wrongs.push(format!("{name} is stored as {record:?} and shown as {sandbox:?}"));
+                }
+            }
+            None => wrongs.push(format!("{name} is shown and not stored")),
+        }
+    }
+    let unknown = stored.keys().filter(|name| !said.sandboxes.contains_key(*name));
+    wrongs.extend(unknown.map(|name| format!("{name} is stored and not shown")));
+    for operation in operations {
+        let shown = said.operations.get(&operation.id);
+        if shown.is_none_or(|shown| shown.status != operation.status) {
+            let id = &operation.id;
+            wrongs.push(format!("operation {id} is stored as {operation:?}, shown as {shown:?}"));
+        }
+    }
+    Ok(wrongs)
+}

@@ -1,0 +1,30 @@
+//! Kills the daemon at any instant, starts it again, and looks whether the world is as it should
+//! be: nothing that was promised is lost, nothing that was asked for is done by half, nothing is
+//! left over.
+//!
+//! ```text
+//!   rounds, checkpoints ─▶ burst ─▶ the real bangerd ─▶ scripted monitor (or QEMU)
+//!            │               │
+//!            │               └─▶ book: what was asked, what was answered
+//!            └─▶ check: book against API, /proc, files and database
+//! ```
+//!
+//! Daemon, database, file system and processes are the real ones; only the machine in a sandbox is
+//! made up ([`scripted`]), unless real ones are asked for.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a development tool: it starts the daemon as anybody would, and looks at what it left"
+)]
+
+pub mod book;
+mod burst;
+mod check;
+pub mod checkpoints;
+mod daemon;
+mod draw;
+pub mod place;
+pub mod rounds;
+mod scene;
+pub mod scripted;
+pub mod tally;
+mod world;

@@ -1,0 +1,243 @@
+//! One home through many lives of its daemon, with the book of what was asked in them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tokio::time::timeout;
+
+use crate::book::{Book, Boot, Heard, Rest, Wish};
+use crate::burst::{self, Answer, Leases, RunFailed, Sent};
+use crate::check::{self, Said, Wrongs};
+use crate::daemon::Daemon;
+use crate::draw::Draw;
+use crate::place::{Place, Tools};
+use crate::tally::{Tally, Violation};
+use crate::world::World;
+
+/// How long what was asked may take to be answered by a daemon that has come back.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// A home, and everything that is known of it.
+pub(crate) struct Scene {
+    pub(crate) place: Place,
+    pub(crate) book: Book,
+    pub(crate) leases: Leases,
+    pub(crate) tally: Tally,
+    lives: u64,
+}
+
+/// Whether a request may still be answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Those that make a sandbox with a lease.
+    Leased,
+    /// All of them.
+    All,
+}
+
+impl Scene {
+    pub(crate) fn begin(tools: &Tools) -> Result<Self> {
+        let (book, leases, tally) = (Book::new(), Leases::new(), Tally::default());
+        Ok(Self { place: Place::make(tools)?, book, leases, tally, lives: 0 })
+    }
+
+    /// The name of the next life, for its log.
+    pub(crate) fn next_life(&mut self, round: &str) -> String {
+        self.lives += 1;
+        format!("{:04}-{round}", self.lives)
+    }
+
+    pub(crate) async fn start(&mut self, round: &str) -> Result<Daemon> {
+        let life = self.next_life(round);
+        Daemon::start(&self.place, &life).await
+    }
+
+    pub(crate) fn violation(&mut self, round: &str, what: String) {
+        self.place.keep();
+        let (round, place) = (round.to_owned(), self.place.root().to_owned());
+        self.tally.violations.push(Violation { round, what, place });
+    }
+
+    fn wrong(&mut self, round: &str, wrongs: Wrongs) {
+        for what in wrongs {
+            self.violation(round, what);
+        }
+    }
+
+    /// Writes down what was answered to requests; those that are not meant remain.
+    pub(crate) async fn hear(
+        &mut self,
+        round: &str,
+        sent: Vec<Sent<Option<Wish>>>,
+        which: Which,
+    ) -> Result<Vec<Sent<Option<Wish>>>> {
+        let mut rest = Vec::new();
+        for mut one in sent {
+            let creates = matches!(one.wish, Some(Wish::Create | Wish::CreateAndStart));
+            let leased = creates && self.book.get(&one.name).is_some_and(|e| e.lease.is_some());
+            if which == Which::Leased && !leased {
+                rest.push(one);
+                continue;
+            }
+            self.tally.requests += 1;
+            let answer = timeout(ANSWER_PATIENCE, &mut one.answer).await;
+            match (one.wish, answer) {
+                (Some(wish), Ok(answer)) => {
+                    if let Answer::Heard(heard) = answer? {
+                        self.tally.unanswered +=
+                            u64::from(heard == Heard::Nothing && wish != Wish::Dies);
+                        self.note(&one.name, wish, heard);
+                    }
+                }
+                (None, Ok(answer)) => rest.push(Sent { answer: ready(answer?), ..one }),
+                (_, Err(_)) => {
+                    one.answer.abort();
+                    self.violation(round, format!("no answer about {}", one.name));
+                }
+            }
+        }
+        Ok(rest)
+    }
+
+    pub(crate) fn note(&mut self, name: &str, wish: Wish, heard: Heard) {
+        if let Some(entry) = self.book.get_mut(name) {
+            entry.asked.push((wish, heard));
+        }
+    }
+
+    /// Clients that have heard nothing of their sandbox: some end, and their lease falls; the
+    /// others are told, to ask again.
+    pub(crate) fn clients_end(&mut self, draw: &mut Draw) -> Vec<String> {
+        let mut ask_again = Vec::new();
+        for (name, entry) in &mut self.book {
+            if entry.was != Rest::Absent || !self.leases.contains_key(name) {
+                continue;
+            }
+            let heard = |meant: fn(&Heard) -> bool| entry.asked.iter().any(|(_, h)| meant(h));
+            if heard(|heard| matches!(heard, Heard::Yes(_))) {
+                continue;
+            }
+            if heard(|heard| *heard == Heard::Nothing) && draw.chance(50) {
+                ask_again.push(name.clone());
+                continue;
+            }
+            entry.asked.push((Wish::LeaseFell, Heard::Yes(None)));
+            self.leases.remove(name);
+        }
+        ask_again
+    }
+
+    /// Asks again for sandboxes with a lease: each is there once, whatever became of the first
+    /// request.
+    pub(crate) async fn ask_again(
+        &mut self,
+        round: &str,
+        daemon: &Daemon,
+        names: &[String],
+    ) -> Result<()> {
+        for name in names {
+            let Some(entry) = self.book.get(name) else { continue };
+            let wish = entry
+                .asked
+                .iter()
+                .map(|(wish, _)| *wish)
+                .find(|wish| matches!(wish, Wish::Create | Wish::CreateAndStart));
+            let Some(wish) = wish else { continue };
+            let made = daemon.client().create(&burst::wanted(name, entry, wish)?).await;
+            match made {
+                Ok(made) if made.sandbox.name.as_str() == name => {
+                    self.note(name, wish, Heard::Yes(made.operation));
+                }
+                other => self.violation(round, format!("asked again for {name}: {other:?}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at everything, with the daemon that has come back; ends it meanwhile.
+    pub(crate) async fn check(
+        &mut self,
+        round: &str,
+        daemon: Daemon,
+        commands: Vec<Sent<Option<Wish>>>,
+    ) -> Result<()> {
+        let looked = self.look(round, &daemon, commands).await;
+        let (said, boots) = match (looked, daemon.status()?) {
+            (Ok(looked), None) => looked,
+            (looked, Some(status)) => {
+                self.violation(round, format!("bangerd ended by itself: {status}"));
+                looked?
+            }
+            (Err(error), None) => return Err(error),
+        };
+        daemon.stop().await?;
+        let (litter, wrongs) = check::world(&self.place, &self.book, &said, &boots)?;
+        self.tally.litter = litter;
+        self.wrong(round, wrongs);
+        let wrongs = check::store(&self.place, &said).await?;
+        self.wrong(round, wrongs);
+        self.turn_the_page(&said, &boots)?;
+        ensure!(self.tally.violations.is_empty(), "what follows would say nothing new");
+        Ok(())
+    }
+
+    /// What the daemon says, compared with what it promised.
+    async fn look(
+        &mut self,
+        round: &str,
+        daemon: &Daemon,
+        commands: Vec<Sent<Option<Wish>>>,
+    ) -> Result<(Said, BTreeMap<String, Boot>)> {
+        check::settle(daemon.client(), &self.book).await?;
+        check::knock(daemon.client(), &self.book).await;
+        let (said, wrongs) = check::settle(daemon.client(), &self.book).await?;
+        self.wrong(round, wrongs);
+        let wrongs = check::promises(&self.book, &said);
+        self.wrong(round, wrongs);
+        for command in commands {
+            let Answer::Ran(Err(RunFailed::Otherwise(why))) = command.answer.await? else {
+                continue;
+            };
+            if self.book.get(&command.name).is_some_and(|e| e.undisturbed().is_some()) {
+                let what = format!("nobody touched {}, and a command in it: {why}", command.name);
+                self.violation(round, what);
+            }
+        }
+        let (boots, wrongs) = check::machines(daemon.client(), &self.book, &said).await?;
+        self.wrong(round, wrongs);
+        Ok((said, boots))
+    }
+
+    /// What is found now is what the next round begins with.
+    fn turn_the_page(&mut self, said: &Said, boots: &BTreeMap<String, Boot>) -> Result<()> {
+        let world = World::look(self.place.root(), &self.place.home())?;
+        self.tally.rounds += 1;
+        let found = |name: &String| said.sandboxes.get(name).map(|sandbox| sandbox.state.as_str());
+        for (name, entry) in &mut self.book {
+            let was = entry.was;
+            self.tally.kept += u64::from(entry.undisturbed().is_some());
+            entry.was = match found(name) {
+                Some("running") => Rest::Running,
+                Some("stopped") => Rest::Stopped,
+                Some("failed") => Rest::Failed,
+                Some(_) => Rest::Created,
+                None => Rest::Absent,
+            };
+            self.tally.sandboxes += u64::from(was == Rest::Absent && entry.was != Rest::Absent);
+            entry.boot = boots.get(name).cloned();
+            entry.id = said.sandboxes.get(name).map(|sandbox| sandbox.id.clone());
+            let disk = entry.id.as_ref().and_then(|id| world.disks.get(id.as_str()));
+            entry.disk = disk.copied();
+            entry.asked.clear();
+        }
+        self.book.retain(|_, entry| entry.was != Rest::Absent);
+        self.leases.retain(|name, _| self.book.contains_key(name));
+        Ok(())
+    }
+}
+
+/// An answer that is there.
+fn ready(answer: Answer) -> tokio::task::JoinHandle<Answer> {
+    tokio::spawn(std::future::ready(answer))
+}

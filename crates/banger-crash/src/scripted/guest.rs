@@ -1,0 +1,221 @@
+//! A guest of a few lines: it answers as the agent does, and its programs are made up.
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use banger_link::{
+    AgentInfo, AgentLink, GuestStats, PathKind, ProcessId, ProcessInfo, Refusal, Reply, Request,
+    Stdin, Stream,
+};
+use banger_model::ProcessEnd;
+
+use super::{Machine, Status};
+
+/// Bytes read from the link in one go.
+const READ_LEN: usize = 64 * 1024;
+/// The pid of the first process: those before are the guest's own.
+const FIRST_PID: u32 = 100;
+
+/// What a made up program does.
+enum Program {
+    /// Writes the numbers from one to another, each on a line.
+    Sequence { next: u64, last: u64 },
+    /// Writes what it reads, until that ends.
+    Echo,
+    /// Waits for a signal.
+    Wait,
+}
+
+struct Process {
+    pid: u32,
+    name: Vec<u8>,
+    program: Program,
+    /// What it wrote and nobody has taken yet.
+    rest: Vec<u8>,
+    end: Option<ProcessEnd>,
+}
+
+struct Guest {
+    link: AgentLink,
+    boot_id: String,
+    processes: BTreeMap<ProcessId, Process>,
+    next_pid: u32,
+    goes: bool,
+}
+
+/// Boots when the machine is set going, and serves one host after the other.
+pub(super) fn serve(listener: &UnixListener, machine: &Machine) {
+    machine.wait_for(Status::Running);
+    std::thread::sleep(machine.delay);
+    let mut guest = Guest {
+        link: AgentLink::new(),
+        boot_id: format!("scripted-{}", std::process::id()),
+        processes: BTreeMap::new(),
+        next_pid: FIRST_PID,
+        goes: false,
+    };
+    while let Ok((stream, _)) = listener.accept() {
+        // Whatever ends a connection, the next host finds everything as it was.
+        let _ = guest.serve(stream);
+        if guest.goes {
+            std::thread::sleep(machine.delay);
+            machine.end("guest-shutdown");
+            return;
+        }
+    }
+}
+
+impl Guest {
+    fn serve(&mut self, mut stream: UnixStream) -> std::io::Result<()> {
+        let mut input = vec![0; READ_LEN];
+        let mut output = Vec::new();
+        loop {
+            let len = stream.read(&mut input)?;
+            if len == 0 {
+                return Ok(());
+            }
+            self.link.receive(&input[..len]);
+            while let Some((id, request)) = self.link.next_request() {
+                let reply = self.carry_out(request);
+                self.link.reply(id, reply);
+            }
+            loop {
+                self.work();
+                self.link.transmit(&mut output);
+                if output.is_empty() {
+                    break;
+                }
+                stream.write_all(&output)?;
+                output.clear();
+            }
+            if self.goes {
+                return Ok(());
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: Request) -> Reply {
+        match request {
+            Request::Info => Reply::Info(AgentInfo {
+                version: "scripted".to_owned(),
+                boot_id: self.boot_id.clone(),
+                ready_us: 1000,
+            }),
+            Request::Start { process, command } => self.start(process, &command.argv),
+            Request::Signal { process, signal, .. } => match self.processes.get_mut(&process) {
+                Some(found) => {
+                    end(&mut self.link, process, found, ProcessEnd::Signaled(signal));
+                    Reply::Done
+                }
+                None => Reply::Refused(Refusal::UnknownProcess),
+            },
+            Request::List => Reply::Processes(self.processes.iter().map(info).collect()),
+            Request::Release { process } => match self.processes.remove(&process) {
+                Some(_) => {
+                    self.link.close(process);
+                    Reply::Done
+                }
+                None => Reply::Refused(Refusal::UnknownProcess),
+            },
+            Request::PowerOff => {
+                self.goes = true;
+                Reply::Done
+            }
+            Request::Stats => Reply::Stats(GuestStats { cpus: 1, ..GuestStats::default() }),
+            Request::Look { path } if path == b"/" => Reply::Looked(PathKind::Directory),
+            Request::Look { .. } => Reply::Looked(PathKind::Missing),
+            Request::Configure(_) | Request::Resize { .. } | Request::CloseOutput { .. } => {
+                Reply::Done
+            }
+            // The link answers the first itself.
+            Request::Attach { .. } | Request::StartTool { .. } => {
+                Reply::Refused(Refusal::Unsupported)
+            }
+        }
+    }
+
+    fn start(&mut self, id: ProcessId, argv: &[Vec<u8>]) -> Reply {
+        if self.processes.contains_key(&id) {
+            return Reply::Refused(Refusal::WrongState("is there already".to_owned()));
+        }
+        let words: Vec<_> = argv.iter().map(|word| String::from_utf8_lossy(word)).collect();
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+        let program = match words.as_slice() {
+            ["true"] => Program::Sequence { next: 1, last: 0 },
+            ["seq", first, last] => Program::Sequence {
+                next: first.parse().unwrap_or(1),
+                last: last.parse().unwrap_or(0),
+            },
+            ["cat"] => Program::Echo,
+            ["wait"] => Program::Wait,
+            other => {
+                let name = other.first().copied().unwrap_or_default().to_owned();
+                return Reply::Refused(Refusal::NotFound(name));
+            }
+        };
+        if !self.link.open(id) {
+            return Reply::Refused(Refusal::TooManyProcesses(0));
+        }
+        let pid = self.next_pid;
+        self.next_pid += 1;
+        let name = argv.first().cloned().unwrap_or_default();
+        self.processes.insert(id, Process { pid, name, program, rest: Vec::new(), end: None });
+        Reply::Started { pid }
+    }
+
+    /// Lets every program go on as far as it can.
+    fn work(&mut self) {
+        while self.link.next_stdin().is_some() {}
+        for (id, process) in &mut self.processes {
+            while process.end.is_none() && go_on(&mut self.link, *id, process) {}
+        }
+    }
+}
+
+/// One step of a program; whether there may be another now.
+fn go_on(link: &mut AgentLink, id: ProcessId, process: &mut Process) -> bool {
+    if !process.rest.is_empty() {
+        let taken = link.push_output(id, Stream::Stdout, &process.rest);
+        process.rest.drain(..taken);
+        return process.rest.is_empty();
+    }
+    match &mut process.program {
+        Program::Sequence { next, last } if *next <= *last => {
+            process.rest = format!("{next}\n").into_bytes();
+            *next += 1;
+            true
+        }
+        Program::Sequence { .. } => {
+            end(link, id, process, ProcessEnd::Exited(0));
+            false
+        }
+        Program::Echo => match link.stdin(id) {
+            Stdin::Data(bytes) => {
+                process.rest = bytes.to_vec();
+                link.consume_stdin(id, process.rest.len());
+                true
+            }
+            Stdin::Empty => false,
+            Stdin::Ended => {
+                end(link, id, process, ProcessEnd::Exited(0));
+                false
+            }
+        },
+        Program::Wait => false,
+    }
+}
+
+fn end(link: &mut AgentLink, id: ProcessId, process: &mut Process, how: ProcessEnd) {
+    if process.end.is_none() {
+        process.end = Some(how);
+        link.end_output(id, Stream::Stdout);
+        link.end_output(id, Stream::Stderr);
+        link.exited(id, how);
+    }
+}
+
+fn info((id, process): (&ProcessId, &Process)) -> ProcessInfo {
+    let (program, end) = (process.name.clone(), process.end);
+    ProcessInfo { process: *id, pid: process.pid, program, end }
+}

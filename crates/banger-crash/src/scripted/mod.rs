@@ -1,0 +1,131 @@
+//! A virtual machine monitor without a machine: to the daemon it is QEMU, and its guest is a few
+//! lines in the same process that speak the link as the agent does.
+//!
+//! It starts in a millisecond and boots in as many as it is told, so a daemon can be killed under
+//! it a thousand times in the time that a hundred real boots take.
+
+mod guest;
+mod monitor;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use monitor::Events;
+
+/// The numbers under which it inherits its listening sockets, as QEMU does.
+const QMP_FD: RawFd = 4;
+const LINK_FD: RawFd = 5;
+/// Names the longest time, in milliseconds, that its guest takes to boot, and to power off.
+pub const DELAY_VARIABLE: &str = "BANGER_SCRIPTED_DELAY_MS";
+/// What it says when it is asked for its version: no real one's, so that nobody takes what is
+/// found out about the one to be true of the other.
+const VERSION: &str = "QEMU emulator version 99.0.0 (scripted)";
+/// What a kernel is told that is to try KVM. There is none here.
+const PROBE: &str = "banger.probe";
+
+/// How the machine is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Status {
+    /// It waits to be set going.
+    Prelaunch,
+    Running,
+    Paused,
+    /// It has ended, and the process is about to.
+    Over,
+}
+
+/// What the parts of the monitor share.
+struct Machine {
+    status: Mutex<Status>,
+    changed: Condvar,
+    events: Events,
+    delay: Duration,
+}
+
+impl Machine {
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self) -> Status {
+        *self.lock()
+    }
+
+    fn set(&self, status: Status) {
+        *self.lock() = status;
+        self.changed.notify_all();
+    }
+
+    fn wait_for(&self, wanted: Status) {
+        let mut status = self.lock();
+        while *status != wanted {
+            status = self.changed.wait(status).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the machine for a reason that QEMU would give.
+    fn end(&self, reason: &str) {
+        self.events.tell("SHUTDOWN", &serde_json::json!({ "guest": true, "reason": reason }));
+        self.set(Status::Over);
+    }
+}
+
+/// Runs the program with these arguments, the first of them behind its own name.
+pub fn run(args: &[OsString], longest_delay: Duration) -> ExitCode {
+    if args.iter().any(|arg| arg == "--version") {
+        say(&mut io::stdout(), VERSION);
+        return ExitCode::SUCCESS;
+    }
+    if args.iter().any(|arg| arg.to_string_lossy().split(' ').any(|word| word == PROBE)) {
+        say(&mut io::stderr(), "scripted: there is no KVM here");
+        return ExitCode::FAILURE;
+    }
+    match serve(longest_delay) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&mut io::stderr(), &format!("scripted: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn say(to: &mut impl io::Write, what: &str) {
+    let _ = writeln!(to, "{what}");
+}
+
+fn serve(longest_delay: Duration) -> io::Result<()> {
+    let (qmp, link) = (inherited(QMP_FD), inherited(LINK_FD));
+    let machine = Arc::new(Machine {
+        status: Mutex::new(Status::Prelaunch),
+        changed: Condvar::new(),
+        events: Events::default(),
+        delay: drawn(longest_delay),
+    });
+    let start = |name: &str, serve: fn(&UnixListener, &Machine), listener: UnixListener| {
+        let machine = machine.clone();
+        let thread = std::thread::Builder::new().name(name.to_owned());
+        thread.spawn(move || serve(&listener, &machine)).map(drop)
+    };
+    start("qmp", monitor::serve, qmp)?;
+    start("guest", guest::serve, link)?;
+    machine.wait_for(Status::Over);
+    Ok(())
+}
+
+/// Some time up to the longest: another for each process.
+fn drawn(longest: Duration) -> Duration {
+    let mut draw = crate::draw::Draw::new(u64::from(std::process::id()));
+    Duration::from_micros(draw.below(u64::try_from(longest.as_micros()).unwrap_or(u64::MAX)))
+}
+
+#[expect(unsafe_code, reason = "an inherited descriptor is known by its number only")]
+fn inherited(number: RawFd) -> UnixListener {
+    // SAFETY: the process begins with these descriptors open, and nothing else takes them over.
+    // JUSTIFICATION: there is no other way to take over a descriptor.
+    UnixListener::from(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -1,0 +1,86 @@
+//! QEMU's control protocol from its other end: one connection after the other.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::{Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::{Machine, Status};
+
+/// Where events go: to whoever is connected.
+#[derive(Default)]
+pub(super) struct Events(Mutex<Option<UnixStream>>);
+
+impl Events {
+    pub(super) fn tell(&self, name: &str, data: &Value) {
+        let timestamp = json!({ "seconds": 0, "microseconds": 0 });
+        self.send(&json!({ "event": name, "data": data, "timestamp": timestamp }));
+    }
+
+    fn send(&self, message: &Value) {
+        if let Some(stream) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Who has hung up misses it, as with QEMU.
+            let _ = stream.write_all(format!("{message}\r\n").as_bytes());
+        }
+    }
+
+    fn connect(&self, stream: Option<UnixStream>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = stream;
+    }
+}
+
+/// Serves one connection after the other, for ever.
+pub(super) fn serve(listener: &UnixListener, machine: &Machine) {
+    while let Ok((stream, _)) = listener.accept() {
+        let Ok(writer) = stream.try_clone() else { continue };
+        machine.events.connect(Some(writer));
+        let version = json!({ "qemu": { "major": 99, "minor": 0, "micro": 0 }, "package": "" });
+        machine.events.send(&json!({ "QMP": { "version": version, "capabilities": [] } }));
+        for line in BufReader::new(stream).lines() {
+            let Ok(line) = line else { break };
+            let Ok(command) = serde_json::from_str::<Value>(&line) else { continue };
+            obey(machine, &command);
+        }
+        machine.events.connect(None);
+    }
+}
+
+fn obey(machine: &Machine, command: &Value) {
+    let name = command.get("execute").and_then(Value::as_str).unwrap_or_default();
+    let mut answer = json!({ "return": {} });
+    match name {
+        "qmp_capabilities" | "set_link" | "cont" | "stop" | "quit" | "system_reset" => {}
+        "query-status" => answer = json!({ "return": status(machine.status()) }),
+        other => {
+            let desc = format!("The command {other} has not been found");
+            answer = json!({ "error": { "class": "CommandNotFound", "desc": desc } });
+        }
+    }
+    if let Some(id) = command.get("id") {
+        answer["id"] = id.clone();
+    }
+    if name == "cont" {
+        machine.set(Status::Running);
+        machine.events.tell("RESUME", &json!({}));
+    } else if name == "stop" {
+        machine.set(Status::Paused);
+        machine.events.tell("STOP", &json!({}));
+    }
+    machine.events.send(&answer);
+    match name {
+        "quit" => machine.end("host-qmp-quit"),
+        "system_reset" => machine.end("host-qmp-system-reset"),
+        _ => {}
+    }
+}
+
+fn status(status: Status) -> Value {
+    let (name, running) = match status {
+        Status::Prelaunch => ("prelaunch", false),
+        Status::Running => ("running", true),
+        Status::Paused => ("paused", false),
+        Status::Over => ("shutdown", false),
+    };
+    json!({ "status": name, "running": running, "singlestep": false })
+}

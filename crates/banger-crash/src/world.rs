@@ -1,0 +1,107 @@
+//! What there really is below a home: processes and files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use anyhow::Result;
+use banger_host::fs::list_dir;
+use banger_host::home::Home;
+use banger_host::owned;
+
+/// Files of a machine that only a running one has.
+const OF_A_MACHINE: [&str; 3] = ["vmm.json", "qmp.sock", "link.sock"];
+/// The file that is a sandbox's disk.
+const DISK: &str = "disk.ext4";
+/// How the names of files end that are made aside.
+const ASIDE: &str = ".new";
+
+/// What there is.
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    /// Processes that carry the mark of a sandbox, by its id.
+    pub(crate) marked: BTreeMap<String, Vec<i32>>,
+    /// Other processes that have to do with the home, with their command lines.
+    pub(crate) strangers: BTreeMap<i32, String>,
+    /// Directories of sandboxes, with the files in them that only a running one has.
+    pub(crate) dirs: BTreeMap<String, BTreeSet<String>>,
+    /// The disks of sandboxes, by their inodes.
+    pub(crate) disks: BTreeMap<String, u64>,
+    /// Leases.
+    pub(crate) leases: BTreeSet<String>,
+    /// What lies where nothing of its kind should.
+    pub(crate) out_of_place: Vec<String>,
+    /// Files in the directories of sandboxes that somebody began to write and never finished.
+    pub(crate) litter: u64,
+}
+
+impl World {
+    /// Looks.
+    pub(crate) fn look(root: &Path, home: &Home) -> Result<Self> {
+        let mut world = Self::default();
+        let sandboxes = home.sandboxes();
+        if let Ok(real) = sandboxes.canonicalize() {
+            for name in owned::directories_below(&real)? {
+                let found = owned::find(&real.join(&name))?;
+                let pids = found.iter().map(|process| process.identity().pid).collect();
+                world.marked.insert(name.to_string_lossy().into_owned(), pids);
+            }
+        }
+        world.look_at_processes(root)?;
+        for name in list_dir(&sandboxes)? {
+            let files = names(&sandboxes.join(&name))?;
+            if let Ok(disk) = fs::metadata(sandboxes.join(&name).join(DISK)) {
+                world.disks.insert(name.to_string_lossy().into_owned(), disk.ino());
+            }
+            world.litter += files.iter().filter(|file| file.ends_with(ASIDE)).count() as u64;
+            let of_a_machine =
+                files.into_iter().filter(|file| OF_A_MACHINE.contains(&file.as_str())).collect();
+            world.dirs.insert(name.to_string_lossy().into_owned(), of_a_machine);
+        }
+        world.leases = names(&home.leases())?;
+        world.look_for_litter(home)?;
+        Ok(world)
+    }
+
+    /// Whatever names something below `root` or works there, and carries no mark.
+    fn look_at_processes(&mut self, root: &Path) -> Result<()> {
+        let marked: BTreeSet<i32> = self.marked.values().flatten().copied().collect();
+        let below = root.to_string_lossy().into_owned();
+        for name in list_dir(Path::new("/proc"))? {
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            let dir = Path::new("/proc").join(&name);
+            let line = fs::read(dir.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            let works_there = fs::read_link(dir.join("cwd")).is_ok_and(|cwd| cwd.starts_with(root));
+            if (works_there || line.contains(&below)) && !marked.contains(&pid) {
+                self.strangers.insert(pid, line);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_for_litter(&mut self, home: &Home) -> Result<()> {
+        let state = home.sandboxes();
+        let state = state.parent().unwrap_or(&state);
+        let usual = ["banger.db", "banger.db-wal", "banger.db-shm", "bangerd.lock", "sandboxes"];
+        let usual = usual.into_iter().chain(["leases", "host"]).collect();
+        let host = ["kvm.json", "kvm.lock", "tsc.json", "tsc.lock"].into();
+        let runtime = ["bangerd.sock", "start.lock"].into();
+        let places: [(&Path, BTreeSet<&str>); 3] =
+            [(state, usual), (&home.host_facts(), host), (home.runtime(), runtime)];
+        for (dir, usual) in places {
+            for name in names(dir)? {
+                if !usual.contains(name.as_str()) {
+                    self.out_of_place.push(dir.join(name).display().to_string());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn names(dir: &Path) -> Result<BTreeSet<String>> {
+    let names = list_dir(dir)?;
+    Ok(names.into_iter().map(|name| name.to_string_lossy().into_owned()).collect())
+}
