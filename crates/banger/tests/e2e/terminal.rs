@@ -77,10 +77,14 @@ fn a_shell_on_a_terminal() {
     kill_process(Pid::from_child(&child), Signal::WINCH).unwrap();
     terminal.types("until stty size | grep -q 44; do sleep 0.1; done; echo re'sized'\r");
     terminal.shows("resized");
+    // What is typed while there is no prompt is echoed by the terminal at once, and thrown away
+    // by Ctrl-C.
+    terminal.shows("# ");
     // Ctrl-C is a key that the shell's own terminal understands.
     terminal.types("sleep 1000\r");
     terminal.shows("sleep 1000\r\n");
     terminal.types("\u{3}");
+    terminal.shows("^C");
     terminal.shows("# ");
     terminal.types("exit 5\r");
     assert_eq!(child.wait().unwrap().code(), Some(5));
