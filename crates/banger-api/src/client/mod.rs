@@ -132,13 +132,16 @@ impl Client {
         sandbox: &str,
         action: SandboxAction,
     ) -> Result<Operation, ClientError> {
-        let action = match action {
+        let word = match action {
             SandboxAction::Start => "start",
             SandboxAction::Stop => "stop",
             SandboxAction::Kill => "kill",
             SandboxAction::Restart => "restart",
         };
-        self.fetch(Ask::post(sandbox_target(sandbox).at(action))).await
+        let ask = Ask::post(sandbox_target(sandbox).at(word));
+        // Asked again, a start or a stop finds that it is so already; a restart would be another.
+        let once = action == SandboxAction::Restart;
+        self.fetch(if once { ask } else { ask.repeatable() }).await
     }
 
     /// Deletes a sandbox and its disk.

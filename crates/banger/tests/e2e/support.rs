@@ -164,7 +164,11 @@ impl TestEnv {
     pub(crate) fn kill_daemon(&self) {
         let Some(pid) = self.daemon() else { return };
         kill(pid);
-        wait_until("the daemon is gone", || self.daemon() != Some(pid));
+        // Its command line goes first, its sockets later: only then nobody can connect to it.
+        wait_until("the daemon is gone", || {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
+        });
     }
 
     /// Asserts that no sandbox, no process and no file of one is left.
