@@ -132,16 +132,13 @@ impl Client {
         sandbox: &str,
         action: SandboxAction,
     ) -> Result<Operation, ClientError> {
-        let word = match action {
+        let action = match action {
             SandboxAction::Start => "start",
             SandboxAction::Stop => "stop",
             SandboxAction::Kill => "kill",
             SandboxAction::Restart => "restart",
         };
-        let ask = Ask::post(sandbox_target(sandbox).at(word));
-        // Asked again, a start or a stop finds that it is so already; a restart would be another.
-        let once = action == SandboxAction::Restart;
-        self.fetch(if once { ask } else { ask.repeatable() }).await
+        self.fetch(Ask::post(sandbox_target(sandbox).at(action))).await
     }
 
     /// Deletes a sandbox and its disk.

@@ -105,9 +105,9 @@ async fn what_may_not_be_asked_twice_is_not_unless_the_daemon_turned_it_down() {
         fake.request().await.problem(ending).await;
         drop(fake.request().await);
     };
-    let (_, answer) = tokio::join!(server, client.act("web", SandboxAction::Restart));
+    let (_, answer) = tokio::join!(server, client.act("web", SandboxAction::Start));
     let Err(ClientError::Interrupted { request, .. }) = answer else { panic!("{answer:?}") };
-    assert_eq!(request, "POST /v1/sandboxes/web/restart");
+    assert_eq!(request, "POST /v1/sandboxes/web/start");
 }
 
 #[tokio::test(start_paused = true)]
