@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use banger_host::Result;
 use banger_host::error::AtPath as _;
-use banger_host::fs::{data_begins, punch_hole};
+use banger_host::fs::{data_begins, punch_hole, read_tail};
 
 /// What the guest writes to its serial console.
 pub const CONSOLE_LOG: &str = "console.log";
@@ -128,18 +128,9 @@ impl LogReader {
     }
 }
 
-fn tail_of(file: &mut File, len: u64) -> io::Result<Vec<u8>> {
-    let begin = file.metadata()?.len().saturating_sub(len);
-    file.seek(SeekFrom::Start(begin))?;
-    let mut bytes = Vec::new();
-    file.take(len).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// The last `len` bytes of a log, as text; empty when there is none.
 pub(crate) fn tail(path: &Path, len: u64) -> String {
-    let read = File::open(path).and_then(|mut file| tail_of(&mut file, len));
-    String::from_utf8_lossy(&read.unwrap_or_default()).into_owned()
+    read_tail(path, len).unwrap_or_default()
 }
 
 /// The last line or two that the guest wrote to its console, for an error message. They are the

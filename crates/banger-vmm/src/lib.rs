@@ -19,6 +19,7 @@ pub mod console;
 mod error;
 pub mod facts;
 mod machine;
+mod pollable;
 pub mod probe;
 pub mod qemu;
 mod reap;
@@ -27,6 +28,7 @@ mod vmm;
 
 pub use error::{AdoptError, ControlError, PrepareError, ReapError};
 pub use machine::{Disks, LINK_SOCKET, Machine};
+pub use pollable::pollable;
 pub use reap::{Reaped, clear_sockets, reap};
 pub use record::{RECORD_FILE, Record};
 pub use vmm::{

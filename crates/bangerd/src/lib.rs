@@ -26,7 +26,6 @@ mod logs;
 pub mod machine;
 mod metrics;
 mod operations;
-mod pollable;
 mod recovery;
 mod registry;
 mod server;

@@ -14,10 +14,10 @@ use banger_host::fs::{file_size, read_bounded, write_atomic};
 use banger_host::readiness::WriteWatch;
 use banger_model::Timestamp;
 use banger_vmm::console::{self, CONSOLE_LOG, LogReader, VMM_LOG};
+use banger_vmm::pollable;
 use tokio::io::unix::AsyncFd;
 
 use crate::operations::now;
-use crate::pollable::pollable;
 
 /// After a log was written to, nothing is done about it for so long: a flood of small writes is
 /// one event.

@@ -1,7 +1,7 @@
 //! A QEMU machine that has booted, and the task that watches over it.
 
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,6 +21,7 @@ use super::{CONTROL_PATIENCE, KILL_PATIENCE, LOG_TAIL, printable};
 use crate::console::{self, CONSOLE_LOG, VMM_LOG};
 use crate::error::ControlError;
 use crate::machine::LINK_SOCKET;
+use crate::pollable::pollable;
 use crate::vmm::{BoxFuture, EndReason, RunState, Running};
 
 /// How much of the console is searched for a panic, in bytes: its message with registers and
@@ -83,15 +84,6 @@ impl QemuMachine {
             .map(drop)
             .map_err(|source| ControlError::Monitor { operation, source })
     }
-}
-
-/// A descriptor that tokio tells readable when the process has ended.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe for types that could change their descriptor; OwnedFd cannot"
-)]
-fn pollable(process: &Process) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::new(process.as_fd().try_clone_to_owned()?)
 }
 
 impl Running for QemuMachine {

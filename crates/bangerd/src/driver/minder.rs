@@ -9,7 +9,7 @@ use anyhow::Result;
 use banger_api::types::{Condition, ConditionKind};
 use banger_host::process::Process;
 use banger_model::SandboxId;
-use banger_vmm::{EndReason, Record, RunState};
+use banger_vmm::{EndReason, Record, RunState, pollable};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::warn;
@@ -17,7 +17,6 @@ use tracing::warn;
 use crate::link::LinkState;
 use crate::logs;
 use crate::machine::{self, Live, Network};
-use crate::pollable::pollable;
 use crate::shared::Shared;
 
 /// News that may wait for the driver.

@@ -14,6 +14,6 @@ use tokio::io::unix::AsyncFd;
     deprecated,
     reason = "its successor is unsafe for types that could change their descriptor; OwnedFd cannot"
 )]
-pub(crate) fn pollable(fd: impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn pollable(fd: impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd.as_fd().try_clone_to_owned()?, Interest::READABLE)
 }
