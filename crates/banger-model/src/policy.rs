@@ -26,6 +26,19 @@ pub enum Action {
     DeleteForced,
 }
 
+impl Action {
+    /// Everything that can be asked.
+    pub const ALL: [Self; 7] = [
+        Self::Start,
+        Self::Stop,
+        Self::Kill,
+        Self::Restart,
+        Self::Pause,
+        Self::Delete,
+        Self::DeleteForced,
+    ];
+}
+
 /// What is done about a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -202,20 +215,10 @@ mod tests {
     use crate::lifecycle::every_state;
     use crate::time::Timestamp;
 
-    const ACTIONS: [Action; 7] = [
-        Action::Start,
-        Action::Stop,
-        Action::Kill,
-        Action::Restart,
-        Action::Pause,
-        Action::Delete,
-        Action::DeleteForced,
-    ];
-
     #[test]
     fn whatever_is_allowed_is_possible() {
         for state in every_state() {
-            for action in ACTIONS {
+            for action in Action::ALL {
                 if let Decision::Act(event) | Decision::ActAndAskAgain(event) =
                     decide(action, &state)
                 {
@@ -228,7 +231,7 @@ mod tests {
     #[test]
     fn what_is_so_already_reaches_its_goal_without_anyone_asking_again() {
         for state in every_state() {
-            for action in ACTIONS {
+            for action in Action::ALL {
                 if decide(action, &state) != Decision::AlreadySo {
                     continue;
                 }
@@ -242,7 +245,7 @@ mod tests {
     #[test]
     fn what_waits_waits_for_something_that_ends() {
         for state in every_state() {
-            for action in ACTIONS {
+            for action in Action::ALL {
                 if decide(action, &state) == Decision::Queue {
                     assert!(state.pending().is_some(), "{action:?} in {state:?}");
                 }
@@ -255,7 +258,7 @@ mod tests {
         let running = State::Running { since: Timestamp(1) };
         assert_eq!(decide(Action::Delete, &running), Decision::Deny(Denial::Active("running")));
         assert_eq!(decide(Action::DeleteForced, &running), Decision::Act(Event::Delete));
-        for action in ACTIONS {
+        for action in Action::ALL {
             let decision = decide(action, &State::Deleting);
             assert!(matches!(decision, Decision::AlreadySo | Decision::Deny(_)));
         }

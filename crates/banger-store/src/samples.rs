@@ -146,15 +146,6 @@ pub(crate) fn any_operation() -> impl Strategy<Value = OperationRecord> {
         (time(), ".{0,200}").prop_map(|(at, error)| OperationStatus::Failed { at, error }),
         time().prop_map(|at| OperationStatus::Cancelled { at }),
     ];
-    let actions = vec![
-        Action::Start,
-        Action::Stop,
-        Action::Kill,
-        Action::Restart,
-        Action::Pause,
-        Action::Delete,
-        Action::DeleteForced,
-    ];
     let goal = prop_oneof![
         any::<u64>().prop_map(|after| Goal::Running { after }),
         Just(Goal::Down),
@@ -162,7 +153,7 @@ pub(crate) fn any_operation() -> impl Strategy<Value = OperationRecord> {
         Just(Goal::Gone),
     ];
     let ids = (any::<[u8; 8]>(), any::<[u8; 6]>());
-    (ids, prop::sample::select(actions), goal, time(), status).prop_map(
+    (ids, prop::sample::select(Action::ALL.as_slice()), goal, time(), status).prop_map(
         |((id, sandbox), action, goal, started, status)| OperationRecord {
             id: OperationId::from_random(id),
             sandbox: SandboxId::from_random(sandbox),
