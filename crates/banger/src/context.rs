@@ -1,13 +1,13 @@
 //! What every command needs of its surroundings, read once.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, anyhow};
 use banger_api::client::Client;
 use banger_host::home::{Home, HomeEnv};
-use bangerd::assets::Sources;
+use bangerd::assets::{DEFAULT_PATH, Sources, guest_programs};
 use bangerd::machine::HelperProgram;
 
 use crate::daemon::OnDemand;
@@ -22,9 +22,6 @@ pub(crate) struct Context {
     /// This executable.
     pub(crate) program: PathBuf,
 }
-
-/// Where programs are searched when `PATH` is not set.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// What commands that wait for a sandbox run on: one thread for them, others for what blocks.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
@@ -53,7 +50,7 @@ impl Context {
 
     /// As [`Context::sources`], but with what is missing named where it should be.
     pub(crate) fn sources_unchecked(&self) -> Sources {
-        let agent = self.guest_programs().join("banger-agent");
+        let agent = guest_programs(&self.program).join("banger-agent");
         Sources { home: self.home.clone(), path: self.path.clone(), agent }
     }
 
@@ -62,18 +59,11 @@ impl Context {
     /// # Errors
     /// When it is missing.
     pub(crate) fn guest_program(&self, name: &str) -> Result<PathBuf> {
-        let path = self.guest_programs().join(name);
+        let path = guest_programs(&self.program).join(name);
         if path.is_file() {
             return Ok(path);
         }
         Err(anyhow!("{} is missing: install banger anew", path.display()))
-    }
-
-    /// `lib/banger` beside the directory that this executable is in: what belongs to
-    /// `/usr/local/bin/banger` is in `/usr/local/lib/banger`.
-    fn guest_programs(&self) -> PathBuf {
-        let dir = self.program.parent().unwrap_or(Path::new("/"));
-        dir.parent().unwrap_or(dir).join("lib").join("banger")
     }
 
     /// The daemon's executable, which is beside this one.

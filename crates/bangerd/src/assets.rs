@@ -1,7 +1,7 @@
 //! What a sandbox is made from, made ready: VMM, kernel, image, and what the host can do.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
@@ -30,6 +30,16 @@ pub struct Assets {
     pub kvm: Finding,
     /// The frequency of the host's time stamp counter.
     pub tsc_khz: u64,
+}
+
+/// Where programs are searched when `PATH` is not set.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where the programs of ours are that run in guests: `lib/banger` beside the directory that
+/// `program` is in. What belongs to `/usr/local/bin/banger` is in `/usr/local/lib/banger`.
+pub fn guest_programs(program: &Path) -> PathBuf {
+    let dir = program.parent().unwrap_or(Path::new("/"));
+    dir.parent().unwrap_or(dir).join("lib").join("banger")
 }
 
 /// Where assets come from.

@@ -9,15 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use banger_host::home::{Home, HomeEnv};
-use bangerd::assets::Sources;
+use bangerd::assets::{DEFAULT_PATH, Sources, guest_programs};
 use bangerd::checkpoint::{Checkpoint, Checkpoints};
 use bangerd::daemon::{self, Settings};
 use bangerd::machine::HelperProgram;
 use clap::{Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
-/// Where programs are searched when `PATH` is not set.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long what is under way may take to end with the daemon.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -99,8 +97,7 @@ fn run(args: Args) -> Result<()> {
     }
     log_to_stderr(args.log, args.verbose);
     end_with_any_panic();
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let relay = HelperProgram { program, args: vec!["relay".into()] };
+    let relay = HelperProgram { program: program()?, args: vec!["relay".into()] };
     let socket = args.socket_fd.map(inherited).transpose()?;
     let ready = args.ready_fd.map(inherited).transpose()?.map(File::from);
     let checkpoints = Checkpoints::new(args.checkpoint);
@@ -125,14 +122,12 @@ fn sources() -> Result<Sources> {
     let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     let home = Home::from_env(&HomeEnv::from_process(), &current)?;
     let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from(DEFAULT_PATH));
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
-    Ok(Sources { home, path, agent: guest_programs(&program).join("banger-agent") })
+    let agent = guest_programs(&program()?).join("banger-agent");
+    Ok(Sources { home, path, agent })
 }
 
-/// `lib/banger` beside the directory that this executable is in.
-fn guest_programs(program: &Path) -> PathBuf {
-    let dir = program.parent().unwrap_or(Path::new("/"));
-    dir.parent().unwrap_or(dir).join("lib").join("banger")
+fn program() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot tell where this program is")
 }
 
 /// A descriptor that whoever started this program has left open for it.

@@ -18,11 +18,8 @@ use tracing::{error, info, warn};
 
 use crate::driver::Beginning;
 use crate::leases;
-use crate::operations::{MAX_FINISHED, now};
+use crate::operations::now;
 use crate::registry::Registry;
-
-/// Finished operations are remembered for so long.
-const REMEMBERED: banger_model::Span = banger_model::Span::from_secs(24 * 3600);
 
 /// Takes up what is remembered, and settles what is not.
 ///
@@ -145,8 +142,7 @@ fn settle_leases(registry: &Registry, sandboxes: &[SandboxRecord]) -> Result<()>
     Ok(())
 }
 
-/// Ends the operations of sandboxes that are gone, forgets those that are long over, and returns
-/// the others by sandbox.
+/// Ends the operations of sandboxes that are gone, and returns the others by sandbox.
 async fn settle_operations(
     registry: &Registry,
     operations: Vec<OperationRecord>,
@@ -174,9 +170,9 @@ async fn settle_operations(
             shared.operations.track(operation, &name);
         }
     }
-    let finished_before = banger_model::Timestamp(at.0.saturating_sub(REMEMBERED.as_millis()));
-    writes.push(Write::PruneOperations { finished_before, keep: MAX_FINISHED });
-    if let Err(error) = shared.store.write(writes).await {
+    if !writes.is_empty()
+        && let Err(error) = shared.store.write(writes).await
+    {
         warn!(%error, "the operations of an earlier daemon cannot be brought to their end");
     }
     unfinished

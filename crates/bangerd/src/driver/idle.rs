@@ -70,8 +70,8 @@ impl Watch {
 
 /// Whether a process runs that was started from outside. A guest that does not say is taken to.
 async fn runs_something(live: &Live) -> bool {
-    match live.link.list().await {
-        Ok(processes) => processes.iter().any(|process| process.end.is_none()),
-        Err(_) => true,
+    match tokio::time::timeout(stats::GUEST_PATIENCE, live.link.list()).await {
+        Ok(Ok(processes)) => processes.iter().any(|process| process.end.is_none()),
+        _ => true,
     }
 }
