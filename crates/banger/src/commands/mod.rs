@@ -5,6 +5,7 @@ pub(crate) mod command_args;
 pub(crate) mod completion;
 pub(crate) mod doctor;
 pub(crate) mod man;
+pub(crate) mod spec_args;
 pub(crate) mod version;
 pub(crate) mod vm_act;
 pub(crate) mod vm_cp;

@@ -6,13 +6,12 @@ use anyhow::anyhow;
 use banger_api::client::Client;
 use banger_api::types::CreateSandbox;
 use banger_model::{
-    CpuCount, DiskSize, Disposal, ExitCode, ImageName, KernelName, Label, Labels, Lifetime,
-    MemorySize, NetworkMode, OperationId, OperationStatus, RestartPolicy, SandboxName, SandboxSpec,
-    Span,
+    Disposal, ExitCode, Label, Labels, Lifetime, OperationId, OperationStatus, RestartPolicy,
+    SandboxName, Span,
 };
-use clap_complete::ArgValueCandidates;
 
-use crate::commands::{completion, with_daemon};
+use crate::commands::spec_args::SpecArgs;
+use crate::commands::with_daemon;
 use crate::error::{CommandError, Kind};
 use crate::output::{self, notice};
 use crate::progress;
@@ -29,24 +28,8 @@ use crate::progress;
 pub(crate) struct Args {
     /// Its name; one is made up where none is given
     name: Option<SandboxName>,
-    /// The image that is its root file system
-    #[arg(long, default_value = "debian-bookworm", add = ArgValueCandidates::new(completion::images))]
-    image: ImageName,
-    /// The kernel that it boots
-    #[arg(long, default_value = "debian-cloud", add = ArgValueCandidates::new(completion::kernels))]
-    kernel: KernelName,
-    /// Virtual CPUs [default: 2 with KVM, 1 without]
-    #[arg(long)]
-    cpus: Option<CpuCount>,
-    /// Memory, such as 512M or 2G
-    #[arg(long, default_value_t = MemorySize::DEFAULT)]
-    memory: MemorySize,
-    /// Size of the writable disk; it takes only the space that is written
-    #[arg(long, default_value_t = DiskSize::DEFAULT)]
-    disk: DiskSize,
-    /// How it is connected: user (a network of its own with a way out) or none
-    #[arg(long, default_value_t)]
-    network: NetworkMode,
+    #[command(flatten)]
+    spec: SpecArgs,
     /// A label to find it by; may be repeated
     #[arg(long = "label", short, value_name = "KEY=VALUE")]
     labels: Vec<Label>,
@@ -75,14 +58,7 @@ impl Args {
             Labels::try_from(labels).map_err(|error| CommandError::new(Kind::Usage, error))?;
         Ok(CreateSandbox {
             name: self.name,
-            spec: SandboxSpec {
-                image: self.image,
-                kernel: self.kernel,
-                cpus: self.cpus,
-                memory: self.memory,
-                disk: self.disk,
-                network: self.network,
-            },
+            spec: self.spec.into(),
             labels,
             lifetime: Lifetime {
                 ttl: self.ttl,
@@ -175,6 +151,7 @@ async fn call_off(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use banger_model::NetworkMode;
     use clap::Parser;
 
     #[derive(Parser)]

@@ -4,13 +4,11 @@ use anyhow::{Result, anyhow, bail};
 use banger_api::client::{Client, ClientError, Force, SandboxAction};
 use banger_api::types::{Command, CreateSandbox, Created};
 use banger_model::{
-    CpuCount, DiskSize, Disposal, ExitCode, ImageName, KernelName, Labels, Lifetime, MemorySize,
-    NetworkMode, OperationStatus, RestartPolicy, SandboxSpec,
+    Disposal, ExitCode, Labels, Lifetime, OperationStatus, RestartPolicy, SandboxSpec,
 };
-use clap_complete::ArgValueCandidates;
 
 use crate::commands::command_args::CommandArgs;
-use crate::commands::completion;
+use crate::commands::spec_args::SpecArgs;
 use crate::context::{self, Context};
 use crate::error::{CommandError, Kind};
 use crate::lease::Lease;
@@ -33,24 +31,8 @@ const ATTEMPTS: usize = 5;
                         banger vm run --memory 2G --cpus 2 -it -- bash"
 )]
 pub(crate) struct Args {
-    /// The image that is the sandbox's root file system
-    #[arg(long, default_value = "debian-bookworm", add = ArgValueCandidates::new(completion::images))]
-    image: ImageName,
-    /// The kernel that the sandbox boots
-    #[arg(long, default_value = "debian-cloud", add = ArgValueCandidates::new(completion::kernels))]
-    kernel: KernelName,
-    /// Virtual CPUs [default: 2 with KVM, 1 without]
-    #[arg(long)]
-    cpus: Option<CpuCount>,
-    /// Memory, such as 512M or 2G
-    #[arg(long, default_value_t = MemorySize::DEFAULT)]
-    memory: MemorySize,
-    /// Size of the writable disk; it takes only the space that is written
-    #[arg(long, default_value_t = DiskSize::DEFAULT)]
-    disk: DiskSize,
-    /// How the sandbox is connected: user (a network of its own with a way out) or none
-    #[arg(long, default_value_t)]
-    network: NetworkMode,
+    #[command(flatten)]
+    spec: SpecArgs,
     /// Keep the sandbox, stopped, when the command has ended
     #[arg(long)]
     keep: bool,
@@ -59,28 +41,18 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
-    let (wanted, disposal) = (args.spec(), args.disposal());
+    let disposal = args.disposal();
+    let spec = SandboxSpec::from(args.spec);
     let command = args.command.command()?;
     let context = Context::from_process()?;
     let runtime = context::runtime().map_err(|error| CommandError::new(Kind::Sandbox, error))?;
-    let ended = runtime.block_on(in_sandbox(&context, verbosity, wanted, disposal, command));
+    let ended = runtime.block_on(in_sandbox(&context, verbosity, spec, disposal, command));
     // Threads that still read standard input end with the process.
     runtime.shutdown_background();
     ended.map_err(CommandError::of_sandbox)
 }
 
 impl Args {
-    fn spec(&self) -> SandboxSpec {
-        SandboxSpec {
-            image: self.image.clone(),
-            kernel: self.kernel.clone(),
-            cpus: self.cpus,
-            memory: self.memory,
-            disk: self.disk,
-            network: self.network,
-        }
-    }
-
     fn disposal(&self) -> Disposal {
         if self.keep { Disposal::Keep } else { Disposal::Remove }
     }
