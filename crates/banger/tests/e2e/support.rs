@@ -227,8 +227,14 @@ fn shared() -> &'static Result<(), String> {
     SHARED.get_or_init(|| {
         let env = TestEnv::empty();
         let mut command = env.command(["vm", "run", "--", "true"]);
-        let output = command.env("BANGER_HOME", banger_testkit::test_home()).output().unwrap();
+        let home = banger_testkit::test_home();
+        let output = command.env("BANGER_HOME", &home).output().unwrap();
         if output.status.success() {
+            // Its daemon ends with `env`, and nobody else comes to remove the sandbox.
+            wait_until("the sandbox is gone", || {
+                let sandboxes = std::fs::read_dir(home.join("state/sandboxes"));
+                sandboxes.into_iter().flatten().next().is_none()
+            });
             return Ok(());
         }
         Err(format!("no sandbox starts here: {}", String::from_utf8_lossy(&output.stderr).trim()))
