@@ -35,6 +35,9 @@ pub struct SandboxRecord {
     pub boots: u64,
     /// Restarts by its policy in a row.
     pub restarts: u32,
+    /// When its policy starts it again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_at: Option<Timestamp>,
 }
 
 /// The id of an operation: sixteen lowercase hex digits, chosen at random.

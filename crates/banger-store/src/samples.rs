@@ -28,6 +28,7 @@ pub(crate) fn sandbox(n: u16, name: &str) -> SandboxRecord {
         state: State::Created,
         boots: 0,
         restarts: 0,
+        restart_at: None,
     }
 }
 

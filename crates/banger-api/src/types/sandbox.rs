@@ -89,6 +89,13 @@ pub struct Sandbox {
     pub expires: Option<Timestamp>,
     /// How often it has begun to start.
     pub boots: u64,
+    /// Restarts by its policy in a row.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When its policy starts it again.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub restart_at: Option<Timestamp>,
     /// What is not as it should be.
     pub conditions: Vec<Condition>,
     /// What is costly to find out: only when one sandbox is asked for.

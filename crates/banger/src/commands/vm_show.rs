@@ -51,6 +51,7 @@ fn text(sandbox: &Sandbox, now: Timestamp) -> String {
     pairs.extend(sandbox.expires.map(|at| ("expires", in_time(at.since(now)))));
     pairs.extend(lifetime.idle_timeout.map(|span| ("idle timeout", span.to_string())));
     pairs.push(("restart", lifetime.restart.to_string()));
+    pairs.extend(sandbox.restart_at.map(|at| ("starts again", in_time(at.since(now)))));
     if lifetime.disposal == Disposal::Remove {
         pairs.push(("when stopped", "deleted".to_owned()));
     }
@@ -106,6 +107,7 @@ mod tests {
     fn everything_that_is_known_is_told_in_plain_characters() {
         let mut web = sandbox("web", "stopped");
         web.reason = Some("it crashed \x1b[31m".into());
+        web.restart_at = Some(Timestamp(64_000));
         web.detail = Some(SandboxDetail {
             dir: "/home/me".into(),
             disk: Some(DiskUsage { apparent: 8 << 30, real: 3 << 20 }),
@@ -122,14 +124,15 @@ mod tests {
         });
         let text = text(&web, Timestamp(62_000));
         for line in [
-            "name:        web\n",
-            "state:       stopped\n",
-            "since:       1m 1s ago\n",
-            "reason:      it crashed \\u{1b}[31m\n",
-            "restart:     no\n",
-            "disk:        3M of 8G\n",
-            "vmm:         process 7\n",
-            "process:     sh (pid 9, ended with 137)\n",
+            "name:         web\n",
+            "state:        stopped\n",
+            "since:        1m 1s ago\n",
+            "reason:       it crashed \\u{1b}[31m\n",
+            "restart:      no\n",
+            "starts again: in 2s\n",
+            "disk:         3M of 8G\n",
+            "vmm:          process 7\n",
+            "process:      sh (pid 9, ended with 137)\n",
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }

@@ -26,8 +26,18 @@ pub(crate) struct View {
 impl View {
     /// The sandbox as it is shown, without what is costly to find out.
     pub(crate) fn sandbox(&self) -> Sandbox {
-        let SandboxRecord { id, name, spec, labels, lifetime, created, state, boots, .. } =
-            self.record.clone();
+        let SandboxRecord {
+            id,
+            name,
+            spec,
+            labels,
+            lifetime,
+            created,
+            state,
+            boots,
+            restarts,
+            restart_at,
+        } = self.record.clone();
         let (since, reason) = match &state {
             State::Running { since } | State::Paused { since } => (Some(*since), None),
             State::Stopped { since, cause } => (Some(*since), Some(cause.to_string())),
@@ -48,6 +58,8 @@ impl View {
             created,
             expires,
             boots,
+            restarts,
+            restart_at,
             conditions: self.conditions.clone(),
             detail: None,
         }
