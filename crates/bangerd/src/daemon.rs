@@ -29,7 +29,7 @@ use crate::checkpoint::Checkpoints;
 use crate::machine::HelperProgram;
 use crate::metrics::Metrics;
 use crate::operations::{MAX_FINISHED, Operations, now};
-use crate::recovery::recover;
+use crate::recovery::{recover, settle_leases};
 use crate::registry::Registry;
 use crate::shared::{MAX_BOOTS, Shared};
 use crate::store::Memory;
@@ -83,7 +83,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     });
     let registry = Registry::new(shared.clone());
     recover(&registry, remembered).await.context("cannot take up what is remembered")?;
-    let router = api::router(registry);
+    let router = api::router(registry.clone());
     let served = server::serve(listener, router, shared.shutdown.subscribe());
     tokio::pin!(served);
     notify(&[NotifyState::Ready]);
@@ -97,7 +97,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         () = &mut served => {}
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = keep_house(&shared) => {}
+        () = keep_house(&registry) => {}
     }
     info!("ending; sandboxes go on");
     notify(&[NotifyState::Stopping]);
@@ -161,7 +161,8 @@ fn raise_descriptors() {
 }
 
 /// Forgets what is long over, from time to time.
-async fn keep_house(shared: &Shared) {
+async fn keep_house(registry: &Registry) {
+    let shared = registry.shared();
     let mut interval = tokio::time::interval(HOUSEKEEPING);
     loop {
         interval.tick().await;
@@ -169,6 +170,9 @@ async fn keep_house(shared: &Shared) {
         let prune = Write::PruneOperations { finished_before, keep: MAX_FINISHED };
         if let Err(error) = shared.store.write(vec![prune]).await {
             warn!(%error, "old operations cannot be forgotten");
+        }
+        if let Err(error) = settle_leases(registry) {
+            warn!(error = format!("{error:#}"), "leases that nobody holds cannot be removed");
         }
     }
 }

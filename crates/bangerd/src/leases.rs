@@ -4,6 +4,7 @@
 //! the client's process, and the kernel tells whoever waits for it. The file is there before the
 //! sandbox is, so there is no moment at which nobody holds it.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -11,9 +12,34 @@ use banger_host::fs::{is_there, list_dir, remove_all};
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
 use banger_model::LeaseId;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// Room for what waiting for a lock calls, in bytes.
 const STACK: usize = 64 * 1024;
+
+/// One lease makes one sandbox, even when it is asked for twice at once: who makes it has the
+/// turn. Leases share turns, so there are always as many; few enough wait for each other.
+#[derive(Debug)]
+pub(crate) struct Turns([Mutex<()>; TURNS]);
+
+/// As many as a byte can tell apart.
+const TURNS: usize = 256;
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self([const { Mutex::const_new(()) }; TURNS])
+    }
+}
+
+impl Turns {
+    /// Waits until nobody else makes a sandbox of this lease.
+    pub(crate) async fn take(&self, lease: &LeaseId) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        lease.hash(&mut hasher);
+        let [turn, ..] = hasher.finish().to_le_bytes();
+        self.0[usize::from(turn)].lock().await
+    }
+}
 
 /// Whether a client holds this lease.
 ///

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use banger_api::types::{Operation, Stage, StageProgress};
 use banger_host::clock;
 use banger_model::{
-    OperationId, OperationRecord, OperationStatus, Progress, SandboxName, Timestamp,
+    OperationId, OperationRecord, OperationStatus, Progress, SandboxId, SandboxName, Timestamp,
 };
 use tokio::sync::watch;
 
@@ -63,6 +63,13 @@ impl Operations {
     /// One operation.
     pub(crate) fn find(&self, id: &OperationId) -> Option<Tracked> {
         lock(&self.0).get(id).cloned()
+    }
+
+    /// The last that was asked of a sandbox.
+    pub(crate) fn last_of(&self, sandbox: &SandboxId) -> Option<OperationId> {
+        let all = self.list();
+        let mut its = all.iter().rev().filter(|operation| operation.sandbox == *sandbox);
+        its.next().map(|operation| operation.id.clone())
     }
 
     /// All of them, oldest first.

@@ -50,14 +50,13 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
         Ok::<_, anyhow::Error>(found)
     })
     .await??;
-    settle_leases(registry, &sandboxes)?;
     let mut unfinished = settle_operations(registry, operations, &sandboxes).await;
     for record in sandboxes {
         let operations = unfinished.remove(&record.id).unwrap_or_default();
         let beginning = found.beginning(&record);
         registry.drive(record, operations, beginning);
     }
-    Ok(())
+    settle_leases(registry)
 }
 
 /// What there is on the host.
@@ -130,11 +129,16 @@ impl Found {
     }
 }
 
-fn settle_leases(registry: &Registry, sandboxes: &[SandboxRecord]) -> Result<()> {
+/// Removes the leases of clients that died before they asked for a sandbox.
+///
+/// # Errors
+/// When they cannot be looked at.
+pub(crate) fn settle_leases(registry: &Registry) -> Result<()> {
     let home = &registry.shared().home;
     ensure_private_dir(&home.leases())?;
+    let views = registry.list();
     let needed: Vec<_> =
-        sandboxes.iter().filter_map(|record| record.lifetime.lease.as_ref()).collect();
+        views.iter().filter_map(|view| view.record.lifetime.lease.as_ref()).collect();
     let swept = leases::sweep(home, |lease| needed.contains(&lease))?;
     if swept > 0 {
         info!(swept, "removed leases that nobody holds");

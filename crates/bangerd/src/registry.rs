@@ -31,6 +31,7 @@ const MIN_PREFIX: usize = 2;
 pub(crate) struct Registry {
     shared: Arc<Shared>,
     sandboxes: Mutex<BTreeMap<SandboxId, Handle>>,
+    leases: leases::Turns,
 }
 
 /// Why a sandbox cannot be created.
@@ -66,7 +67,7 @@ pub(crate) enum ResolveError {
 impl Registry {
     /// One with no sandbox in it.
     pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, sandboxes: Mutex::default() })
+        Arc::new(Self { shared, sandboxes: Mutex::default(), leases: leases::Turns::default() })
     }
 
     /// What all share.
@@ -88,17 +89,21 @@ impl Registry {
         wanted: CreateSandbox,
     ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
         machine::check_size(&wanted.spec).map_err(CreateError::Impossible)?;
-        if let Some(lease) = &wanted.lifetime.lease {
-            if let Some(known) =
-                self.find(|view| view.record.lifetime.lease.as_ref() == Some(lease))
-            {
-                let start = self.shared.operations.list().into_iter().rev();
-                let id = known.view().record.id.clone();
-                let start = start.filter(|operation| operation.sandbox == id);
-                return Ok((known.view(), start.map(|operation| operation.id.clone()).next()));
-            }
-            leases::check(&self.shared.home, lease).map_err(CreateError::Impossible)?;
+        let Some(lease) = wanted.lifetime.lease.clone() else { return self.make(wanted).await };
+        let _turn = self.leases.take(&lease).await;
+        if let Some(known) = self.find(|view| view.record.lifetime.lease.as_ref() == Some(&lease)) {
+            let view = known.view();
+            let starts = self.shared.operations.last_of(&view.record.id);
+            return Ok((view, starts));
         }
+        leases::check(&self.shared.home, &lease).map_err(CreateError::Impossible)?;
+        self.make(wanted).await
+    }
+
+    async fn make(
+        self: &Arc<Self>,
+        wanted: CreateSandbox,
+    ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
         let (record, operation) = self.reserve(wanted).await?;
         self.shared.checkpoints.reach("create.reserved").await;
         let id = operation.as_ref().map(|operation| operation.id.clone());
@@ -220,6 +225,7 @@ fn record(wanted: &CreateSandbox, id: SandboxId, name: SandboxName) -> SandboxRe
         state: State::Created,
         boots: 0,
         restarts: 0,
+        restart_at: None,
     }
 }
 
