@@ -5,11 +5,15 @@ use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
 use crate::support::TestEnv;
+
+/// How long a terminal may stay silent that is to show something: longer than any boot.
+const PATIENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
 
 /// Both ends of a terminal, and everything it has shown.
 struct Terminal {
@@ -54,6 +58,9 @@ impl Terminal {
                 self.shown.drain(..at + text.len());
                 return;
             }
+            let mut ready = [PollFd::new(&self.user, PollFlags::IN)];
+            let shown = &self.shown;
+            assert_ne!(poll(&mut ready, Some(&PATIENCE)).unwrap(), 0, "no {text:?} in {shown:?}");
             let n = self.user.read(&mut buffer).unwrap();
             self.shown.push_str(&String::from_utf8_lossy(&buffer[..n]));
         }
@@ -80,9 +87,10 @@ fn a_shell_on_a_terminal() {
     // What is typed while there is no prompt is echoed by the terminal at once, and thrown away
     // by Ctrl-C.
     terminal.shows("# ");
-    // Ctrl-C is a key that the shell's own terminal understands.
-    terminal.types("sleep 1000\r");
-    terminal.shows("sleep 1000\r\n");
+    // Ctrl-C is a key that the shell's own terminal understands. Until a command itself says that
+    // it runs, the shell may still be in front, and the key means nothing to it.
+    terminal.types("sh -c 'echo in\"\"front; exec sleep 1000'\r");
+    terminal.shows("infront\r\n");
     terminal.types("\u{3}");
     terminal.shows("^C");
     terminal.shows("# ");
