@@ -1,77 +1,93 @@
-//! The identity of a sandbox.
+//! Names that are chosen at random: of sandboxes, of operations, of leases.
 
-use std::fmt;
-use std::str::FromStr;
+/// Makes the type of a random name of so many bytes, written in lowercase hex digits, and of the
+/// error for a text that is none.
+macro_rules! random_id {
+    ($(#[$doc:meta])* $name:ident, $error:ident, $what:literal, $bytes:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
+        #[doc = concat!("A text that is not ", $what, ".")]
+        #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+        #[error("not {what}: {0:?} is not {len} lowercase hex digits", what = $what, len = $name::LEN)]
+        pub struct $error(String);
 
-/// Twelve lowercase hex digits, chosen at random when the sandbox is made.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct SandboxId(String);
+        impl $name {
+            /// Digits of it.
+            pub const LEN: usize = 2 * $bytes;
 
-/// A text that is not a sandbox id.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("not a sandbox id: {0:?} is not {len} lowercase hex digits", len = SandboxId::LEN)]
-pub struct ParseIdError(String);
+            /// What these random bytes make.
+            pub fn from_random(bytes: [u8; $bytes]) -> Self {
+                Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
+            }
+
+            /// The digits.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $error;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+                if text.len() == Self::LEN && text.bytes().all(hex) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err($error(text.to_owned()))
+                }
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = $error;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+random_id!(
+    /// The identity of a sandbox, for ever: twelve lowercase hex digits.
+    SandboxId, ParseIdError, "a sandbox id", 6
+);
+random_id!(
+    /// The id of an operation: sixteen lowercase hex digits.
+    OperationId, ParseOperationError, "an operation's id", 8
+);
+random_id!(
+    /// The name of a lease, a file whose lock says that a sandbox's client lives: thirty-two
+    /// lowercase hex digits, one path component.
+    LeaseId, ParseLeaseError, "a lease", 16
+);
 
 impl SandboxId {
-    /// Digits of an id.
-    pub const LEN: usize = 12;
-
-    /// The id that these random bytes make.
-    pub fn from_random(bytes: [u8; Self::LEN / 2]) -> Self {
-        Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
-    }
-
-    /// The digits.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// The random bytes that the id was made from.
     pub fn bytes(&self) -> [u8; Self::LEN / 2] {
         std::array::from_fn(|i| u8::from_str_radix(&self.0[2 * i..2 * i + 2], 16).unwrap_or(0))
-    }
-}
-
-impl FromStr for SandboxId {
-    type Err = ParseIdError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == Self::LEN && text.bytes().all(hex) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ParseIdError(text.to_owned()))
-        }
-    }
-}
-
-impl TryFrom<String> for SandboxId {
-    type Error = ParseIdError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<SandboxId> for String {
-    fn from(id: SandboxId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }
 

@@ -27,18 +27,14 @@ mod time;
 pub use device::{BlockRole, LINK_PORT_NAME, VOLUME_SLOTS};
 pub use exit::{ExitCode, ProcessEnd};
 pub use generate::generate_name;
-pub use id::{ParseIdError, SandboxId};
+pub use id::{LeaseId, OperationId, ParseIdError, ParseLeaseError, ParseOperationError, SandboxId};
 pub use label::{Label, LabelError, LabelFilter, Labels};
-pub use lifetime::{
-    Disposal, LeaseId, Lifetime, ParseLeaseError, ParseRestartError, RestartPolicy,
-};
-pub use limits::Limits;
+pub use lifetime::{Disposal, Lifetime, ParseRestartError, RestartPolicy};
+pub use limits::{ArgsError, Limits};
 pub use name::{ImageName, KernelName, NameError, SandboxName};
 pub use net::{GuestNet, MacAddress};
 pub use progress::{Progress, Silent};
-pub use record::{
-    OperationId, OperationRecord, OperationStatus, ParseOperationError, SandboxRecord,
-};
+pub use record::{OperationRecord, OperationStatus, SandboxRecord};
 pub use size::{Bytes, ParseBytesError};
 pub use spec::{
     Accelerator, CpuCount, DiskSize, EnvVar, MemorySize, NetworkMode, ParseNetworkError,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::id::LeaseId;
 use crate::lifecycle::EndCause;
 use crate::time::Span;
 
@@ -89,54 +90,6 @@ pub enum Disposal {
     Keep,
     /// It is deleted when it stops, however that comes.
     Remove,
-}
-
-/// The name of a lease: a file whose lock says that a sandbox's client lives. Thirty-two lowercase
-/// hex digits, chosen at random.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct LeaseId(String);
-
-/// Why a text is no lease.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("not a lease: 32 lowercase hex digits are one")]
-pub struct ParseLeaseError;
-
-impl LeaseId {
-    /// The lease that these random bytes name.
-    pub fn from_random(bytes: [u8; 16]) -> Self {
-        Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
-    }
-
-    /// The digits: one path component.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for LeaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl TryFrom<String> for LeaseId {
-    type Error = ParseLeaseError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 32 && text.bytes().all(hex) {
-            Ok(Self(text))
-        } else {
-            Err(ParseLeaseError)
-        }
-    }
-}
-
-impl From<LeaseId> for String {
-    fn from(lease: LeaseId) -> Self {
-        lease.0
-    }
 }
 
 /// How long a sandbox is to live.

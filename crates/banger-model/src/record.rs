@@ -1,11 +1,8 @@
 //! What is remembered of a sandbox and of an operation.
 
 use serde::{Deserialize, Serialize};
-use std::fmt;
-use std::str::FromStr;
-use thiserror::Error;
 
-use crate::id::SandboxId;
+use crate::id::{OperationId, SandboxId};
 use crate::label::Labels;
 use crate::lifecycle::State;
 use crate::lifetime::Lifetime;
@@ -38,67 +35,6 @@ pub struct SandboxRecord {
     /// When its policy starts it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_at: Option<Timestamp>,
-}
-
-/// The id of an operation: sixteen lowercase hex digits, chosen at random.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct OperationId(String);
-
-/// Why a text is no id of an operation.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("not an operation's id: 16 lowercase hex digits are one")]
-pub struct ParseOperationError;
-
-impl OperationId {
-    /// The id that these random bytes make.
-    pub fn from_random(bytes: [u8; 8]) -> Self {
-        Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
-    }
-
-    /// The digits.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for OperationId {
-    type Err = ParseOperationError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() == 16 && text.bytes().all(hex) {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(ParseOperationError)
-        }
-    }
-}
-
-impl TryFrom<String> for OperationId {
-    type Error = ParseOperationError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<OperationId> for String {
-    fn from(id: OperationId) -> Self {
-        id.0
-    }
-}
-
-impl fmt::Display for OperationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for OperationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// How an operation is.

@@ -123,18 +123,21 @@ pub(crate) fn any_sandbox() -> impl Strategy<Value = SandboxRecord> {
     let labels = prop::collection::btree_map("[a-zA-Z0-9][a-z./_-]{0,20}", "[ -~é]{0,60}", 0..8)
         .prop_map(|labels| labels.try_into().unwrap());
     let id = any::<[u8; 6]>().prop_map(SandboxId::from_random);
-    let counts = (any::<u64>(), any::<u32>());
+    let counts = (any::<u64>(), any::<u32>(), prop::option::of(time()));
     (id, name(), spec(), labels, lifetime(), time(), state(), counts).prop_map(
-        |(id, name, spec, labels, lifetime, created, state, (boots, restarts))| SandboxRecord {
-            id,
-            name: name.parse().unwrap(),
-            spec,
-            labels,
-            lifetime,
-            created,
-            state,
-            boots,
-            restarts,
+        |(id, name, spec, labels, lifetime, created, state, (boots, restarts, restart_at))| {
+            SandboxRecord {
+                id,
+                name: name.parse().unwrap(),
+                spec,
+                labels,
+                lifetime,
+                created,
+                state,
+                boots,
+                restarts,
+                restart_at,
+            }
         },
     )
 }
