@@ -3,7 +3,7 @@
 use banger_api::types;
 use banger_image::ImageConfig;
 use banger_link::{Command, Tool, Window};
-use banger_model::{EnvVar, Limits};
+use banger_model::{ArgsError, EnvVar, Limits};
 use thiserror::Error;
 
 use crate::link::Program;
@@ -11,16 +11,9 @@ use crate::link::Program;
 /// Why a command cannot be run anywhere.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum BadCommand {
-    /// Its program has no name.
-    #[error("the command's name is empty")]
-    NoName,
-    /// More than Linux takes.
-    #[error(
-        "the command's arguments are too long: {max} bytes at most, {one} for one",
-        max = Limits::MAX_ARGS_LEN,
-        one = Limits::MAX_ARG_LEN
-    )]
-    TooLong,
+    /// What no Linux takes.
+    #[error(transparent)]
+    Args(#[from] ArgsError),
     /// Not `NAME=VALUE`.
     #[error("{0:?} is not an environment variable: write NAME=VALUE")]
     Variable(String),
@@ -57,7 +50,10 @@ fn command(wanted: types::Command, image: &ImageConfig) -> Result<Command, BadCo
         true => image.shell.iter().map(own).collect(),
         false => wanted.argv.into_iter().map(|arg| arg.0).collect(),
     };
-    check(&argv)?;
+    if argv.is_empty() {
+        return Err(ArgsError::NoName.into());
+    }
+    Limits::check_args(argv.iter().map(Vec::as_slice))?;
     let mut env: Vec<EnvVar> = Vec::new();
     let images = image.env.iter().map(|(name, value)| format!("{name}={value}"));
     let images = images.filter_map(|var| EnvVar::parse(var.as_bytes()).ok());
@@ -82,18 +78,6 @@ fn command(wanted: types::Command, image: &ImageConfig) -> Result<Command, BadCo
 /// A terminal's size as the guest is told.
 pub(crate) fn window(window: types::Window) -> Window {
     Window { rows: window.rows, cols: window.cols }
-}
-
-/// Refuses what no Linux would take.
-fn check(argv: &[Vec<u8>]) -> Result<(), BadCommand> {
-    if argv.first().is_none_or(Vec::is_empty) {
-        return Err(BadCommand::NoName);
-    }
-    let total: usize = argv.iter().map(|arg| arg.len() + 1).sum();
-    if argv.iter().any(|arg| arg.len() >= Limits::MAX_ARG_LEN) || total > Limits::MAX_ARGS_LEN {
-        return Err(BadCommand::TooLong);
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -142,9 +126,9 @@ mod tests {
     #[test]
     fn what_no_linux_takes_is_refused() {
         let argv = |args: Vec<Text>| run(types::Command { argv: args, ..Default::default() });
-        assert_eq!(argv(vec!["".into()]), Err(BadCommand::NoName));
+        assert_eq!(argv(vec!["".into()]), Err(ArgsError::NoName.into()));
         let long = Text(vec![b'x'; Limits::MAX_ARG_LEN]);
-        assert_eq!(argv(vec!["ls".into(), long]), Err(BadCommand::TooLong));
+        assert_eq!(argv(vec!["ls".into(), long]), Err(ArgsError::TooLong.into()));
         let env = types::Command { env: vec!["=x".into()], ..Default::default() };
         assert!(matches!(run(env), Err(BadCommand::Variable(_))));
         let user = types::Command { user: Some("".into()), ..Default::default() };

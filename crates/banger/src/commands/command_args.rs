@@ -1,11 +1,11 @@
 //! What `vm run` and `vm exec` have in common: the command, and what it gets.
 
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use banger_api::types::{Command, Text, Window};
 use banger_host::terminal::{is_terminal, window_size};
-use banger_model::{EnvVar, Limits, SpecError};
+use banger_model::{ArgsError, EnvVar, Limits, SpecError};
 use clap::builder::{OsStringValueParser, TypedValueParser as _};
 
 use crate::error::{CommandError, Kind};
@@ -82,21 +82,13 @@ impl CommandArgs {
 
 /// Refuses before anything is made what no Linux would take.
 fn check_command(command: &[OsString]) -> Result<(), CommandError> {
-    if command.first().is_some_and(|program| program.is_empty()) {
-        let error = anyhow::anyhow!("the command's name is empty");
-        return Err(CommandError::new(Kind::Usage, error));
-    }
-    let long = command.iter().any(|arg| arg.len() >= Limits::MAX_ARG_LEN);
-    let total: usize = command.iter().map(|arg| arg.len() + 1).sum();
-    if long || total > Limits::MAX_ARGS_LEN {
-        let error = anyhow::anyhow!(
-            "the command's arguments are too long: {} bytes at most, {} for one",
-            Limits::MAX_ARGS_LEN,
-            Limits::MAX_ARG_LEN
-        );
-        return Err(CommandError::new(Kind::Usage, error).hint("pass data on standard input"));
-    }
-    Ok(())
+    Limits::check_args(command.iter().map(|arg| arg.as_bytes())).map_err(|error| {
+        let refused = CommandError::new(Kind::Usage, error);
+        match error {
+            ArgsError::NoName => refused,
+            ArgsError::TooLong => refused.hint("pass data on standard input"),
+        }
+    })
 }
 
 fn terminal_window() -> Window {
