@@ -14,6 +14,7 @@ pub mod facts;
 pub mod fs;
 pub mod home;
 pub mod lock;
+pub mod memory;
 pub mod owned;
 pub mod process;
 pub mod random;

@@ -36,6 +36,12 @@ pub enum PrepareError {
     /// The monitor does not answer.
     #[error("the virtual machine monitor cannot be controlled")]
     Control(#[source] QmpError),
+    /// What was saved is no machine for this monitor: another begins with a kernel.
+    #[error("the saved machine cannot be loaded: {said}")]
+    Load {
+        /// What the monitor said.
+        said: String,
+    },
 }
 
 /// Why a running machine did not do as told.
@@ -49,6 +55,9 @@ pub enum ControlError {
         /// Why it failed.
         source: QmpError,
     },
+    /// Nobody knows where its memory is.
+    #[error("cannot save the machine: an older banger has made it, which could not")]
+    MadeByOlder,
     /// The process or its sockets.
     #[error("cannot {operation} the machine")]
     Host {

@@ -27,7 +27,7 @@ mod record;
 mod vmm;
 
 pub use error::{AdoptError, ControlError, PrepareError, ReapError};
-pub use machine::{Disks, LINK_SOCKET, Machine};
+pub use machine::{Disks, KernelStart, LINK_SOCKET, Machine, Net, SavedMachine, Start};
 pub use pollable::pollable;
 pub use reap::{Reaped, clear_sockets, reap};
 pub use record::{RECORD_FILE, Record};

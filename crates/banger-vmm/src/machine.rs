@@ -14,12 +14,8 @@ pub struct Machine {
     /// The machine's own directory, absolute and without symbolic links: everything the monitor
     /// writes is in it.
     pub dir: PathBuf,
-    /// The kernel, an uncompressed ELF file.
-    pub kernel: PathBuf,
-    /// The initramfs, a cpio archive.
-    pub initramfs: PathBuf,
-    /// Kernel arguments beside those that the monitor itself needs.
-    pub kernel_args: Vec<String>,
+    /// What it begins with.
+    pub start: Start,
     /// What executes the guest.
     pub accelerator: Accelerator,
     /// Number of processors.
@@ -30,10 +26,52 @@ pub struct Machine {
     pub disks: Disks,
     /// The hardware address of the network interface.
     pub mac: MacAddress,
-    /// What the network interface is connected to; without one its link is down.
-    pub net: Option<NetBackend>,
+    /// What the network interface is connected to.
+    pub net: Net,
+}
+
+/// What a machine begins with.
+#[derive(Clone, Debug)]
+pub enum Start {
+    /// A kernel, at its first instruction.
+    Kernel(KernelStart),
+    /// What another machine of the same shape was, when it was saved.
+    Saved(SavedMachine),
+}
+
+/// A kernel and what it is told.
+#[derive(Clone, Debug)]
+pub struct KernelStart {
+    /// The kernel, an uncompressed ELF file.
+    pub kernel: PathBuf,
+    /// The initramfs, a cpio archive.
+    pub initramfs: PathBuf,
+    /// Kernel arguments beside those that the monitor itself needs.
+    pub args: Vec<String>,
     /// The frequency of the host's time stamp counter ([`crate::facts::tsc_khz`]).
     pub tsc_khz: u64,
+}
+
+/// The files of a machine that was saved. Any number of machines may be made from them, also at
+/// the same time: none changes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedMachine {
+    /// Its memory, as long as the machine has memory.
+    pub memory: PathBuf,
+    /// The state of its processors and devices, as the monitor writes it.
+    pub devices: PathBuf,
+}
+
+/// What a machine's network interface is connected to.
+#[derive(Debug)]
+pub enum Net {
+    /// Nothing: the guest sees no carrier.
+    Absent,
+    /// Nothing that answers: the guest sees a carrier, as the machines will that are made from
+    /// it when it is saved.
+    Silent,
+    /// A network.
+    Backend(NetBackend),
 }
 
 /// The files behind a machine's block devices. A device without a file is there, and empty.

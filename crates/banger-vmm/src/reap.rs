@@ -131,6 +131,7 @@ mod tests {
             vmm: "test".into(),
             process: machine.identity().clone(),
             network: vec![network.identity().clone(), reused],
+            memory: None,
         };
         record.write(dir.path()).unwrap();
         assert_eq!(reap(dir.path()).unwrap(), Reaped::Processes(2));

@@ -1,6 +1,6 @@
 //! What is written down about a machine, so that whoever knows its directory finds it again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use banger_host::fs::{read_bounded, write_atomic};
 use banger_host::process::ProcessIdentity;
@@ -22,6 +22,19 @@ pub struct Record {
     pub process: ProcessIdentity,
     /// The processes of the machine's network. They end by themselves after the monitor.
     pub network: Vec<ProcessIdentity>,
+    /// Where its memory is; not known of a machine that an older banger has made.
+    #[serde(default)]
+    pub memory: Option<Memory>,
+}
+
+/// Where the memory of a running machine is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// In a file of its own that has no name.
+    Own,
+    /// In this file, as far as the machine has not written to it.
+    Over(PathBuf),
 }
 
 impl Record {
@@ -66,8 +79,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), None);
         let identity = ProcessIdentity { boot_id: "b".into(), pid: 7, start_time: 9 };
-        let record =
-            Record { vmm: "qemu 7.2.0".into(), process: identity.clone(), network: vec![identity] };
+        let record = Record {
+            vmm: "qemu 7.2.0".into(),
+            process: identity.clone(),
+            network: vec![identity],
+            memory: Some(Memory::Over("/t".into())),
+        };
         record.write(dir.path()).unwrap();
         assert_eq!(Record::read(dir.path()).unwrap(), Some(record));
         for garbage in ["", "{}", "[1]", "{\"vmm\":1}"] {

@@ -12,7 +12,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use crate::error::{AdoptError, ControlError, PrepareError};
-use crate::machine::Machine;
+use crate::machine::{Machine, SavedMachine};
 
 /// A future that a trait object returns.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -38,7 +38,7 @@ pub trait Vmm: Send + Sync + Debug {
 
 /// A machine that has not booted yet. Dropped, it is ended.
 pub trait Prepared: Send + Debug {
-    /// Lets it execute its first instruction.
+    /// Lets it execute its first instruction, or go on where it was saved.
     fn boot(self: Box<Self>) -> BoxFuture<'static, Result<Box<dyn Running>, ControlError>>;
 }
 
@@ -56,6 +56,10 @@ pub trait Running: Send + Sync + Debug {
 
     /// Lets them go on; also after [`RunState::OutOfSpace`], once there is space again.
     fn resume(&self) -> BoxFuture<'_, Result<(), ControlError>>;
+
+    /// Writes what a machine is that stands still to two new files, from which others can be made.
+    /// They may not be on the disk yet when it returns.
+    fn save<'a>(&'a self, to: &'a SavedMachine) -> BoxFuture<'a, Result<(), ControlError>>;
 
     /// Ends the machine at once, as pulling the plug does, and waits until it is gone.
     fn kill(&self) -> BoxFuture<'_, Result<(), ControlError>>;

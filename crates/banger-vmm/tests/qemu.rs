@@ -5,18 +5,19 @@
 mod tiny;
 
 use std::ffi::OsString;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use banger_host::fs::{read_text, remove_all, write_atomic};
+use banger_host::fs::{read_bounded, read_text, remove_all, write_atomic};
 use banger_host::home::Home;
 use banger_host::process::Process;
 use banger_model::{Accelerator, CpuCount, MacAddress, MemorySize};
 use banger_vmm::probe::{Finding, KvmVerdict, MARKER, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::{DiscoverError, Qemu};
 use banger_vmm::{
-    Disks, EndReason, Machine, PrepareError, Prepared, RECORD_FILE, Reaped, RunState, Running,
-    Vmm as _, reap,
+    Disks, EndReason, KernelStart, Machine, Net, PrepareError, Prepared, RECORD_FILE, Reaped,
+    RunState, Running, SavedMachine, Start, Vmm as _, reap,
 };
 use tempfile::TempDir;
 use tiny::Then;
@@ -54,16 +55,18 @@ impl Bench {
     fn machine(&self) -> Machine {
         Machine {
             dir: self.dir.path().to_owned(),
-            kernel: self.path("kernel"),
-            initramfs: self.path("initramfs"),
-            kernel_args: Vec::new(),
+            start: Start::Kernel(KernelStart {
+                kernel: self.path("kernel"),
+                initramfs: self.path("initramfs"),
+                args: Vec::new(),
+                tsc_khz: 1_000_000,
+            }),
             accelerator: Accelerator::Tcg,
             cpus: CpuCount::ONE,
             memory: "96M".parse::<MemorySize>().unwrap(),
             disks: Disks::default(),
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            net: None,
-            tsc_khz: 1_000_000,
+            net: Net::Absent,
         }
     }
 
@@ -196,4 +199,80 @@ async fn what_kvm_does_is_remembered() {
     let other = ProbeGuest { identity: "silent".into(), ..guest };
     let verdict = kvm_verdict(&home, &bench.qemu, &other).await.unwrap().verdict().clone();
     assert!(matches!(verdict, KvmVerdict::NotUsable { .. }), "{verdict:?}");
+}
+
+/// Saves a machine that watches a byte of its memory.
+async fn saved(bench: &Bench) -> SavedMachine {
+    let machine = bench.boot().await;
+    // It has written its text, so it is there where it watches.
+    while bench.console().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    machine.pause().await.unwrap();
+    reach(&*machine, RunState::Paused).await;
+    let saved = SavedMachine { memory: bench.path("memory"), devices: bench.path("devices") };
+    machine.save(&saved).await.unwrap();
+    machine.kill().await.unwrap();
+    saved
+}
+
+fn restored(bench: &Bench, name: &str, saved: &SavedMachine) -> Machine {
+    let dir = bench.path(name);
+    std::fs::create_dir(&dir).unwrap();
+    Machine { dir, start: Start::Saved(saved.clone()), ..bench.machine() }
+}
+
+fn raise_flag(memory: &std::path::Path) {
+    let file = std::fs::File::options().write(true).open(memory).unwrap();
+    file.write_all_at(&[1], u64::from(tiny::FLAG)).unwrap();
+}
+
+#[tokio::test]
+async fn any_number_of_machines_go_on_where_one_was_saved() {
+    let Some(bench) = bench("hello\n", Then::Watch) else { return };
+    let saved = saved(&bench).await;
+    assert_eq!(std::fs::metadata(&saved.memory).unwrap().len(), 96 << 20);
+    let before = read_bounded(&saved.memory, 1 << 30).unwrap();
+    let mut watching = Vec::new();
+    for name in ["a", "b"] {
+        let prepared = bench.qemu.prepare(restored(&bench, name, &saved)).await.unwrap();
+        watching.push(prepared.boot().await.unwrap());
+    }
+    assert_eq!(
+        read_bounded(&saved.memory, 1 << 30).unwrap(),
+        before,
+        "a machine has changed the file"
+    );
+    // A machine that was restored can be saved like any other, and goes on.
+    let again = SavedMachine { memory: bench.path("memory2"), devices: bench.path("devices2") };
+    watching[0].pause().await.unwrap();
+    reach(&*watching[0], RunState::Paused).await;
+    watching[0].save(&again).await.unwrap();
+    watching[0].resume().await.unwrap();
+    reach(&*watching[0], RunState::Running).await;
+    for machine in &watching {
+        machine.kill().await.unwrap();
+    }
+    raise_flag(&again.memory);
+    let prepared = bench.qemu.prepare(restored(&bench, "c", &again)).await.unwrap();
+    let console = bench.path("c/console.log");
+    assert_eq!(read_text(&console, 1 << 20).unwrap(), "", "it waits until it is set going");
+    assert_eq!(end(&*prepared.boot().await.unwrap()).await, EndReason::PoweredOff);
+    assert_eq!(read_text(&console, 1 << 20).unwrap(), "hello\n", "only what comes after");
+}
+
+#[tokio::test]
+async fn a_saved_machine_that_is_damaged_is_refused_with_a_reason() {
+    let Some(bench) = bench("hello\n", Then::Watch) else { return };
+    let saved = saved(&bench).await;
+    let devices = read_bounded(&saved.devices, 1 << 30).unwrap();
+    write_atomic(&saved.devices, &devices[..devices.len() / 2]).unwrap();
+    let error = bench.qemu.prepare(restored(&bench, "a", &saved)).await.unwrap_err();
+    assert!(matches!(error, PrepareError::Load { .. }), "{error:?}");
+    write_atomic(&saved.devices, b"garbage").unwrap();
+    let error = bench.qemu.prepare(restored(&bench, "b", &saved)).await.unwrap_err();
+    assert!(matches!(error, PrepareError::Load { .. }), "{error:?}");
+    remove_all(&saved.devices).unwrap();
+    let error = bench.qemu.prepare(restored(&bench, "c", &saved)).await.unwrap_err();
+    assert!(matches!(error, PrepareError::Load { .. }), "{error:?}");
 }

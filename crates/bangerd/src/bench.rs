@@ -14,7 +14,7 @@ use banger_host::home::Home;
 use banger_host::random;
 use banger_link::Command;
 use banger_model::{EnvVar, SandboxId, SandboxName, SandboxSpec, generate_name};
-use banger_vmm::EndReason;
+use banger_vmm::{EndReason, Start};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -140,7 +140,9 @@ pub async fn floor(
 
 async fn measure_floor(subject: &Subject<'_>, initramfs: &Path) -> Result<Duration> {
     let mut machine = machine::furnish(&subject.blueprint())?.machine;
-    machine.initramfs = initramfs.to_owned();
+    if let Start::Kernel(start) = &mut machine.start {
+        start.initramfs = initramfs.to_owned();
+    }
     let begin = Instant::now();
     let running = subject.assets.vmm.prepare(machine).await?.boot().await?;
     let reason = timeout(FLOOR_TIMEOUT, running.ended())

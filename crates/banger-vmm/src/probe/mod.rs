@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use crate::console::{self, CONSOLE_LOG};
 use crate::facts::{recall, remember};
-use crate::machine::{Disks, Machine};
+use crate::machine::{Disks, KernelStart, Machine, Net, Start};
 use crate::vmm::{EndReason, RunState, Running, Vmm};
 
 pub use verdict::KvmVerdict;
@@ -139,16 +139,18 @@ async fn try_kvm(facts: &Path, vmm: &dyn Vmm, guest: &ProbeGuest) -> Result<Outc
     let id = SandboxId::from_random(random::bytes().map_err(ProbeError::Facts)?);
     let machine = Machine {
         dir: dir.clone(),
-        kernel: guest.kernel.clone(),
-        initramfs: guest.initramfs.clone(),
-        kernel_args: vec![PROBE_ARGUMENT.to_owned()],
+        start: Start::Kernel(KernelStart {
+            kernel: guest.kernel.clone(),
+            initramfs: guest.initramfs.clone(),
+            args: vec![PROBE_ARGUMENT.to_owned()],
+            tsc_khz: 0,
+        }),
         accelerator: Accelerator::Kvm,
         cpus: CpuCount::ONE,
         memory: MemorySize::DEFAULT,
         disks: Disks::default(),
         mac: MacAddress::of(&id),
-        net: None,
-        tsc_khz: 0,
+        net: Net::Absent,
     };
     let outcome = match timeout(PATIENCE, run(vmm, machine)).await {
         Ok(outcome) => outcome,

@@ -13,13 +13,18 @@ use serde_json::{Value, json};
 
 use crate::console::CONSOLE_LOG;
 use crate::error::PrepareError;
-use crate::machine::Machine;
+use crate::machine::{KernelStart, Machine, SavedMachine, Start};
 
 /// The numbers under which QEMU inherits its sockets. They are connected or listening before it
 /// starts: nobody ever has to wait for a socket to appear.
 pub(crate) const NET_FD: i32 = 3;
 pub(crate) const QMP_FD: i32 = 4;
 pub(crate) const LINK_FD: i32 = 5;
+/// The saved state of the devices, where the machine begins with one.
+pub(crate) const DEVICES_FD: i32 = 6;
+
+/// Name of the memory, by which the process's file of it is found.
+pub(crate) const MEMORY_FILE: &str = "memory-backend-memfd";
 
 /// Name of the network device.
 pub(crate) const NIC: &str = "nic";
@@ -33,10 +38,11 @@ const NIC_MTU: u32 = 65520;
 ///   through it;
 /// - `rtc=on`: without a clock the kernel waits for one, two seconds under TCG;
 /// - `ioapic2=on`: the first interrupt controller has room for eight devices, not for ours;
+/// - `suppress-vmdesc=on`: a saved machine need not describe itself to debuggers;
 /// - neither timer nor interrupt controller of the PC's first days, which nothing needs;
 /// - `x-option-roms=off`: the kernel is entered directly.
 const MICROVM: &str = "microvm,memory-backend=memory,acpi=on,rtc=on,ioapic2=on,isa-serial=on,pic=off,pit=off,\
-     x-option-roms=off";
+     suppress-vmdesc=on,x-option-roms=off";
 
 /// What QEMU may not do once it runs: gain privileges, start programs, change its limits.
 const SECCOMP: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -53,8 +59,8 @@ pub fn arguments(machine: &Machine) -> Result<Vec<OsString>, PrepareError> {
     args.flags(["-S"]);
     args.put("-display", "none");
     args.put("-sandbox", SECCOMP);
-    processor_and_memory(&mut args, machine);
-    boot(&mut args, machine);
+    processor(&mut args, machine);
+    begin(&mut args, machine)?;
     args.put("-chardev", format!("socket,id=qmp,fd={QMP_FD},server=on,wait=off"));
     args.put("-mon", "chardev=qmp,mode=control");
     args.put("-chardev", format!("file,id=console,path={CONSOLE_LOG},append=on"));
@@ -82,42 +88,62 @@ fn name(dir: &Path) -> OsString {
     name
 }
 
-fn processor_and_memory(args: &mut Args, machine: &Machine) {
+fn processor(args: &mut Args, machine: &Machine) {
     let (accelerator, cpu) = match machine.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
         Accelerator::Tcg => ("tcg", "max"),
     };
-    let mib = machine.memory.bytes().as_mib();
     args.put("-M", MICROVM);
     args.put("-accel", accelerator);
     args.put("-cpu", cpu);
     args.put("-smp", machine.cpus.to_string());
-    args.put("-m", format!("{mib}M"));
-    args.put("-object", format!("memory-backend-memfd,id=memory,size={mib}M,share=on"));
+    args.put("-m", format!("{}M", machine.memory.bytes().as_mib()));
     // Devices as virtio 1 has them, not as its drafts did.
     args.put("-global", "virtio-mmio.force-legacy=off");
 }
 
-fn boot(args: &mut Args, machine: &Machine) {
-    args.put("-kernel", machine.kernel.as_os_str());
-    args.put("-initrd", machine.initramfs.as_os_str());
-    args.put("-append", kernel_command_line(machine));
+/// Memory with a kernel to enter, or with what is in it already.
+fn begin(args: &mut Args, machine: &Machine) -> Result<(), PrepareError> {
+    let mib = machine.memory.bytes().as_mib();
+    // Memory and devices are saved apart: what a file holds anyway is not written to a stream.
+    args.put("-global", "migration.send-configuration=off");
+    match &machine.start {
+        Start::Kernel(start) => {
+            args.put("-object", format!("{MEMORY_FILE},id=memory,size={mib}M,share=on"));
+            args.put("-kernel", start.kernel.as_os_str());
+            args.put("-initrd", start.initramfs.as_os_str());
+            args.put("-append", kernel_command_line(start, machine.accelerator));
+        }
+        // Only what this machine writes becomes its own memory; the rest stays the file's, in
+        // the host's page cache, one for all. The kernel is in there already.
+        Start::Saved(SavedMachine { memory, .. }) => {
+            let file = utf8(memory)?.replace(',', ",,");
+            let object = format!("memory-backend-file,id=memory,size={mib}M,mem-path={file}");
+            args.put("-object", object + ",share=off");
+            args.put("-incoming", "defer");
+        }
+    }
+    Ok(())
 }
 
 /// The kernel's arguments: ours, then the caller's, which win where both say something.
-fn kernel_command_line(machine: &Machine) -> String {
+fn kernel_command_line(start: &KernelStart, accelerator: Accelerator) -> String {
     // A panic resets at once, which ends the machine. The self-tests of the kernel's
     // cryptography take 0.3 s of each boot under TCG.
     let mut words = vec!["console=ttyS0".to_owned(), "quiet".into(), "panic=-1".into()];
     words.push("cryptomgr.notests".into());
-    if machine.accelerator == Accelerator::Tcg {
+    if accelerator == Accelerator::Tcg {
         // Under TCG the guest reads the host's counter; calibrating it against an emulated timer
         // hangs in half of all boots.
-        words.push(format!("tsc_early_khz={}", machine.tsc_khz));
+        words.push(format!("tsc_early_khz={}", start.tsc_khz));
         words.extend(["tsc=reliable".into(), "no_timer_check".into()]);
     }
-    words.extend(machine.kernel_args.iter().cloned());
+    words.extend(start.args.iter().cloned());
     words.join(" ")
+}
+
+fn utf8(path: &Path) -> Result<&str, PrepareError> {
+    path.to_str().ok_or_else(|| PrepareError::Path { path: path.to_owned() })
 }
 
 /// One block device: a file, or nothing, which has no capacity and takes the guest 2 ms.
@@ -138,8 +164,7 @@ fn block_device(args: &mut Args, role: BlockRole, file: Option<&Path>) -> Result
 
 /// A file as it is, through the host's page cache: sandboxes of one image share its pages.
 fn file_node(name: &str, path: &Path, writable: bool) -> Result<Value, PrepareError> {
-    let filename = path.to_str().ok_or_else(|| PrepareError::Path { path: path.to_owned() })?;
-    let mut node = json!({ "driver": "file", "node-name": name, "filename": filename });
+    let mut node = json!({ "driver": "file", "node-name": name, "filename": utf8(path)? });
     if writable {
         // What the guest no longer needs becomes a hole in the file again.
         node["discard"] = "unmap".into();
@@ -171,7 +196,7 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Disks;
+    use crate::machine::{Disks, Net};
     use banger_model::{CpuCount, MacAddress, MemorySize};
     use std::os::unix::ffi::OsStringExt as _;
     use std::path::PathBuf;
@@ -180,9 +205,12 @@ mod tests {
         let id = "0123456789ab".parse().unwrap();
         Machine {
             dir: "/sandboxes/0123456789ab".into(),
-            kernel: "/kernels/k/vmlinux".into(),
-            initramfs: "/kernels/k/initramfs".into(),
-            kernel_args: vec!["banger.example".into()],
+            start: Start::Kernel(KernelStart {
+                kernel: "/kernels/k/vmlinux".into(),
+                initramfs: "/kernels/k/initramfs".into(),
+                args: vec!["banger.example".into()],
+                tsc_khz: 2_000_000,
+            }),
             accelerator,
             cpus: CpuCount::ONE,
             memory: MemorySize::DEFAULT,
@@ -193,8 +221,7 @@ mod tests {
                 volumes: [None, Some("/volumes/a,b \"c\"".into()), None, None],
             },
             mac: MacAddress::of(&id),
-            net: None,
-            tsc_khz: 2_000_000,
+            net: Net::Absent,
         }
     }
 
@@ -234,6 +261,21 @@ mod tests {
             lines(machine).into_iter().filter(|l| l.starts_with("-device")).map(name).collect()
         };
         assert_eq!(devices(&full), devices(&empty));
+    }
+
+    #[test]
+    fn a_saved_machine_differs_in_its_beginning_only() {
+        let saved = SavedMachine { memory: "/t/a,b/memory".into(), devices: "/t/devices".into() };
+        let restored = Machine { start: Start::Saved(saved), ..machine(Accelerator::Tcg) };
+        let (restored, booted) = (lines(&restored), lines(&machine(Accelerator::Tcg)));
+        let only = |these: &[String], those: &[String]| -> Vec<String> {
+            these.iter().filter(|line| !those.contains(line)).cloned().collect()
+        };
+        insta::assert_snapshot!(only(&restored, &booted).join("\n"));
+        let begins = ["-object memory-backend-memfd", "-kernel", "-initrd", "-append"];
+        for line in only(&booted, &restored) {
+            assert!(begins.iter().any(|begin| line.starts_with(begin)), "{line}");
+        }
     }
 
     #[test]

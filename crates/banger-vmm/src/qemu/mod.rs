@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_host::clock::Deadline;
-use banger_host::fs::open_append;
+use banger_host::fs::{open_append, open_file};
 use banger_host::process::{Launch, Process};
 use banger_host::{HostError, socket};
 use serde_json::Value;
@@ -19,15 +19,15 @@ use tokio::net::UnixStream;
 
 use crate::console::{self, CONSOLE_LOG, VMM_LOG};
 use crate::error::{AdoptError, ControlError, PrepareError};
-use crate::machine::{LINK_SOCKET, Machine};
-use crate::record::Record;
+use crate::machine::{LINK_SOCKET, Machine, Net, Start};
+use crate::record::{Memory, Record};
 use crate::vmm::{BoxFuture, Capabilities, Emulation, LinkKind, Prepared, RunState, Running, Vmm};
 
 pub use args::arguments;
 pub use discover::{DiscoverError, QemuVersion};
 pub use qmp::{DecodeError, QmpError, count_messages};
 
-use qmp::Qmp;
+use qmp::{Loaded, Qmp};
 use running::QemuMachine;
 
 /// Name of QEMU's control socket in a machine's directory.
@@ -61,26 +61,34 @@ impl Qemu {
 
     async fn prepare_machine(&self, machine: Machine) -> Result<PreparedQemu, PrepareError> {
         let arguments = arguments(&machine)?;
-        let Machine { dir, net, .. } = machine;
+        let Machine { dir, net, start, .. } = machine;
         let in_dir = |source| PrepareError::Directory { dir: dir.clone(), source };
         let qmp = socket::listen(&dir.join(QMP_SOCKET)).map_err(in_dir)?;
         let link = socket::listen(&dir.join(LINK_SOCKET)).map_err(in_dir)?;
         // QEMU would create it for everyone to read.
         open_append(&dir.join(CONSOLE_LOG)).map_err(in_dir)?;
-        let connected = net.is_some();
+        let carrier = !matches!(net, Net::Absent);
         let (net_fd, network) = match net {
-            Some(backend) => (backend.vmm_fd, backend.processes),
+            Net::Backend(backend) => (backend.vmm_fd, backend.processes),
             // A socket whose other end is closed: the device is there and leads nowhere.
-            None => (dead_end().map_err(in_dir)?, Vec::new()),
+            Net::Absent | Net::Silent => (dead_end().map_err(in_dir)?, Vec::new()),
         };
-        let process = Launch::new(&self.program, &dir)
+        let mut launch = Launch::new(&self.program, &dir)
             .args(arguments)
             .output(open_append(&dir.join(VMM_LOG)).map_err(in_dir)?)
             .fd(net_fd, args::NET_FD)
             .fd(qmp, args::QMP_FD)
-            .fd(link, args::LINK_FD)
-            .start()
-            .map_err(PrepareError::Start)?;
+            .fd(link, args::LINK_FD);
+        let memory = match &start {
+            Start::Kernel(_) => Memory::Own,
+            Start::Saved(saved) => {
+                let devices = open_file(&saved.devices)
+                    .map_err(|error| PrepareError::Load { said: error.to_string() })?;
+                launch = launch.fd(devices.into(), args::DEVICES_FD);
+                Memory::Over(saved.memory.clone())
+            }
+        };
+        let process = launch.start().map_err(PrepareError::Start)?;
         let identity = process.identity().clone();
         // From here on dropping this value ends the process.
         let owned = OwnedProcess(Some(process));
@@ -88,10 +96,18 @@ impl Qemu {
             vmm: self.name.clone(),
             process: identity,
             network: network.iter().map(|helper| helper.identity().clone()).collect(),
+            memory: Some(memory.clone()),
         };
         record.write(&dir).map_err(in_dir)?;
-        let qmp = start_control(&dir, connected).await.map_err(|error| gave_up(&dir, error))?;
-        Ok(PreparedQemu { dir, owned, qmp })
+        let qmp =
+            connect_control(&dir, START_PATIENCE).await.map_err(|error| gave_up(&dir, error))?;
+        if let Start::Saved(_) = start {
+            load(&dir, &qmp).await?;
+        }
+        if !carrier {
+            qmp.unplug(args::NIC, START_PATIENCE).await.map_err(PrepareError::Control)?;
+        }
+        Ok(PreparedQemu { dir, owned, qmp, memory: Some(memory) })
     }
 
     async fn adopt_machine(&self, dir: &Path) -> Result<Option<QemuMachine>, AdoptError> {
@@ -110,7 +126,7 @@ impl Qemu {
         let qmp = connect_control(dir, CONTROL_PATIENCE).await.map_err(silent)?;
         let status = qmp.status(CONTROL_PATIENCE).await.map_err(silent)?;
         let Some(state) = running::state_of(&status) else { return Ok(None) };
-        QemuMachine::new(dir, process, qmp, state).map(Some).map_err(in_process)
+        QemuMachine::new(dir, process, qmp, (state, record.memory)).map(Some).map_err(in_process)
     }
 }
 
@@ -145,16 +161,20 @@ fn dead_end() -> Result<OwnedFd, HostError> {
     socket::pair().map(|(ours, _closed)| ours)
 }
 
-/// Connects to a QEMU that is starting. Its control socket listens already, so this waits for
-/// nothing but the greeting; if QEMU gives up, the connection ends.
-async fn start_control(dir: &Path, connected: bool) -> Result<Qmp, QmpError> {
-    let qmp = connect_control(dir, START_PATIENCE).await?;
-    if !connected {
-        qmp.unplug(args::NIC, START_PATIENCE).await?;
+/// Loads what was saved. A QEMU that cannot says why and ends.
+async fn load(dir: &Path, qmp: &Qmp) -> Result<(), PrepareError> {
+    let failed = |error| match gave_up(dir, error) {
+        PrepareError::GaveUp { said } => PrepareError::Load { said },
+        other => other,
+    };
+    match qmp.load(args::DEVICES_FD, START_PATIENCE).await.map_err(failed)? {
+        Loaded::Whole => Ok(()),
+        Loaded::Failed => Err(failed(QmpError::Closed)),
     }
-    Ok(qmp)
 }
 
+/// Connects to a QEMU that may be starting. Its control socket listens already, so this waits
+/// for nothing but the greeting; if QEMU gives up, the connection ends.
 async fn connect_control(dir: &Path, patience: Duration) -> Result<Qmp, QmpError> {
     let stream = socket::connect_now(&dir.join(QMP_SOCKET)).map_err(|error| {
         let source: Box<dyn std::error::Error + Send + Sync> = Box::new(error);
@@ -198,6 +218,7 @@ struct PreparedQemu {
     dir: PathBuf,
     owned: OwnedProcess,
     qmp: Qmp,
+    memory: Option<Memory>,
 }
 
 impl PreparedQemu {
@@ -208,7 +229,8 @@ impl PreparedQemu {
         let process = self.owned.0.take().ok_or_else(|| {
             host(HostError::system("find the process", std::io::ErrorKind::NotFound))
         })?;
-        QemuMachine::new(&self.dir, process, self.qmp, RunState::Running).map_err(host)
+        let state = (RunState::Running, self.memory);
+        QemuMachine::new(&self.dir, process, self.qmp, state).map_err(host)
     }
 }
 

@@ -8,20 +8,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use banger_host::clock::Deadline;
+use banger_host::memory::{copy_memfd, copy_private};
 use banger_host::process::{Process, ProcessIdentity};
 use banger_host::{HostError, socket};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::args::MEMORY_FILE;
 use super::qmp::{Observed, Qmp, Shutdown};
 use super::{CONTROL_PATIENCE, KILL_PATIENCE, LOG_TAIL, printable};
 use crate::console::{self, CONSOLE_LOG, VMM_LOG};
 use crate::error::ControlError;
-use crate::machine::LINK_SOCKET;
+use crate::machine::{LINK_SOCKET, SavedMachine};
 use crate::pollable::pollable;
+use crate::record::Memory;
 use crate::vmm::{BoxFuture, EndReason, RunState, Running};
 
 /// How much of the console is searched for a panic, in bytes: its message with registers and
@@ -40,6 +43,7 @@ pub(super) struct QemuMachine {
     process: Arc<Process>,
     qmp: Arc<Qmp>,
     states: watch::Receiver<RunState>,
+    memory: Option<Memory>,
     /// Whether this value was told to kill the machine.
     killing: Arc<AtomicBool>,
 }
@@ -50,7 +54,7 @@ impl QemuMachine {
         dir: &Path,
         process: Process,
         qmp: Qmp,
-        state: RunState,
+        (state, memory): (RunState, Option<Memory>),
     ) -> Result<Self, HostError> {
         let pidfd =
             pollable(&process).map_err(|error| HostError::system("wait for the monitor", error))?;
@@ -60,6 +64,7 @@ impl QemuMachine {
             process: Arc::new(process),
             qmp: Arc::new(qmp),
             states,
+            memory,
             killing: Arc::default(),
         };
         let watcher = Watcher {
@@ -106,6 +111,29 @@ impl Running for QemuMachine {
 
     fn resume(&self) -> BoxFuture<'_, Result<(), ControlError>> {
         Box::pin(self.control("cont", "resume"))
+    }
+
+    fn save<'a>(&'a self, to: &'a SavedMachine) -> BoxFuture<'a, Result<(), ControlError>> {
+        Box::pin(async {
+            let memory = self.memory.clone().ok_or(ControlError::MadeByOlder)?;
+            // Despite its name it has nothing to do with Xen: it writes the state of all devices
+            // and no memory.
+            let arguments = json!({ "filename": to.devices, "live": false });
+            self.qmp
+                .execute("xen-save-devices-state", arguments, CONTROL_PATIENCE)
+                .await
+                .map_err(|source| ControlError::Monitor { operation: "save", source })?;
+            let (pid, file) = (self.process.identity().pid, to.memory.clone());
+            let copied = tokio::task::spawn_blocking(move || match memory {
+                Memory::Own => copy_memfd(pid, MEMORY_FILE, &file),
+                Memory::Over(base) => copy_private(pid, &base, &file),
+            });
+            let host = |source| ControlError::Host { operation: "save", source };
+            copied
+                .await
+                .map_err(|error| host(HostError::system("wait", io::Error::other(error))))?
+                .map_err(host)
+        })
     }
 
     fn kill(&self) -> BoxFuture<'_, Result<(), ControlError>> {

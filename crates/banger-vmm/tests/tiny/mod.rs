@@ -12,7 +12,13 @@ pub(crate) enum Then {
     Reset,
     /// Sleeps for ever.
     Sleep,
+    /// Looks at the byte at [`FLAG`] until it is not zero, writes the text again, and switches the
+    /// machine off.
+    Watch,
 }
+
+/// The byte that [`Then::Watch`] looks at: an address in the machine's memory.
+pub(crate) const FLAG: u32 = 0x20_0000;
 
 /// Where microvm has its ACPI registers: sleep control, and two bytes on, reset.
 const SLEEP_CONTROL: u32 = 0xfea0_0200;
@@ -56,9 +62,12 @@ pub(crate) fn guest(text: &str, then: Then) -> Vec<u8> {
 
 fn code(text: &str, then: Then) -> Vec<u8> {
     let mut code = vec![0x66, 0xba, 0xf8, 0x03]; // mov dx, 0x3f8
-    for byte in text.bytes() {
-        code.extend([0xb0, byte, 0xee]); // mov al, byte; out dx, al
-    }
+    let say = |code: &mut Vec<u8>| {
+        for byte in text.bytes() {
+            code.extend([0xb0, byte, 0xee]); // mov al, byte; out dx, al
+        }
+    };
+    say(&mut code);
     let store = |address: u32, value: u8| {
         let mut store = vec![0xc6, 0x05]; // mov byte [address], value
         store.extend(address.to_le_bytes());
@@ -69,6 +78,13 @@ fn code(text: &str, then: Then) -> Vec<u8> {
         Then::PowerOff => code.extend(store(SLEEP_CONTROL, POWER_OFF)),
         Then::Reset => code.extend(store(RESET_REGISTER, RESET)),
         Then::Sleep => {}
+        Then::Watch => {
+            code.extend([0x80, 0x3d]); // cmp byte [FLAG], 0
+            code.extend(FLAG.to_le_bytes());
+            code.extend([0, 0x74, 0xf7]); // je to the comparison
+            say(&mut code);
+            code.extend(store(SLEEP_CONTROL, POWER_OFF));
+        }
     }
     code.extend([0xf4, 0xeb, 0xfd]); // hlt; jmp to hlt
     code

@@ -18,7 +18,7 @@ use banger_model::{
     Accelerator, Bytes, GuestNet, NetworkMode, SandboxId, SandboxName, SandboxSpec,
 };
 use banger_net::{NetBackend, UserNet};
-use banger_vmm::{EndReason, Machine, RunState, Running, Vmm, reap};
+use banger_vmm::{EndReason, KernelStart, Machine, Net, RunState, Running, Start, Vmm, reap};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -269,16 +269,18 @@ pub(crate) fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
     write_atomic(&dir.join(NOTES), &serde_json::to_vec(&notes)?)?;
     let machine = Machine {
         dir: dir.to_path_buf(),
-        kernel: assets.kernel.vmlinux(),
-        initramfs: assets.initramfs.clone(),
-        kernel_args: Vec::new(),
+        start: Start::Kernel(KernelStart {
+            kernel: assets.kernel.vmlinux(),
+            initramfs: assets.initramfs.clone(),
+            args: Vec::new(),
+            tsc_khz: assets.tsc_khz,
+        }),
         accelerator: assets.accelerator,
         cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
         memory: spec.memory,
         disks: assets.disks(disk),
         mac: plan.mac,
-        net,
-        tsc_khz: assets.tsc_khz,
+        net: net.map_or(Net::Absent, Net::Backend),
     };
     Ok(Furnished { machine, plan, network })
 }

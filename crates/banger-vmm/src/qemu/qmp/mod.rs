@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use codec::{Decoder, Message, encode};
 
 pub use codec::{DecodeError, count_messages};
-pub(crate) use observed::{Observed, Shutdown};
+pub(crate) use observed::{Loaded, Observed, Shutdown};
 
 /// Commands that may wait to be sent. More callers than that wait themselves.
 const QUEUE: usize = 16;
@@ -109,7 +109,24 @@ impl Qmp {
             .unwrap_or(Err(QmpError::Late { command, seconds: patience.as_secs() }))
     }
 
-    /// Sets whether the guest sees a carrier on the network device of this name.
+    /// Loads what was saved of a machine's devices from a descriptor that QEMU has inherited, and
+    /// waits until that is done.
+    pub(crate) async fn load(&self, fd: i32, patience: Duration) -> Result<Loaded, QmpError> {
+        // Without being asked, QEMU tells nobody how it goes.
+        let events = json!({ "capabilities": [{ "capability": "events", "state": true }] });
+        self.execute("migrate-set-capabilities", events, patience).await?;
+        let mut observed = self.observed();
+        let uri = json!({ "uri": format!("fd:{fd}") });
+        self.execute("migrate-incoming", uri, patience).await?;
+        let loaded = observed.wait_for(|seen| seen.loaded.is_some());
+        match timeout(patience, loaded).await {
+            Ok(Ok(seen)) => seen.loaded.ok_or(QmpError::Closed),
+            Ok(Err(_)) => Err(QmpError::Closed),
+            Err(_) => Err(QmpError::Late { command: "load", seconds: patience.as_secs() }),
+        }
+    }
+
+    /// Takes the carrier from the network device of this name.
     pub(crate) async fn unplug(&self, device: &str, patience: Duration) -> Result<(), QmpError> {
         let arguments = json!({ "name": device, "up": false });
         self.execute("set_link", arguments, patience).await.map(drop)

@@ -21,6 +21,17 @@ pub(crate) struct Observed {
     pub(crate) turns: u64,
     /// The first reason for a shutdown that was given.
     pub(crate) shutdown: Option<Shutdown>,
+    /// Whether what was saved has been loaded, once that is decided.
+    pub(crate) loaded: Option<Loaded>,
+}
+
+/// How the loading of a saved machine came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loaded {
+    /// The machine is what was saved.
+    Whole,
+    /// It is not.
+    Failed,
 }
 
 impl Observed {
@@ -35,6 +46,11 @@ impl Observed {
                     _ => Shutdown::Host,
                 });
             }
+            "MIGRATION" => match data.get("status").and_then(Value::as_str) {
+                Some("completed") => self.loaded = Some(Loaded::Whole),
+                Some("failed") => self.loaded = Some(Loaded::Failed),
+                _ => return false,
+            },
             _ => return false,
         }
         true
@@ -53,7 +69,10 @@ mod tests {
         assert!(observed.fold("STOP", &Value::Null));
         assert!(observed.fold("SHUTDOWN", &json!({"guest": true, "reason": "guest-reset"})));
         assert!(!observed.fold("SHUTDOWN", &json!({"guest": false, "reason": "host-signal"})));
-        assert_eq!(observed, Observed { turns: 1, shutdown: Some(Shutdown::Reset) });
+        assert!(!observed.fold("MIGRATION", &json!({"status": "active"})));
+        assert!(observed.fold("MIGRATION", &json!({"status": "completed"})));
+        let loaded = Some(Loaded::Whole);
+        assert_eq!(observed, Observed { turns: 1, shutdown: Some(Shutdown::Reset), loaded });
     }
 
     #[test]
