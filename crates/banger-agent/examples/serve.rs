@@ -23,6 +23,10 @@ impl Machine for Fake {
         }
         writeln!(std::io::stderr(), "{}", identity.hostname).map_err(|error| error.to_string())
     }
+
+    fn settle(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {

@@ -4,17 +4,20 @@
 //! The cgroups have no controllers: they are for finding processes. Whoever wants limits in a
 //! sandbox (a container engine) makes cgroups of its own beside them.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use banger_link::ProcessId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::files::{read_bounded, read_line, set};
+use crate::files::{SMALL, read_bounded, read_line, set};
 
 /// Where the hierarchy is mounted.
 const HIERARCHY: &str = "/sys/fs/cgroup";
@@ -27,6 +30,9 @@ const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
 /// Longest list of the processes of one cgroup: every process the kernel can have, in decimals.
 const MAX_PROCS_LEN: u64 = 64 * 1024 * 1024;
+
+/// How long processes may take to stand still: one that waits for a disk does when it has it.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Most cgroups below the one of a tree that are searched for its processes.
 const MAX_NESTED: usize = 4096;
@@ -44,6 +50,25 @@ pub struct Cgroups {
 pub(crate) struct Tree {
     path: PathBuf,
     dir: File,
+}
+
+/// Whether processes run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freezer {
+    /// None does.
+    Frozen,
+    /// All do.
+    Thawed,
+}
+
+/// As the end of "make processes …".
+impl fmt::Display for Freezer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Frozen => "stand still",
+            Self::Thawed => "go on",
+        })
+    }
 }
 
 impl Cgroups {
@@ -67,6 +92,32 @@ impl Cgroups {
         let top = parent.join(OURS);
         make_dir(&top)?;
         Ok(Self { top, left: Vec::new() })
+    }
+
+    /// Freezes or thaws every process but those of the hierarchy's root, where the agent is, and
+    /// waits until that is so. A container engine has cgroups of its own beside ours: they count,
+    /// too.
+    ///
+    /// # Errors
+    /// `TimedOut` when some process does not stand still, else what the kernel says.
+    pub(crate) fn freeze(&self, state: Freezer) -> io::Result<()> {
+        let end = Instant::now() + FREEZE_TIMEOUT;
+        let hierarchy = self.top.parent().unwrap_or(&self.top);
+        let mut groups = Vec::new();
+        for entry in fs::read_dir(hierarchy)?.take(MAX_NESTED) {
+            let path = entry?.path();
+            if path.join("cgroup.freeze").exists() {
+                groups.push(path);
+            }
+        }
+        let value = if state == Freezer::Frozen { b"1" } else { b"0" };
+        for group in &groups {
+            set(&group.join("cgroup.freeze"), value)?;
+        }
+        for group in &groups {
+            await_freezer(&group.join("cgroup.events"), state, end)?;
+        }
+        Ok(())
     }
 
     /// Makes the cgroup of a tree.
@@ -129,6 +180,26 @@ impl Tree {
             at += 1;
         }
         found
+    }
+}
+
+/// Waits until a cgroup's events say what its processes do. The kernel tells of a change by an
+/// exceptional condition on the file (cgroup-v2, "Core Interface Files").
+fn await_freezer(events: &Path, state: Freezer, end: Instant) -> io::Result<()> {
+    let mut file = File::open(events)?;
+    let wanted = if state == Freezer::Frozen { "frozen 1" } else { "frozen 0" };
+    loop {
+        let mut text = String::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.by_ref().take(SMALL).read_to_string(&mut text)?;
+        if text.lines().any(|line| line == wanted) {
+            return Ok(());
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(left).map_err(io::Error::other)?;
+        if poll(&mut [PollFd::new(&file, PollFlags::PRI)], Some(&timeout))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::link_port::{self, LinkPortError};
 use crate::network::{self, NetworkError};
 use crate::power;
 use crate::server::{Machine, ServeError, Server, Setting};
+use crate::settle;
 use crate::tool::run_tool;
 
 /// Most files that the agent, and whoever asks for more than the default, may have open: what
@@ -40,12 +41,21 @@ enum GuestError {
 }
 
 /// The real machine.
-#[derive(Debug)]
-struct Guest;
+#[derive(Debug, Default)]
+struct Guest {
+    /// How often it has become a sandbox: more than once when it was saved.
+    generation: u64,
+}
 
 impl Machine for Guest {
     fn take_on(&mut self, identity: &Identity) -> Result<(), String> {
-        identity::take_on(identity).map_err(|error| console::chain(&error))
+        identity::take_on(identity).map_err(|error| console::chain(&error))?;
+        self.generation += 1;
+        identity::publish(self.generation).map_err(|error| console::chain(&error))
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        settle::settle().map_err(|error| format!("cannot clear free memory: {error}"))
     }
 }
 
@@ -117,7 +127,7 @@ fn serve() -> Result<Option<Disk>, GuestError> {
     let port = link_port::open()?;
     timeline.mark("link port");
     let ready_us = boot::since_boot_us();
-    let server = Server::new(Setting { port, machine: Guest, cgroups, ready_us })?;
+    let server = Server::new(Setting { port, machine: Guest::default(), cgroups, ready_us })?;
     timeline.mark("ready");
     server.run()?;
     Ok(Some(disk))

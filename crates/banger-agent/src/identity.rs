@@ -22,6 +22,9 @@ use crate::sys::entropy;
 /// Most name servers: a resolver takes no more (resolv.conf(5), `MAXNS`).
 const MAX_NAME_SERVERS: usize = 3;
 
+/// Changes whenever the machine becomes another sandbox.
+const GENERATION: &str = "/run/banger/generation";
+
 /// Why a guest is not the sandbox that it should be.
 #[derive(Debug, Error)]
 pub(crate) enum IdentityError {
@@ -62,6 +65,16 @@ pub(crate) fn take_on(identity: &Identity) -> Result<(), IdentityError> {
             .map_err(|source| IdentityError::File { path: path.into(), source })?;
     }
     Ok(())
+}
+
+/// Tells processes that live through a copy of their machine that it is another now: whoever
+/// keeps what must not be in two places looks whether the number has changed.
+///
+/// # Errors
+/// [`IdentityError::File`].
+pub(crate) fn publish(generation: u64) -> Result<(), IdentityError> {
+    replace(Path::new(GENERATION), format!("{generation}\n").as_bytes(), 0o444)
+        .map_err(|source| IdentityError::File { path: GENERATION.into(), source })
 }
 
 fn set_clock(wall_clock_ns: u64) -> io::Result<()> {

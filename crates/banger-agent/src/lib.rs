@@ -30,6 +30,7 @@ mod power;
 mod process;
 mod program;
 mod server;
+mod settle;
 mod spawn;
 mod stats;
 mod sys;

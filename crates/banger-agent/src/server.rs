@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use rustix::process::Signal;
 use thiserror::Error;
 
-use crate::cgroup::Cgroups;
+use crate::cgroup::{Cgroups, Freezer};
 use crate::files::read_line;
 use crate::poller::{Interest, Poller, Token};
 use crate::port::{Port, Progress};
@@ -54,6 +54,12 @@ pub trait Machine {
     /// # Errors
     /// What went wrong, in one line for the host's user.
     fn take_on(&mut self, identity: &Identity) -> Result<(), String>;
+
+    /// Makes itself small, for it is to be saved.
+    ///
+    /// # Errors
+    /// What went wrong, in one line for the host's user.
+    fn settle(&mut self) -> Result<(), String>;
 }
 
 /// What a server works on.
@@ -215,6 +221,9 @@ impl<M: Machine> Server<M> {
             Request::Info => Ok(Reply::Info(self.info())),
             Request::Stats => Ok(Reply::Stats(stats::gather())),
             Request::Look { path } => look(&path).map(Reply::Looked),
+            Request::Settle => self.machine.settle().map(|()| Reply::Done).map_err(Refusal::Failed),
+            Request::Freeze => self.freeze(Freezer::Frozen),
+            Request::Thaw => self.freeze(Freezer::Thawed),
             Request::PowerOff => {
                 self.stop();
                 Ok(Reply::Done)
@@ -263,6 +272,15 @@ impl<M: Machine> Server<M> {
                 Err(Refusal::Failed(format!("cannot watch the streams: {errno}")))
             }
         }
+    }
+
+    /// Without cgroups nothing can be frozen, and nothing would be thawed.
+    fn freeze(&self, state: Freezer) -> Result<Reply, Refusal> {
+        let Some(cgroups) = &self.cgroups else { return Err(Refusal::Unsupported) };
+        cgroups
+            .freeze(state)
+            .map(|()| Reply::Done)
+            .map_err(|error| Refusal::Failed(format!("cannot make processes {state}: {error}")))
     }
 
     fn known(&self, id: ProcessId) -> Result<&Process, Refusal> {

@@ -147,6 +147,14 @@ pub enum Request {
         /// The path, in the sandbox's root; a relative one counts from `/`.
         path: Vec<u8>,
     },
+    /// Make the machine small, for it is to be saved: everything on the disk, nothing cached,
+    /// free memory full of zeros. Answered by [`Reply::Done`]. Since version 3.
+    Settle,
+    /// Let no process run but the agent, until [`Request::Thaw`]. Answered by [`Reply::Done`]
+    /// when all stand still. Since version 3.
+    Freeze,
+    /// Let all processes go on. Answered by [`Reply::Done`]. Since version 3.
+    Thaw,
 }
 
 impl Request {
@@ -154,6 +162,7 @@ impl Request {
     pub fn since(&self) -> u16 {
         match self {
             Self::Stats | Self::StartTool { .. } | Self::Look { .. } => 2,
+            Self::Settle | Self::Freeze | Self::Thaw => 3,
             _ => 1,
         }
     }
@@ -183,6 +192,9 @@ impl Request {
             | Self::Resize { .. }
             | Self::Release { .. }
             | Self::PowerOff
+            | Self::Settle
+            | Self::Freeze
+            | Self::Thaw
             | Self::CloseOutput { .. } => matches!(reply, Reply::Done),
         }
     }

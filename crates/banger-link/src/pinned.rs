@@ -86,6 +86,9 @@ fn what_a_host_says() {
         request(Request::StartTool { process: P, tool: unpack(None) }),
         request(Request::StartTool { process: P, tool: unpack(Some(b"b".to_vec())) }),
         request(Request::Look { path: b"/a".to_vec() }),
+        request(Request::Settle),
+        request(Request::Freeze),
+        request(Request::Thaw),
         hex(&encode(&HostMessage::Ack { process: P, stream: Stream::Stderr, offset: 7 })),
         hex(&encode(&HostMessage::End { process: P, offset: 7 })),
     ];

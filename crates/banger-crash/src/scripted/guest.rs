@@ -125,9 +125,12 @@ impl Guest {
             Request::Stats => Reply::Stats(GuestStats { cpus: 1, ..GuestStats::default() }),
             Request::Look { path } if path == b"/" => Reply::Looked(PathKind::Directory),
             Request::Look { .. } => Reply::Looked(PathKind::Missing),
-            Request::Configure(_) | Request::Resize { .. } | Request::CloseOutput { .. } => {
-                Reply::Done
-            }
+            Request::Configure(_)
+            | Request::Settle
+            | Request::Freeze
+            | Request::Thaw
+            | Request::Resize { .. }
+            | Request::CloseOutput { .. } => Reply::Done,
             // The link answers the first itself.
             Request::Attach { .. } | Request::StartTool { .. } => {
                 Reply::Refused(Refusal::Unsupported)
