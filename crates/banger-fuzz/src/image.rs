@@ -9,11 +9,18 @@ use banger_image::kernel::bzimage::{decompress_lz4_legacy, extract_vmlinux};
 use banger_image::kernel::modinfo::{Modinfo, builtin_aliases};
 use banger_image::kernel::{parse_package, parse_status};
 
+use crate::blocks::mended;
+
 /// Most bytes that the target for lz4 unpacks: enough for several of its blocks' edges.
 const LZ4_LIMIT: usize = 1 << 20;
 
 /// No path leaves the root, and no content lies outside the archive.
 pub(crate) fn tar(bytes: &[u8]) {
+    tar_as_it_is(bytes);
+    tar_as_it_is(&mended(bytes));
+}
+
+fn tar_as_it_is(bytes: &[u8]) {
     let Ok(entries) = read_entries(&mut Cursor::new(bytes)) else { return };
     for entry in entries {
         assert!(is_below_root(&entry.path), "{:?}", entry.path);

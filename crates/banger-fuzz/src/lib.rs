@@ -11,14 +11,19 @@
 #![forbid(unsafe_code)]
 
 mod account_files;
+mod blocks;
 mod guest;
 mod image;
 mod link;
 mod model;
 mod net;
 mod ops;
+mod output;
 mod qmp;
+mod streams;
+mod tool;
 mod user;
+mod vm_cp;
 
 /// The fake of the agent's door to the files of an image, under the name the agent has for it.
 use account_files as files;
@@ -41,11 +46,15 @@ mod users;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name: the one of its corpus and of its binary in `fuzz/`.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 17] = [
     ("accounts", guest::accounts),
     ("apt", image::apt),
+    ("attach", streams::attach),
     ("bzimage", image::bzimage),
     ("cmdline", guest::cmdline),
+    ("cp_from_guest", vm_cp::cp_from_guest),
+    ("cp_into_guest", tool::cp_into_guest),
+    ("events", streams::events),
     ("link_agent", link::agent),
     ("link_frame", link::frame),
     ("link_host", link::host),
