@@ -15,7 +15,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post, put};
+use axum::routing::{MethodRouter, get, post, put};
 use banger_api::types::{Problem, ProblemCode};
 use utoipa::OpenApi;
 
@@ -69,32 +69,35 @@ struct Document;
 /// What the handlers work on.
 pub(crate) type App = axum::extract::State<Arc<Registry>>;
 
-/// Every path of [`Document`], and no other; a test compares them.
-fn routes() -> Router<Arc<Registry>> {
-    Router::new()
-        .route("/v1/version", get(meta::version))
-        .route("/v1/openapi.json", get(meta::openapi))
-        .route("/v1/sandboxes", get(sandboxes::list).post(sandboxes::create))
-        .route("/v1/sandboxes/{sandbox}", get(sandboxes::show).delete(sandboxes::delete))
-        .route("/v1/sandboxes/{sandbox}/start", post(sandboxes::start))
-        .route("/v1/sandboxes/{sandbox}/stop", post(sandboxes::stop))
-        .route("/v1/sandboxes/{sandbox}/kill", post(sandboxes::kill))
-        .route("/v1/sandboxes/{sandbox}/restart", post(sandboxes::restart))
-        .route("/v1/prune", post(sandboxes::prune))
-        .route("/v1/sandboxes/{sandbox}/logs", get(events::logs))
-        .route("/v1/sandboxes/{sandbox}/stats", get(events::stats))
-        .route("/v1/sandboxes/{sandbox}/path", get(processes::look))
-        .route("/v1/sandboxes/{sandbox}/processes", get(processes::list))
-        .route(
+/// What is counted is not of the document: its form is that of Prometheus.
+const METRICS: &str = "/metrics";
+
+/// Every path of [`Document`] with its methods, and no other; tests compare them.
+fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 19] {
+    [
+        ("/v1/version", get(meta::version)),
+        ("/v1/openapi.json", get(meta::openapi)),
+        ("/v1/sandboxes", get(sandboxes::list).post(sandboxes::create)),
+        ("/v1/sandboxes/{sandbox}", get(sandboxes::show).delete(sandboxes::delete)),
+        ("/v1/sandboxes/{sandbox}/start", post(sandboxes::start)),
+        ("/v1/sandboxes/{sandbox}/stop", post(sandboxes::stop)),
+        ("/v1/sandboxes/{sandbox}/kill", post(sandboxes::kill)),
+        ("/v1/sandboxes/{sandbox}/restart", post(sandboxes::restart)),
+        ("/v1/prune", post(sandboxes::prune)),
+        ("/v1/sandboxes/{sandbox}/logs", get(events::logs)),
+        ("/v1/sandboxes/{sandbox}/stats", get(events::stats)),
+        ("/v1/sandboxes/{sandbox}/path", get(processes::look)),
+        ("/v1/sandboxes/{sandbox}/processes", get(processes::list)),
+        (
             "/v1/sandboxes/{sandbox}/processes/{process}",
             put(processes::start).delete(processes::release),
-        )
-        .route("/v1/sandboxes/{sandbox}/processes/{process}/attach", get(attach::attach))
-        .route("/v1/operations", get(operations::list))
-        .route("/v1/operations/{operation}", get(operations::show))
-        .route("/v1/operations/{operation}/cancel", post(operations::cancel))
-        .route("/v1/operations/{operation}/events", get(events::operation))
-        .route("/metrics", get(meta::metrics))
+        ),
+        ("/v1/sandboxes/{sandbox}/processes/{process}/attach", get(attach::attach)),
+        ("/v1/operations", get(operations::list)),
+        ("/v1/operations/{operation}", get(operations::show)),
+        ("/v1/operations/{operation}/cancel", post(operations::cancel)),
+        ("/v1/operations/{operation}/events", get(events::operation)),
+    ]
 }
 
 /// The OpenAPI document, as JSON. Its version is that of the API, not of the program.
@@ -107,7 +110,11 @@ pub fn openapi() -> String {
 
 /// Everything that is served.
 pub(crate) fn router(registry: Arc<Registry>) -> Router {
+    let add = |router: Router<_>, (path, methods)| router.route(path, methods);
     routes()
+        .into_iter()
+        .fold(Router::new(), add)
+        .route(METRICS, get(meta::metrics))
         .fallback(async || {
             Failure::from(Problem::new(ProblemCode::NotFound, "there is nothing at this path"))
         })
@@ -127,5 +134,21 @@ async fn in_time(request: Request, next: Next) -> Response {
             let detail = format!("the request took longer than {} s", REQUEST_TIMEOUT.as_secs());
             Failure::from(Problem::new(ProblemCode::TooSlow, detail)).into_response()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_path_is_in_the_document_and_none_besides() {
+        let document = Document::openapi();
+        let documented: BTreeSet<_> = document.paths.paths.keys().map(String::as_str).collect();
+        let served: BTreeSet<_> = routes().into_iter().map(|(path, _)| path).collect();
+        assert_eq!(served, documented);
+        assert!(!documented.contains(METRICS));
     }
 }

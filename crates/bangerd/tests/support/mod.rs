@@ -1,0 +1,109 @@
+//! The real daemon with a home of its own, and one request at a time to it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use banger_host::home::Home;
+use tempfile::TempDir;
+
+/// How long the daemon may take to answer somebody who does nothing wrong.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A daemon. Dropped, it is killed.
+pub(crate) struct Daemon {
+    child: Child,
+    root: TempDir,
+}
+
+/// What the daemon answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Daemon {
+    /// Starts one where nothing was ever made, and waits until it serves.
+    pub(crate) fn start() -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bangerd"))
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", root.path())
+            .env("BANGER_HOME", root.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let (ready, is_ready) = mpsc::channel();
+        // The log is read to its end: a daemon whose log is full would stand still.
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                if line.contains(" ready ") {
+                    let _ = ready.send(());
+                }
+            }
+        });
+        is_ready.recv_timeout(PATIENCE).unwrap();
+        Self { child, root }
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        Home::under(self.root.path()).socket()
+    }
+
+    /// A connection to it, on which nobody waits for ever.
+    pub(crate) fn connect(&self) -> UnixStream {
+        connect(&self.socket())
+    }
+
+    /// Asks for something on a connection of its own.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Answer {
+        self.try_to_ask(method, path).unwrap()
+    }
+
+    /// As [`Daemon::ask`], where it may hang up without an answer.
+    pub(crate) fn try_to_ask(&self, method: &str, path: &str) -> Option<Answer> {
+        let mut stream = self.connect();
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).ok()?;
+        Answer::parse(&answer)
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Answer {
+    /// The answer that these bytes begin with, all of whose body they are.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+        Some(Self { status, head: head.to_owned(), body: body.to_owned() })
+    }
+}
+
+fn connect(socket: &Path) -> UnixStream {
+    let stream = UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
