@@ -10,6 +10,7 @@
 )]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line tool")]
 
+mod bench;
 mod build;
 mod check;
 mod command;
@@ -38,7 +39,8 @@ usage: cargo xtask COMMAND
   fuzz [--minutes N] [TARGET]    look for inputs that break a decoder (needs a nightly compiler)
   crash [--rounds N] [--from-round K] [--real N]
                                  kill the daemon N times (100) and look what became of its
-                                 sandboxes; then N times with real ones (0)";
+                                 sandboxes; then N times with real ones (0)
+  bench [--bursts N] [-o json]   measure the daemon as it is released, without real machines";
 
 fn main() -> ExitCode {
     match run(std::env::args_os().skip(1).collect()) {
@@ -61,6 +63,7 @@ fn run(args: Vec<OsString>) -> Result<ExitCode> {
         Some("check") if rest.is_empty() => check::run(&place),
         Some("fuzz") => fuzz::run(&place, rest),
         Some("crash") => crash::run(&place, rest),
+        Some("bench") => bench::run(&place, rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

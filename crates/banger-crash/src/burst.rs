@@ -13,7 +13,7 @@ use banger_host::home::Home;
 use banger_host::lock::FileLock;
 use banger_host::owned;
 use banger_model::{
-    Disposal, Labels, LeaseId, Lifetime, Limits, NetworkMode, ProcessEnd, SandboxSpec,
+    BootMode, Disposal, Labels, LeaseId, Lifetime, Limits, NetworkMode, ProcessEnd, SandboxSpec,
 };
 use rustix::process::Signal;
 use tokio::task::JoinHandle;
@@ -190,6 +190,7 @@ pub(crate) fn wanted(name: &str, entry: &Entry, wish: Wish) -> Result<CreateSand
         memory: "256M".parse().map_err(|e| parse(&e))?,
         disk: Limits::MIN_DISK.try_into().map_err(|e| parse(&e))?,
         network: NetworkMode::None,
+        boot: BootMode::Template,
     };
     let disposal = match entry.afterwards {
         Afterwards::Stays => Disposal::Keep,

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use banger_api::client::Client;
+use banger_host::fs::remove_all;
 use banger_model::OperationId;
 use bangerd::checkpoint::CHECKPOINTS;
 
@@ -85,6 +86,10 @@ async fn kill_at(
 ) -> Result<()> {
     let args = ["--checkpoint".to_owned(), format!("{checkpoint}=kill")];
     let first = scene.next_life(round);
+    if checkpoint.starts_with("template.") {
+        // There is one already; machines that were made from it do without its name.
+        remove_all(&scene.place.home().templates())?;
+    }
     let daemon = Daemon::spawn(&scene.place, &first, &args)?;
     if daemon.answers().await? {
         live(scene, &daemon, &round.replace('.', "-"), life).await?;

@@ -16,12 +16,14 @@
     reason = "a development tool: it starts the daemon as anybody would, and looks at what it left"
 )]
 
+pub mod bench;
 pub mod book;
 mod burst;
 mod check;
 pub mod checkpoints;
 mod daemon;
 mod draw;
+pub mod held;
 pub mod place;
 pub mod rounds;
 mod scene;

@@ -45,6 +45,8 @@ struct Machine {
     changed: Condvar,
     events: Events,
     delay: Duration,
+    /// What QEMU has its guest's memory in, for those who look.
+    _memory: Option<OwnedFd>,
 }
 
 impl Machine {
@@ -85,7 +87,7 @@ pub fn run(args: &[OsString], longest_delay: Duration) -> ExitCode {
         say(&mut io::stderr(), "scripted: there is no KVM here");
         return ExitCode::FAILURE;
     }
-    match serve(longest_delay) {
+    match serve(args, longest_delay) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(&mut io::stderr(), &format!("scripted: {error}"));
@@ -98,13 +100,19 @@ fn say(to: &mut impl io::Write, what: &str) {
     let _ = writeln!(to, "{what}");
 }
 
-fn serve(longest_delay: Duration) -> io::Result<()> {
+fn serve(args: &[OsString], longest_delay: Duration) -> io::Result<()> {
     let (qmp, link) = (inherited(QMP_FD), inherited(LINK_FD));
     let machine = Arc::new(Machine {
         status: Mutex::new(Status::Prelaunch),
         changed: Condvar::new(),
         events: Events::default(),
-        delay: drawn(longest_delay),
+        // One that is restored has booted already.
+        delay: if option(args, "-incoming").is_some() {
+            Duration::ZERO
+        } else {
+            drawn(longest_delay)
+        },
+        _memory: memory(args)?,
     });
     let start = |name: &str, serve: fn(&UnixListener, &Machine), listener: UnixListener| {
         let machine = machine.clone();
@@ -115,6 +123,22 @@ fn serve(longest_delay: Duration) -> io::Result<()> {
     start("guest", guest::serve, link)?;
     machine.wait_for(Status::Over);
     Ok(())
+}
+
+fn option<'a>(args: &'a [OsString], name: &str) -> Option<&'a str> {
+    let at = args.iter().position(|arg| arg == name)?;
+    args.get(at + 1)?.to_str()
+}
+
+/// The file that a machine has its memory in that was not restored.
+fn memory(args: &[OsString]) -> io::Result<Option<OwnedFd>> {
+    const FILE: &str = "memory-backend-memfd";
+    let own = option(args, "-object").is_some_and(|object| object.starts_with(FILE));
+    let size = option(args, "-m").and_then(|size| size.strip_suffix('M')?.parse::<u64>().ok());
+    let Some(mib) = size.filter(|_| own) else { return Ok(None) };
+    let memory = rustix::fs::memfd_create(FILE, rustix::fs::MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&memory, mib << 20)?;
+    Ok(Some(memory))
 }
 
 /// Some time up to the longest: another for each process.

@@ -1,0 +1,124 @@
+//! One boot that never comes to its end: the others take no notice, and it can be deleted.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use banger_api::client::Client;
+use banger_api::types::Sandbox;
+use banger_host::clock::Deadline;
+
+use crate::book::{Afterwards, Entry, Heard, Wish};
+use crate::burst::{self, RunFailed};
+use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
+use crate::place::Tools;
+use crate::scene::Scene;
+use crate::tally::Tally;
+
+/// Sandboxes that are started at the same time; the first that comes so far is held.
+const SANDBOXES: usize = 8;
+/// Where it is held: its machine is there, and has not executed anything.
+const CHECKPOINT: &str = "start.prepared=hold";
+const ROUND: &str = "held";
+
+/// Holds one boot among others, deletes all, and looks at what remains.
+///
+/// # Errors
+/// When the harness itself fails.
+pub async fn run(tools: &Tools) -> Result<Tally> {
+    let mut scene = Scene::begin(tools)?;
+    let outcome = hold(&mut scene).await;
+    if let Err(error) = outcome
+        && scene.tally.violations.is_empty()
+    {
+        scene.violation(ROUND, format!("{error:#}"));
+    }
+    Ok(std::mem::take(&mut scene.tally))
+}
+
+async fn hold(scene: &mut Scene) -> Result<()> {
+    let life = scene.next_life(ROUND);
+    let args = ["--checkpoint".to_owned(), CHECKPOINT.to_owned()];
+    let daemon = Daemon::spawn(&scene.place, &life, &args)?;
+    ensure!(daemon.answers().await?, "bangerd ended at once");
+    let client = daemon.client();
+    for number in 0..SANDBOXES {
+        create(scene, client, format!("box-{number}")).await?;
+    }
+    let running = all_but_one_run(client).await?;
+    for name in &running {
+        match burst::run(client, name, &["true"], &[]).await {
+            Ok(()) => {}
+            Err(RunFailed::NoDaemon) => bail!("bangerd is gone"),
+            Err(RunFailed::Otherwise(why)) => bail!("true does not run in {name}: {why}"),
+        }
+    }
+    let held = the_held_one(client).await?;
+    for name in running.iter().chain([&held]) {
+        delete(scene, client, name).await?;
+    }
+    all_are_gone(client, &held).await?;
+    daemon.stop().await?;
+    let next = scene.start(ROUND).await?;
+    scene.check(ROUND, next, Vec::new()).await?;
+    ensure!(scene.book.is_empty(), "not deleted: {:?}", scene.book.keys());
+    Ok(())
+}
+
+async fn create(scene: &mut Scene, client: &Client, name: String) -> Result<()> {
+    let (entry, wish) = (Entry::new(Afterwards::Stays, None), Wish::CreateAndStart);
+    let made = client.create(&burst::wanted(&name, &entry, wish)?).await?;
+    scene.tally.requests += 1;
+    scene.book.insert(name.clone(), entry);
+    scene.note(&name, wish, Heard::Yes(made.operation));
+    Ok(())
+}
+
+async fn delete(scene: &mut Scene, client: &Client, name: &str) -> Result<()> {
+    let heard = burst::ask(client, name, Wish::DeleteForced).await;
+    ensure!(matches!(heard, Heard::Yes(_)), "{name} is not deleted: {heard:?}");
+    scene.tally.requests += 1;
+    scene.note(name, Wish::DeleteForced, heard);
+    Ok(())
+}
+
+/// Waits until only one does not run; the names of those that do.
+async fn all_but_one_run(client: &Client) -> Result<Vec<String>> {
+    let runs = |one: &Sandbox| (one.state == "running").then(|| one.name.to_string());
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        let sandboxes = client.list(&[]).await?;
+        let running: Vec<_> = sandboxes.iter().filter_map(runs).collect();
+        if running.len() >= SANDBOXES - 1 {
+            return Ok(running);
+        }
+        ensure!(!deadline.passed(), "one is held, and only {running:?} run");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// The one that still starts, and whose operation still runs.
+async fn the_held_one(client: &Client) -> Result<String> {
+    let sandboxes = client.list(&[]).await?;
+    let held: Vec<_> = sandboxes.iter().filter(|one| one.state != "running").collect();
+    let [held] = held.as_slice() else { bail!("{} do not run", held.len()) };
+    ensure!(held.state == "starting", "the one that is held is {}", held.state);
+    let operations = client.operations().await?;
+    let its = operations.iter().find(|operation| operation.sandbox == held.id);
+    let status = &its.context("its start has no operation")?.status;
+    ensure!(!status.is_final(), "the start of the one that is held is {status:?}");
+    Ok(held.name.to_string())
+}
+
+/// Waits until nothing is there: what is held in its boot lets go when something else is asked
+/// for.
+async fn all_are_gone(client: &Client, held: &str) -> Result<()> {
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        let sandboxes = client.list(&[]).await?;
+        let left: Vec<_> =
+            sandboxes.iter().map(|one| (one.name.as_str(), one.state.as_str())).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(!deadline.passed(), "all are deleted, and {held} is held, but {left:?}");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
