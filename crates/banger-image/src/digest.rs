@@ -8,8 +8,9 @@ use banger_host::error::AtPath as _;
 use banger_host::fs::open_file;
 use sha2::{Digest as _, Sha256};
 
-/// Files are read in pieces of this size.
-const CHUNK: usize = 1024 * 1024;
+/// Files are read in pieces of this size: small enough that many readers at once need next to
+/// no memory.
+const CHUNK: usize = 64 * 1024;
 
 /// The digest of these bytes.
 pub(crate) fn sha256(bytes: &[u8]) -> String {

@@ -90,6 +90,11 @@ pub(crate) fn init_part(program: &[u8]) -> Vec<u8> {
     cpio.finish()
 }
 
+/// How long that part is for a program of so many bytes.
+pub(crate) fn init_part_len(program: u64) -> u64 {
+    init_part(&[]).len() as u64 + program.next_multiple_of(ALIGN as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +157,13 @@ mod tests {
                 banger_testkit::skipped("cpio is not installed");
             }
             Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn the_length_of_the_part_with_the_program_is_known_without_it() {
+        for len in [0_usize, 1, 3, 4, 1001] {
+            assert_eq!(init_part_len(len as u64), init_part(&vec![7; len]).len() as u64);
         }
     }
 }

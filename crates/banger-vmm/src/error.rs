@@ -27,6 +27,9 @@ pub enum PrepareError {
     /// The monitor's program did not start.
     #[error("cannot start the virtual machine monitor")]
     Start(#[source] HostError),
+    /// A fault of this program while it started the monitor's.
+    #[error("the start of the virtual machine monitor broke off")]
+    BrokeOff(#[source] tokio::task::JoinError),
     /// The monitor started and gave up.
     #[error("the virtual machine monitor gave up: {said}")]
     GaveUp {

@@ -29,8 +29,8 @@ pub use make::MakeKernelError;
 pub use modules::ModuleError;
 
 use crate::artifact::{Address, Artifact, ArtifactKind, Claim, ClaimError, OpenError, claim};
-use crate::digest::sha256;
-use crate::initramfs::init_part;
+use crate::digest::{sha256, sha256_file};
+use crate::initramfs::{init_part, init_part_len};
 
 /// The one kernel that can be made.
 pub const DEBIAN_CLOUD: &str = "debian-cloud";
@@ -200,21 +200,23 @@ impl Kernel {
     /// # Errors
     /// [`InitramfsError`] when the program cannot be read or the initramfs not be kept.
     pub fn initramfs(&self, home: &Home, program: &Path) -> Result<PathBuf, InitramfsError> {
-        let program = fs::read_bounded(program, MAX_INIT_LEN).map_err(InitramfsError::Program)?;
-        let key = sha256(format!("{} {}", self.identity(), sha256(&program)).as_bytes());
+        // Nearly always it is there: then nothing as large as the program is taken into memory.
+        let digest = sha256_file(program).map_err(InitramfsError::Program)?;
+        let len = fs::file_size(program).map_err(InitramfsError::Program)?.apparent.get();
+        let key = sha256(format!("{} {digest}", self.identity()).as_bytes());
         let dir = home.cache().join("initramfs");
         let path = dir.join(format!("{}.cpio", &key[..32]));
-        let init = init_part(&program);
         let boot_len = self.artifact.files().get(BOOT).map_or(0, |record| record.size);
         // It was renamed into place whole; a length that is wrong nevertheless is not trusted.
         if fs::file_size(&path)
-            .is_ok_and(|size| size.apparent.get() == boot_len + init.len() as u64)
+            .is_ok_and(|size| size.apparent.get() == boot_len + init_part_len(len))
         {
             return Ok(path);
         }
+        let program = fs::read_bounded(program, MAX_INIT_LEN).map_err(InitramfsError::Program)?;
         let mut bytes = fs::read_bounded(&self.artifact.path(BOOT), MAX_BOOT_LEN)
             .map_err(InitramfsError::Boot)?;
-        bytes.extend(init);
+        bytes.extend(init_part(&program));
         fs::create_private_dir(&dir)
             .and_then(|()| fs::write_atomic(&path, &bytes))
             .map_err(InitramfsError::Keep)?;
