@@ -230,6 +230,25 @@ pub fn punch_hole(file: &File, range: std::ops::Range<u64>) -> io::Result<()> {
     Ok(fallocate(file, flags, range.start, range.end.saturating_sub(range.start))?)
 }
 
+/// What tells whether a file is still the one that was looked at before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    len: u64,
+    modified: (i64, i64),
+}
+
+/// The stamp of a file.
+///
+/// # Errors
+/// When there is no such file.
+pub fn stamp(path: &Path) -> Result<Stamp> {
+    let meta = fs::metadata(path).at("look at", path)?;
+    let modified = (meta.mtime(), meta.mtime_nsec());
+    Ok(Stamp { device: meta.dev(), inode: meta.ino(), len: meta.len(), modified })
+}
+
 /// A file's size as its reader sees it and as the disk bears it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileSize {

@@ -124,6 +124,11 @@ impl Home {
         self.sandboxes().join(id.as_str())
     }
 
+    /// Where machines are that were saved to make sandboxes from.
+    pub fn templates(&self) -> PathBuf {
+        self.state.join("templates")
+    }
+
     /// Where the locks of clients are who own sandboxes.
     pub fn leases(&self) -> PathBuf {
         self.state.join("leases")

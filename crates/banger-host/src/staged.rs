@@ -70,6 +70,29 @@ impl Staged {
     }
 }
 
+/// What builders left aside in `parent` that are gone; `settled` is called with each before it is
+/// removed. Those that are being built are not touched.
+///
+/// # Errors
+/// When the parent cannot be looked at, or something cannot be settled or removed.
+pub fn sweep(parent: &Path, mut settled: impl FnMut(&Path) -> Result<()>) -> Result<usize> {
+    let mut swept = 0;
+    for name in list_dir(parent)? {
+        let Some(name) = name.to_str() else { continue };
+        let Some(stem) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".new")) else {
+            continue;
+        };
+        let lock = FileLock::try_acquire(&parent.join(format!(".{stem}.lock")))?;
+        if lock.is_some() {
+            let aside = parent.join(name);
+            settled(&aside)?;
+            remove_all(&aside)?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}
+
 impl Drop for Staged {
     fn drop(&mut self) {
         // After a commit this is the replaced directory, or nothing.
@@ -80,6 +103,21 @@ impl Drop for Staged {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_nobody_builds_is_swept() {
+        let parent = tempfile::tempdir().unwrap();
+        let building = Staged::begin(&parent.path().join("a")).unwrap();
+        create_private_dir(&parent.path().join(".b.new")).unwrap();
+        let mut seen = Vec::new();
+        let swept = sweep(parent.path(), |aside| {
+            seen.push(aside.to_owned());
+            Ok(())
+        });
+        assert_eq!(swept.unwrap(), 1);
+        assert_eq!(seen, [parent.path().join(".b.new")]);
+        assert!(building.path().exists() && !seen[0].exists());
+    }
     use crate::fs::{read_bounded, write_atomic};
 
     fn build(target: &Path, content: &[u8]) -> Staged {

@@ -1,6 +1,7 @@
-//! Names that are chosen at random: of sandboxes, of operations, of leases.
+//! Names of hex digits, chosen at random or from a digest: of sandboxes, operations, leases,
+//! templates.
 
-/// Makes the type of a random name of so many bytes, written in lowercase hex digits, and of the
+/// Makes the type of a name of so many bytes, written in lowercase hex digits, and of the
 /// error for a text that is none.
 macro_rules! random_id {
     ($(#[$doc:meta])* $name:ident, $error:ident, $what:literal, $bytes:literal) => {
@@ -18,7 +19,7 @@ macro_rules! random_id {
             /// Digits of it.
             pub const LEN: usize = 2 * $bytes;
 
-            /// What these random bytes make.
+            /// What these bytes make.
             pub fn from_random(bytes: [u8; $bytes]) -> Self {
                 Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
             }
@@ -82,6 +83,12 @@ random_id!(
     /// The name of a lease, a file whose lock says that a sandbox's client lives: thirty-two
     /// lowercase hex digits, one path component.
     LeaseId, ParseLeaseError, "a lease", 16
+);
+
+random_id!(
+    /// The name of a template: the beginning of a digest of everything that shaped it, sixteen
+    /// lowercase hex digits.
+    TemplateId, ParseTemplateError, "a template", 8
 );
 
 impl SandboxId {

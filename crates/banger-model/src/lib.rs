@@ -27,7 +27,10 @@ mod time;
 pub use device::{BlockRole, LINK_PORT_NAME, VOLUME_SLOTS};
 pub use exit::{ExitCode, ProcessEnd};
 pub use generate::generate_name;
-pub use id::{LeaseId, OperationId, ParseIdError, ParseLeaseError, ParseOperationError, SandboxId};
+pub use id::{
+    LeaseId, OperationId, ParseIdError, ParseLeaseError, ParseOperationError, ParseTemplateError,
+    SandboxId, TemplateId,
+};
 pub use label::{Label, LabelError, LabelFilter, Labels};
 pub use lifetime::{Disposal, Lifetime, ParseRestartError, RestartPolicy};
 pub use limits::{ArgsError, Limits};
@@ -37,7 +40,7 @@ pub use progress::{Progress, Silent};
 pub use record::{OperationRecord, OperationStatus, SandboxRecord};
 pub use size::{Bytes, ParseBytesError};
 pub use spec::{
-    Accelerator, CpuCount, DiskSize, EnvVar, MemorySize, NetworkMode, ParseNetworkError,
+    Accelerator, BootMode, CpuCount, DiskSize, EnvVar, MemorySize, NetworkMode, ParseNetworkError,
     SandboxSpec, SpecError,
 };
 pub use time::{ParseSpanError, Span, Timestamp};

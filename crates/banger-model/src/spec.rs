@@ -248,6 +248,20 @@ pub struct SandboxSpec {
     /// How it is connected.
     #[serde(default)]
     pub network: NetworkMode,
+    /// How it comes up the first time.
+    #[serde(default)]
+    pub boot: BootMode,
+}
+
+/// How a sandbox comes up the first time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BootMode {
+    /// From a template: a machine that has booted already and was saved.
+    #[default]
+    Template,
+    /// By booting a kernel.
+    Cold,
 }
 
 /// How a sandbox is connected.

@@ -3,8 +3,9 @@
 use banger_model::lifecycle::{EndCause, Origin, State, StopKind, every_state};
 use banger_model::policy::{Action, Goal};
 use banger_model::{
-    Bytes, CpuCount, Disposal, LeaseId, Lifetime, NetworkMode, OperationId, OperationRecord,
-    OperationStatus, RestartPolicy, SandboxId, SandboxRecord, SandboxSpec, Span, Timestamp,
+    BootMode, Bytes, CpuCount, Disposal, LeaseId, Lifetime, NetworkMode, OperationId,
+    OperationRecord, OperationStatus, RestartPolicy, SandboxId, SandboxRecord, SandboxSpec, Span,
+    Timestamp,
 };
 use proptest::prelude::*;
 
@@ -21,6 +22,7 @@ pub(crate) fn sandbox(n: u16, name: &str) -> SandboxRecord {
             memory: Bytes::mib(512).try_into().unwrap(),
             disk: Bytes::gib(8).try_into().unwrap(),
             network: NetworkMode::User,
+            boot: BootMode::Cold,
         },
         labels: Default::default(),
         lifetime: Lifetime::default(),
@@ -73,6 +75,7 @@ fn spec() -> impl Strategy<Value = SandboxSpec> {
             memory: Bytes::mib(memory).try_into().unwrap(),
             disk: Bytes::mib(disk).try_into().unwrap(),
             network,
+            boot: BootMode::Template,
         },
     )
 }

@@ -25,6 +25,10 @@ pub trait Vmm: Send + Sync + Debug {
     /// What it can do beyond what all can.
     fn capabilities(&self) -> Capabilities;
 
+    /// What a guest could tell of its machine, but for what is in its files: a text to compare
+    /// with that of another machine. One that was saved fits only a machine with the same.
+    fn appearance(&self, machine: &Machine) -> String;
+
     /// Makes a machine that is there with all its devices, but has not executed anything.
     fn prepare(&self, machine: Machine) -> BoxFuture<'_, Result<Box<dyn Prepared>, PrepareError>>;
 

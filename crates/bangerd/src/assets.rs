@@ -10,7 +10,7 @@ use banger_image::{Image, Kernel};
 use banger_model::{Accelerator, ImageName, KernelName, Progress};
 use banger_vmm::probe::{Finding, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::Qemu;
-use banger_vmm::{Disks, Vmm, facts};
+use banger_vmm::{Disks, KernelStart, Start, Vmm, facts};
 use tokio::task::spawn_blocking;
 
 /// Everything that sandboxes of one image and kernel share.
@@ -88,6 +88,16 @@ impl Assets {
             Finding::New(verdict) => verdict.notice(),
             _ => None,
         }
+    }
+
+    /// How a machine begins that boots.
+    pub fn start(&self) -> Start {
+        Start::Kernel(KernelStart {
+            kernel: self.kernel.vmlinux(),
+            initramfs: self.initramfs.clone(),
+            args: Vec::new(),
+            tsc_khz: self.tsc_khz,
+        })
     }
 
     /// The files behind a machine's block devices when `disk` is the sandbox's own.

@@ -62,7 +62,7 @@ impl<'a> Subject<'a> {
 
     fn blueprint(&self) -> Blueprint<'_> {
         let Self { id, name, dir, assets, spec, relay } = self;
-        Blueprint { id, name, dir, spec, assets, relay }
+        Blueprint { id, name, dir, spec, assets, relay, template: None }
     }
 
     async fn remove(self) -> Result<()> {
@@ -139,7 +139,7 @@ pub async fn floor(
 }
 
 async fn measure_floor(subject: &Subject<'_>, initramfs: &Path) -> Result<Duration> {
-    let mut machine = machine::furnish(&subject.blueprint())?.machine;
+    let mut machine = machine::furnish(&subject.blueprint()).await?.machine;
     if let Start::Kernel(start) = &mut machine.start {
         start.initramfs = initramfs.to_owned();
     }

@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// Every checkpoint there is, in the order of a sandbox's life.
-pub const CHECKPOINTS: [&str; 16] = [
+pub const CHECKPOINTS: [&str; 19] = [
     "create.reserved",
     "start.decided",
     "start.assets",
+    "template.prepared",
+    "template.settled",
+    "template.saved",
     "start.directory",
     "start.furnished",
     "start.prepared",

@@ -33,6 +33,7 @@ use crate::recovery::{recover, settle_leases};
 use crate::registry::Registry;
 use crate::shared::{MAX_BOOTS, Shared};
 use crate::store::Memory;
+use crate::templates::Templates;
 use crate::{api, server};
 
 /// How long a daemon that is ending may keep this one waiting.
@@ -71,6 +72,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let database = home.database();
     let (store, remembered) = spawn_blocking(move || open(&database)).await??;
     let shared = Arc::new(Shared {
+        templates: Templates::below(home.templates()),
         home,
         arsenal: Arsenal::new(sources),
         relay,
@@ -100,6 +102,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         () = keep_house(&registry) => {}
     }
     info!("ending; sandboxes go on");
+    shared.templates.remember_uses();
     notify(&[NotifyState::Stopping]);
     shared.shutdown.send_replace(true);
     Ok(())
@@ -174,6 +177,7 @@ async fn keep_house(registry: &Registry) {
         if let Err(error) = settle_leases(registry) {
             warn!(error = format!("{error:#}"), "leases that nobody holds cannot be removed");
         }
+        shared.templates.remember_uses();
     }
 }
 

@@ -32,5 +32,6 @@ mod server;
 mod shared;
 mod stats;
 mod store;
+pub mod templates;
 
 pub use api::openapi;

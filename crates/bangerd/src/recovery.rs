@@ -35,9 +35,10 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
             kept.insert(id.clone());
         }
     }
-    let root = shared.home.sandboxes();
+    let (root, templates) = (shared.home.sandboxes(), shared.home.templates());
     let whole = !damaged.iter().any(|row| row.row == DamagedRow::Sandbox(None));
     let found = spawn_blocking(move || {
+        crate::templates::settle(&templates)?;
         ensure_private_dir(&root)?;
         let root =
             root.canonicalize().with_context(|| format!("cannot resolve {}", root.display()))?;

@@ -13,6 +13,7 @@ use crate::machine::HelperProgram;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::store::Memory;
+use crate::templates::Templates;
 
 /// Sandboxes that may boot at the same time: more would only make each other slow. It is many
 /// more than there are processors, so that some that hang do not hold up the rest.
@@ -25,6 +26,8 @@ pub(crate) struct Shared {
     pub home: Home,
     /// What sandboxes are made from.
     pub arsenal: Arsenal,
+    /// What sandboxes are restored from.
+    pub templates: Arc<Templates>,
     /// The program that stands before a sandbox's network.
     pub relay: HelperProgram,
     /// What is remembered.

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use banger_host::owned;
-use banger_model::{Accelerator, BlockRole, LINK_PORT_NAME};
+use banger_model::{Accelerator, BlockRole, LINK_PORT_NAME, MacAddress};
 use serde_json::{Value, json};
 
 use crate::console::CONSOLE_LOG;
@@ -70,15 +70,34 @@ pub fn arguments(machine: &Machine) -> Result<Vec<OsString>, PrepareError> {
     }
     // Without a network this socket's other end is closed and the link is set down.
     args.put("-netdev", format!("stream,id=net,server=off,addr.type=fd,addr.str={NET_FD}"));
-    let mac = machine.mac;
+    args.put("-chardev", format!("socket,id=link,fd={LINK_FD},server=on,wait=off"));
+    args.put("-object", "rng-builtin,id=entropy");
+    devices(&mut args, machine.mac);
+    Ok(args.0)
+}
+
+/// All devices but the disks.
+fn devices(args: &mut Args, mac: MacAddress) {
     args.device(format!("virtio-net-device,id={NIC},netdev=net,mac={mac},host_mtu={NIC_MTU}"));
     // Port 0 is reserved for a console, so one port needs room for two.
     args.device("virtio-serial-device,max_ports=2".to_owned());
-    args.put("-chardev", format!("socket,id=link,fd={LINK_FD},server=on,wait=off"));
     args.device(format!("virtserialport,chardev=link,name={LINK_PORT_NAME}"));
-    args.put("-object", "rng-builtin,id=entropy");
     args.device("virtio-rng-device,rng=entropy".to_owned());
-    Ok(args.0)
+}
+
+/// What a guest could tell of its machine: the command line without files, names and addresses.
+pub(super) fn appearance(monitor: &str, machine: &Machine) -> String {
+    let mut args = Args::default();
+    processor(&mut args, machine);
+    if let Start::Kernel(start) = &machine.start {
+        args.put("-append", kernel_command_line(start, machine.accelerator));
+    }
+    for role in BlockRole::all() {
+        args.device(block_frontend(role, None));
+    }
+    devices(&mut args, MacAddress::default());
+    let args = args.0.iter().map(|arg| arg.to_string_lossy());
+    std::iter::once(monitor.into()).chain(args).collect::<Vec<_>>().join("\n")
 }
 
 /// The machine's name, by which it is known to belong to its directory.
@@ -128,10 +147,11 @@ fn begin(args: &mut Args, machine: &Machine) -> Result<(), PrepareError> {
 
 /// The kernel's arguments: ours, then the caller's, which win where both say something.
 fn kernel_command_line(start: &KernelStart, accelerator: Accelerator) -> String {
-    // A panic resets at once, which ends the machine. The self-tests of the kernel's
+    // A panic resets at once, which ends the machine; and a reset is a triple fault, for which a
+    // machine that was restored, without the firmware it booted from, needs nothing. The self-tests of the kernel's
     // cryptography take 0.3 s of each boot under TCG.
-    let mut words = vec!["console=ttyS0".to_owned(), "quiet".into(), "panic=-1".into()];
-    words.push("cryptomgr.notests".into());
+    let mut words = vec!["console=ttyS0".to_owned(), "quiet".into()];
+    words.extend(["panic=-1".into(), "reboot=t".into(), "cryptomgr.notests".into()]);
     if accelerator == Accelerator::Tcg {
         // Under TCG the guest reads the host's counter; calibrating it against an emulated timer
         // hangs in half of all boots.
@@ -155,11 +175,17 @@ fn block_device(args: &mut Args, role: BlockRole, file: Option<&Path>) -> Result
         None => json!({ "driver": "null-co", "node-name": serial, "size": 0 }),
     };
     args.put("-blockdev", node.to_string());
+    args.device(block_frontend(role, file.filter(|_| writable)));
+    Ok(())
+}
+
+/// What the guest sees of a block device.
+fn block_frontend(role: BlockRole, writable: Option<&Path>) -> String {
+    let serial = role.serial();
     // A full host stops the machine instead of losing what its guest wrote: see
     // `RunState::OutOfSpace`. Every other error is the guest's to see.
-    let errors = if writable && file.is_some() { ",werror=enospc" } else { "" };
-    args.device(format!("virtio-blk-device,drive={serial},serial={serial}{errors}"));
-    Ok(())
+    let errors = if writable.is_some() { ",werror=enospc" } else { "" };
+    format!("virtio-blk-device,drive={serial},serial={serial}{errors}")
 }
 
 /// A file as it is, through the host's page cache: sandboxes of one image share its pages.
@@ -197,7 +223,7 @@ impl Args {
 mod tests {
     use super::*;
     use crate::machine::{Disks, Net};
-    use banger_model::{CpuCount, MacAddress, MemorySize};
+    use banger_model::{CpuCount, MemorySize};
     use std::os::unix::ffi::OsStringExt as _;
     use std::path::PathBuf;
 
@@ -261,6 +287,22 @@ mod tests {
             lines(machine).into_iter().filter(|l| l.starts_with("-device")).map(name).collect()
         };
         assert_eq!(devices(&full), devices(&empty));
+    }
+
+    #[test]
+    fn a_guest_could_not_tell_two_machines_of_one_appearance_apart() {
+        let one = machine(Accelerator::Tcg);
+        let mut other = machine(Accelerator::Tcg);
+        other.dir = "/sandboxes/ba9876543210".into();
+        other.mac = MacAddress::default();
+        other.disks.base = Some("/images/j/base".into());
+        let seen = |machine: &Machine| appearance("qemu 7", machine);
+        assert_eq!(seen(&one), seen(&other));
+        assert_ne!(seen(&one), appearance("qemu 8", &one));
+        for line in ["-smp\n1\n", "-m\n512M\n", "banger.example", "virtio-rng-device"] {
+            assert!(seen(&one).contains(line), "{line}");
+        }
+        assert!(!seen(&one).contains("/images"), "{}", seen(&one));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use banger_host::process::{Launch, Process};
 use banger_host::{HostError, socket};
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::task::spawn_blocking;
 
 use crate::console::{self, CONSOLE_LOG, VMM_LOG};
 use crate::error::{AdoptError, ControlError, PrepareError};
@@ -60,6 +61,26 @@ impl Qemu {
     }
 
     async fn prepare_machine(&self, machine: Machine) -> Result<PreparedQemu, PrepareError> {
+        let dir = machine.dir.clone();
+        let carrier = !matches!(machine.net, Net::Absent);
+        let is_saved = matches!(machine.start, Start::Saved(_));
+        let qemu = self.clone();
+        // A fork of a large process takes milliseconds, and a sync as long as the disk likes.
+        let launched = spawn_blocking(move || qemu.launch(machine)).await;
+        let (owned, memory) = launched.map_err(PrepareError::BrokeOff)??;
+        let qmp =
+            connect_control(&dir, START_PATIENCE).await.map_err(|error| gave_up(&dir, error))?;
+        if is_saved {
+            load(&dir, &qmp).await?;
+        }
+        if !carrier {
+            qmp.unplug(args::NIC, START_PATIENCE).await.map_err(PrepareError::Control)?;
+        }
+        Ok(PreparedQemu { dir, owned, qmp, memory: Some(memory) })
+    }
+
+    /// Starts the process and writes down which it is. It blocks.
+    fn launch(&self, machine: Machine) -> Result<(OwnedProcess, Memory), PrepareError> {
         let arguments = arguments(&machine)?;
         let Machine { dir, net, start, .. } = machine;
         let in_dir = |source| PrepareError::Directory { dir: dir.clone(), source };
@@ -67,7 +88,6 @@ impl Qemu {
         let link = socket::listen(&dir.join(LINK_SOCKET)).map_err(in_dir)?;
         // QEMU would create it for everyone to read.
         open_append(&dir.join(CONSOLE_LOG)).map_err(in_dir)?;
-        let carrier = !matches!(net, Net::Absent);
         let (net_fd, network) = match net {
             Net::Backend(backend) => (backend.vmm_fd, backend.processes),
             // A socket whose other end is closed: the device is there and leads nowhere.
@@ -99,15 +119,7 @@ impl Qemu {
             memory: Some(memory.clone()),
         };
         record.write(&dir).map_err(in_dir)?;
-        let qmp =
-            connect_control(&dir, START_PATIENCE).await.map_err(|error| gave_up(&dir, error))?;
-        if let Start::Saved(_) = start {
-            load(&dir, &qmp).await?;
-        }
-        if !carrier {
-            qmp.unplug(args::NIC, START_PATIENCE).await.map_err(PrepareError::Control)?;
-        }
-        Ok(PreparedQemu { dir, owned, qmp, memory: Some(memory) })
+        Ok((owned, memory))
     }
 
     async fn adopt_machine(&self, dir: &Path) -> Result<Option<QemuMachine>, AdoptError> {
@@ -137,6 +149,10 @@ impl Vmm for Qemu {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities { emulation: Emulation::Available, link: LinkKind::SerialPort }
+    }
+
+    fn appearance(&self, machine: &Machine) -> String {
+        args::appearance(&self.name, machine)
     }
 
     fn prepare(&self, machine: Machine) -> BoxFuture<'_, Result<Box<dyn Prepared>, PrepareError>> {

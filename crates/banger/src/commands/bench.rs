@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use banger_model::{
-    DiskSize, ExitCode, ImageName, KernelName, MemorySize, NetworkMode, SandboxSpec,
+    BootMode, DiskSize, ExitCode, ImageName, KernelName, MemorySize, NetworkMode, SandboxSpec,
 };
 use bangerd::assets::{Assets, discover_vmm};
 use bangerd::bench::{ColdStart, cold_start, floor};
@@ -109,6 +109,7 @@ async fn measure(args: &Args) -> Result<Report> {
         memory: args.memory,
         disk: DiskSize::DEFAULT,
         network: NetworkMode::User,
+        boot: BootMode::Cold,
     };
     let relay = context.relay();
     let (mut floors, mut starts) = (Vec::new(), Vec::<ColdStart>::new());

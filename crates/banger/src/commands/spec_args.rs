@@ -1,7 +1,7 @@
 //! What `vm run` and `vm create` have in common: what the sandbox is made of.
 
 use banger_model::{
-    CpuCount, DiskSize, ImageName, KernelName, MemorySize, NetworkMode, SandboxSpec,
+    BootMode, CpuCount, DiskSize, ImageName, KernelName, MemorySize, NetworkMode, SandboxSpec,
 };
 use clap_complete::ArgValueCandidates;
 
@@ -28,11 +28,15 @@ pub(crate) struct SpecArgs {
     /// How the sandbox is connected: user (a network of its own with a way out) or none
     #[arg(long, default_value_t)]
     network: NetworkMode,
+    /// Boot the kernel instead of restoring a template
+    #[arg(long)]
+    cold: bool,
 }
 
 impl From<SpecArgs> for SandboxSpec {
     fn from(args: SpecArgs) -> Self {
-        let SpecArgs { image, kernel, cpus, memory, disk, network } = args;
-        Self { image, kernel, cpus, memory, disk, network }
+        let SpecArgs { image, kernel, cpus, memory, disk, network, cold } = args;
+        let boot = if cold { BootMode::Cold } else { BootMode::Template };
+        Self { image, kernel, cpus, memory, disk, network, boot }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use banger_host::home::Home;
 use banger_link::{Command, Reply, Request, Stream};
 use banger_model::{
-    DiskSize, EnvVar, MemorySize, NetworkMode, ProcessEnd, SandboxId, SandboxSpec, Silent,
+    BootMode, DiskSize, EnvVar, MemorySize, NetworkMode, ProcessEnd, SandboxId, SandboxSpec, Silent,
 };
 use bangerd::assets::{Assets, Sources, discover_vmm};
 use bangerd::checkpoint::Checkpoints;
@@ -45,6 +45,7 @@ async fn start(env: &TestEnv) -> Sandbox {
         memory: MemorySize::DEFAULT,
         disk: DiskSize::DEFAULT,
         network: NetworkMode::None,
+        boot: BootMode::Cold,
     };
     let vmm = discover_vmm(&sources).await.unwrap();
     let assets =
@@ -53,8 +54,15 @@ async fn start(env: &TestEnv) -> Sandbox {
     let dir = machine::make_dir(&home.bench().join(id.as_str())).unwrap();
     let relay = HelperProgram { program: "/nonexistent".into(), args: Vec::new() };
     let name = "link".parse().unwrap();
-    let blueprint =
-        Blueprint { id: &id, name: &name, dir: &dir, spec: &spec, assets: &assets, relay: &relay };
+    let blueprint = Blueprint {
+        id: &id,
+        name: &name,
+        dir: &dir,
+        spec: &spec,
+        assets: &assets,
+        relay: &relay,
+        template: None,
+    };
     let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await.unwrap();
     let live = machine::boot(&blueprint, prepared).await.unwrap();
     Sandbox { live, dir }

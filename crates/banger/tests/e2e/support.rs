@@ -71,7 +71,7 @@ impl TestEnv {
         let shared = banger_testkit::test_home();
         let home = self.home();
         std::fs::create_dir_all(home.join("state")).unwrap();
-        for part in ["data", "cache", "state/host"] {
+        for part in ["data", "cache", "state/host", "state/templates"] {
             symlink(shared.join(part), home.join(part)).unwrap();
         }
     }

@@ -83,7 +83,8 @@ pub(super) async fn start(
 ) -> Result<(StatusCode, Answer<StartedProcess>), Failure> {
     let process = parse(&process)?;
     let (live, view) = live(&registry.resolve(&sandbox)?).await?;
-    let config = registry.shared().arsenal.image_config(&view.record.spec.image).await?;
+    let spec = &view.record.spec;
+    let config = registry.shared().arsenal.image_config(&spec.image, &spec.kernel).await?;
     let program = exec::program(wanted, &config)?;
     view.activity.touch();
     let id = banger_link::ProcessId(process.0);

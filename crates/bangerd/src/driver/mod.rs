@@ -17,6 +17,7 @@ mod idle;
 mod life;
 mod minder;
 mod requests;
+mod start;
 mod view;
 mod work;
 

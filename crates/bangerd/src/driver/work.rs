@@ -4,7 +4,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 use banger_host::fs::remove_all;
@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
-use crate::machine::{self, Blueprint, Live};
+use super::start::start;
+use crate::machine::{self, Live};
 use crate::operations::Audience;
 use crate::shared::Shared;
 
@@ -61,10 +62,10 @@ pub(super) struct Begin {
 
 /// Becomes ready when other work is to be done instead.
 #[derive(Clone)]
-struct Superseded(watch::Receiver<bool>);
+pub(super) struct Superseded(watch::Receiver<bool>);
 
 impl Superseded {
-    async fn wait(&mut self) {
+    pub(super) async fn wait(&mut self) {
         // A sender that is gone wants nothing any more.
         if self.0.wait_for(|yes| *yes).await.is_err() {
             std::future::pending::<()>().await;
@@ -133,7 +134,7 @@ pub(super) fn effect(
     let (shared, record, live) = (shared.clone(), record.clone(), live.cloned());
     Begin::new(Kind::Changes, |superseded| async move {
         match effect {
-            Effect::Boot(Origin::Disk) => boot(&shared, &record, superseded, audience).await,
+            Effect::Boot(Origin::Disk) => start(&shared, &record, superseded, audience).await,
             Effect::End(StopKind::PowerOff) => {
                 power_off(&shared, &record, live, superseded, audience).await
             }
@@ -164,7 +165,7 @@ pub(super) fn observe_later(
         let dir = shared.dir(&record.id);
         let adopted = async {
             let vmm = shared.arsenal.vmm().await?;
-            machine::adopt(&*vmm, &record.id, &dir).await
+            machine::adopt(&*vmm, &shared.templates, (&record.id, &dir)).await
         };
         match adopted.await {
             Ok(live) => Done::Seen(live),
@@ -198,70 +199,6 @@ pub(super) fn ended_by_itself(
             other => EndCause::Failed(other.to_string()),
         })
     })
-}
-
-async fn boot(
-    shared: &Shared,
-    record: &SandboxRecord,
-    superseded: Superseded,
-    audience: Audience,
-) -> Done {
-    let begin = Instant::now();
-    let booted = try_boot(shared, record, superseded, &audience).await;
-    match booted {
-        Ok(Some(live)) => {
-            shared.checkpoints.reach("start.answered").await;
-            Done::Booted(live, begin.elapsed())
-        }
-        Ok(None) => Done::Superseded,
-        Err(error) => {
-            clear_up(shared, record).await;
-            Done::Ended(EndCause::Failed(format!("{error:#}")))
-        }
-    }
-}
-
-/// `None` when something else was asked for meanwhile. Work that makes something is never cut
-/// off in its midst: what comes next could not see all of it.
-async fn try_boot(
-    shared: &Shared,
-    record: &SandboxRecord,
-    mut superseded: Superseded,
-    audience: &Audience,
-) -> Result<Option<Live>> {
-    let dir = shared.dir(&record.id);
-    machine::clear(&dir).await?;
-    let (image, kernel) = (&record.spec.image, &record.spec.kernel);
-    let assets = tokio::select! {
-        () = superseded.wait() => return Ok(None),
-        assets = shared.arsenal.assets(image, kernel, Arc::new(audience.clone())) => assets?,
-    };
-    if let Some(notice) = assets.news() {
-        audience.log(&notice);
-    }
-    shared.checkpoints.reach("start.assets").await;
-    let _turn = tokio::select! {
-        () = superseded.wait() => return Ok(None),
-        turn = shared.boots.acquire() => turn?,
-    };
-    machine::check_space(&shared.home.sandboxes())?;
-    audience.stage("booting");
-    let dir = machine::make_dir(&dir)?;
-    shared.checkpoints.reach("start.directory").await;
-    let blueprint = Blueprint {
-        id: &record.id,
-        name: &record.name,
-        dir: &dir,
-        spec: &record.spec,
-        assets: &assets,
-        relay: &shared.relay,
-    };
-    let prepared = machine::prepare(&blueprint, &shared.checkpoints).await?;
-    shared.checkpoints.reach("start.prepared").await;
-    tokio::select! {
-        () = superseded.wait() => Ok(None),
-        live = machine::boot(&blueprint, prepared) => live.map(Some),
-    }
 }
 
 async fn power_off(
@@ -322,7 +259,7 @@ async fn remove_dir(dir: PathBuf) -> Result<()> {
 
 /// Ends what is left of a machine that is no more. What cannot be ended now is ended before the
 /// next start.
-async fn clear_up(shared: &Shared, record: &SandboxRecord) {
+pub(super) async fn clear_up(shared: &Shared, record: &SandboxRecord) {
     if let Err(error) = machine::clear(&shared.dir(&record.id)).await {
         warn!(sandbox = %record.id, error = format!("{error:#}"), "something of it still runs");
     }

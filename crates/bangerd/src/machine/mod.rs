@@ -10,15 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use banger_host::fs::{ensure_private_dir, read_bounded, remove_all, rename, write_atomic};
+use banger_host::fs::{
+    clone_file, ensure_private_dir, is_there, read_bounded, remove_all, rename, write_atomic,
+};
 use banger_host::{clock, facts, random};
 use banger_image::ext4::create_disk;
 use banger_link::{Identity, Request};
 use banger_model::{
-    Accelerator, Bytes, GuestNet, NetworkMode, SandboxId, SandboxName, SandboxSpec,
+    Accelerator, Bytes, GuestNet, NetworkMode, SandboxId, SandboxName, SandboxSpec, TemplateId,
 };
 use banger_net::{NetBackend, UserNet};
-use banger_vmm::{EndReason, KernelStart, Machine, Net, RunState, Running, Start, Vmm, reap};
+use banger_vmm::{EndReason, Machine, Net, PrepareError, RunState, Running, Start, Vmm, reap};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -26,13 +28,17 @@ use tokio::time::timeout;
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
 use crate::link::Link;
+use crate::templates::{Template, Templates};
 
 pub use network::{Network, network_end, wait_for_network_end};
 pub use space::{MIN_FREE, check_space, resume_when_there_is_space};
 
 /// How long a guest may take from its first instruction to its agent's first word: 3 s where it
 /// was measured, under emulation, times what else the host may have to do.
-const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const BOOT_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a guest that was restored may take to its agent's first word: it has been up, so it
+/// answers in milliseconds unless its memory is damaged or the host is overwhelmed.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a guest that ran before may take to answer whoever takes it over.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a guest may take to write everything to its disk and power off.
@@ -72,6 +78,8 @@ pub struct Blueprint<'a> {
     pub assets: &'a Assets,
     /// Runs [`banger_net::user::relay_inherited`] with the arguments that are added.
     pub relay: &'a HelperProgram,
+    /// What it is made from if it has no disk yet; without one it boots.
+    pub template: Option<Arc<Template>>,
 }
 
 /// A machine whose agent has answered. Its copies are the same machine; dropped, it runs on.
@@ -87,12 +95,16 @@ pub struct Live {
     pub accelerator: Accelerator,
     /// Its address, if it is connected.
     pub address: Option<std::net::Ipv4Addr>,
+    /// What it was made from, and shares memory with.
+    pub template: Option<Arc<Template>>,
 }
 
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 struct Notes {
     accelerator: Accelerator,
     connected: bool,
+    #[serde(default)]
+    template: Option<TemplateId>,
 }
 
 /// A machine with all its devices that has not executed anything. Dropped, it is ended.
@@ -102,6 +114,14 @@ pub struct Prepared {
     plan: UserNet,
     network: Network,
     accelerator: Accelerator,
+    template: Option<Arc<Template>>,
+}
+
+impl Prepared {
+    /// Whether it goes on where another was saved.
+    pub(crate) fn is_restored(&self) -> bool {
+        self.template.is_some()
+    }
 }
 
 /// Makes a machine's disk, where it has none yet, its network, and the machine itself. What was
@@ -110,11 +130,11 @@ pub struct Prepared {
 /// # Errors
 /// When any part fails.
 pub async fn prepare(blueprint: &Blueprint<'_>, checkpoints: &Checkpoints) -> Result<Prepared> {
-    let Furnished { machine, plan, network } = furnish(blueprint)?;
+    let Furnished { machine, plan, network, template } = furnish(blueprint).await?;
     checkpoints.reach("start.furnished").await;
     let accelerator = machine.accelerator;
     let machine = blueprint.assets.vmm.prepare(machine).await?;
-    Ok(Prepared { machine, plan, network, accelerator })
+    Ok(Prepared { machine, plan, network, accelerator, template })
 }
 
 /// Boots a machine and gives it its identity; returns when its agent has answered and it is this
@@ -123,18 +143,10 @@ pub async fn prepare(blueprint: &Blueprint<'_>, checkpoints: &Checkpoints) -> Re
 /// # Errors
 /// When the guest does not come up.
 pub async fn boot(blueprint: &Blueprint<'_>, prepared: Prepared) -> Result<Live> {
-    let Prepared { machine, plan, network, accelerator } = prepared;
+    let Prepared { machine, plan, network, accelerator, template } = prepared;
     let dir = blueprint.dir;
-    let machine: Arc<dyn Running> = Arc::from(machine.boot().await?);
-    let link = begin_link(&machine)?;
-    match timeout(BOOT_TIMEOUT, answer(&*machine, &link)).await {
-        Ok(answered) => answered?,
-        Err(_) => bail!(
-            "the guest did not answer within {} s of its start; its console's last words: {}",
-            BOOT_TIMEOUT.as_secs(),
-            banger_vmm::console::last_words(dir)
-        ),
-    }
+    let patience = if template.is_some() { RESTORE_TIMEOUT } else { BOOT_TIMEOUT };
+    let (machine, link) = run(machine, dir, patience).await?;
     let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let address = guest_net.as_ref().map(|net| net.address);
     let identity = identity(blueprint, &plan, guest_net)?;
@@ -146,7 +158,29 @@ pub async fn boot(blueprint: &Blueprint<'_>, prepared: Prepared) -> Result<Live>
         (Network::Connected, Some(ended)) => Network::Failed(ended),
         (network, _) => network,
     };
-    Ok(Live { machine, link, network, accelerator, address })
+    Ok(Live { machine, link, network, accelerator, address, template })
+}
+
+/// Lets a machine run and waits until its agent has answered.
+///
+/// # Errors
+/// When it does not, or the machine ends.
+pub(crate) async fn run(
+    prepared: Box<dyn banger_vmm::Prepared>,
+    dir: &Path,
+    patience: Duration,
+) -> Result<(Arc<dyn Running>, Link)> {
+    let machine: Arc<dyn Running> = Arc::from(prepared.boot().await?);
+    let link = begin_link(&machine)?;
+    match timeout(patience, answer(&*machine, &link)).await {
+        Ok(answered) => answered?,
+        Err(_) => bail!(
+            "the guest did not answer within {} s of its start; its console's last words: {}",
+            patience.as_secs(),
+            banger_vmm::console::last_words(dir)
+        ),
+    }
+    Ok((machine, link))
 }
 
 /// Takes over the machine that runs in `dir`; `None` when none does. Its agent may not have
@@ -154,7 +188,11 @@ pub async fn boot(blueprint: &Blueprint<'_>, prepared: Prepared) -> Result<Live>
 ///
 /// # Errors
 /// When something runs there that cannot be talked to.
-pub async fn adopt(vmm: &dyn Vmm, id: &SandboxId, dir: &Path) -> Result<Option<Live>> {
+pub(crate) async fn adopt(
+    vmm: &dyn Vmm,
+    templates: &Templates,
+    (id, dir): (&SandboxId, &Path),
+) -> Result<Option<Live>> {
     let Some(machine) = vmm.adopt(dir).await? else { return Ok(None) };
     let machine: Arc<dyn Running> = Arc::from(machine);
     let notes = read_notes(dir)?;
@@ -165,7 +203,12 @@ pub async fn adopt(vmm: &dyn Vmm, id: &SandboxId, dir: &Path) -> Result<Option<L
         (false, _) => Network::Absent,
     };
     let address = notes.connected.then(|| UserNet::plan(id).guest.address);
-    Ok(Some(Live { machine, link, network, accelerator: notes.accelerator, address }))
+    let template = match &notes.template {
+        Some(id) => templates.held_by_machine(id).await,
+        None => None,
+    };
+    let accelerator = notes.accelerator;
+    Ok(Some(Live { machine, link, network, accelerator, address, template }))
 }
 
 /// Waits until the agent of a machine that was taken over has answered.
@@ -254,27 +297,33 @@ pub(crate) struct Furnished {
     pub(crate) machine: Machine,
     plan: UserNet,
     network: Network,
+    template: Option<Arc<Template>>,
 }
 
-/// Makes a machine's disk and network, and describes it.
-pub(crate) fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
-    let Blueprint { id, dir, spec, assets, relay, .. } = blueprint;
-    let disk = make_disk(dir, spec)?;
+/// Makes a machine's disk, where it has none yet, and its network, and describes the machine.
+pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
+    let Blueprint { id, dir, spec, assets, .. } = blueprint;
+    let (dir, disk) = (dir.to_path_buf(), dir.join(DISK));
+    // What has written to a disk knows it otherwise than a template does.
+    let template = blueprint.template.clone().filter(|_| !is_there(&disk));
     let plan = UserNet::plan(id);
-    let (net, network): (Option<NetBackend>, _) = match spec.network {
-        NetworkMode::None => (None, Network::Absent),
-        NetworkMode::User => network::start(&plan, dir, relay)?,
+    let in_dir = InDir {
+        disk: disk.clone(),
+        dir: dir.clone(),
+        spec: (*spec).clone(),
+        plan: plan.clone(),
+        relay: blueprint.relay.clone(),
+        accelerator: assets.accelerator,
+        template: template.clone(),
     };
-    let notes = Notes { accelerator: assets.accelerator, connected: net.is_some() };
-    write_atomic(&dir.join(NOTES), &serde_json::to_vec(&notes)?)?;
+    // It starts programs and waits for the disk.
+    let (net, network) = spawn_blocking(move || in_dir.furnish()).await??;
     let machine = Machine {
-        dir: dir.to_path_buf(),
-        start: Start::Kernel(KernelStart {
-            kernel: assets.kernel.vmlinux(),
-            initramfs: assets.initramfs.clone(),
-            args: Vec::new(),
-            tsc_khz: assets.tsc_khz,
-        }),
+        dir,
+        start: match &template {
+            Some(template) => Start::Saved(template.saved()),
+            None => assets.start(),
+        },
         accelerator: assets.accelerator,
         cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
         memory: spec.memory,
@@ -282,19 +331,54 @@ pub(crate) fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         mac: plan.mac,
         net: net.map_or(Net::Absent, Net::Backend),
     };
-    Ok(Furnished { machine, plan, network })
+    Ok(Furnished { machine, plan, network, template })
+}
+
+/// What of a machine lies in its directory, and the programs of its network.
+struct InDir {
+    dir: PathBuf,
+    disk: PathBuf,
+    spec: SandboxSpec,
+    plan: UserNet,
+    relay: HelperProgram,
+    accelerator: Accelerator,
+    template: Option<Arc<Template>>,
+}
+
+impl InDir {
+    fn furnish(&self) -> Result<(Option<NetBackend>, Network)> {
+        make_disk(&self.disk, &self.spec, self.template.as_deref())?;
+        // Read again when the guest is told: then nobody waits for the disk.
+        machine_id(&self.dir)?;
+        let (net, network) = match self.spec.network {
+            NetworkMode::None => (None, Network::Absent),
+            NetworkMode::User => network::start(&self.plan, &self.dir, &self.relay)?,
+        };
+        let notes = Notes {
+            accelerator: self.accelerator,
+            connected: net.is_some(),
+            template: self.template.as_ref().map(|template| template.id.clone()),
+        };
+        write_atomic(&self.dir.join(NOTES), &serde_json::to_vec(&notes)?)?;
+        Ok((net, network))
+    }
 }
 
 /// Makes the sandbox's disk once: whole, or not at all.
-fn make_disk(dir: &Path, spec: &SandboxSpec) -> Result<PathBuf> {
-    let disk = dir.join(DISK);
-    if !disk.exists() {
-        let aside = dir.join(NEW_DISK);
-        remove_all(&aside)?;
-        create_disk(&aside, spec.disk.bytes())?;
-        rename(&aside, &disk)?;
+fn make_disk(disk: &Path, spec: &SandboxSpec, template: Option<&Template>) -> Result<()> {
+    if is_there(disk) {
+        return Ok(());
     }
-    Ok(disk)
+    let aside = disk.with_file_name(NEW_DISK);
+    remove_all(&aside)?;
+    match template {
+        // A template whose files are gone is one that cannot be loaded.
+        Some(template) => clone_file(&template.disk(), &aside)
+            .map(drop)
+            .map_err(|error| PrepareError::Load { said: format!("{:#}", anyhow!(error)) })?,
+        None => create_disk(&aside, spec.disk.bytes())?,
+    }
+    Ok(rename(&aside, disk)?)
 }
 
 fn read_notes(dir: &Path) -> Result<Notes> {

@@ -1,0 +1,189 @@
+//! Bringing a sandbox up: from the template of its shape, which is made if it is missing, or by
+//! booting where there is nothing to restore.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Result;
+use banger_model::lifecycle::EndCause;
+use banger_model::{BootMode, Progress as _, SandboxRecord};
+use banger_vmm::PrepareError;
+use tracing::warn;
+
+use super::work::{Done, Superseded, clear_up};
+use crate::assets::Assets;
+use crate::machine::{self, Blueprint, DISK, Live};
+use crate::operations::Audience;
+use crate::shared::Shared;
+use crate::templates::{self, Known, Template, Templates};
+
+/// Brings a sandbox up. Work that makes something is never cut off in its midst: what comes next
+/// could not see all of it.
+pub(super) async fn start(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    superseded: Superseded,
+    audience: Audience,
+) -> Done {
+    let begin = Instant::now();
+    match try_start(shared, record, superseded, &audience).await {
+        Ok(Some(live)) => {
+            shared.checkpoints.reach("start.answered").await;
+            Done::Booted(live, begin.elapsed())
+        }
+        Ok(None) => Done::Superseded,
+        Err(error) => {
+            clear_up(shared, record).await;
+            Done::Ended(EndCause::Failed(format!("{error:#}")))
+        }
+    }
+}
+
+/// `None` when something else was asked for meanwhile.
+async fn try_start(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    mut superseded: Superseded,
+    audience: &Audience,
+) -> Result<Option<Live>> {
+    let dir = shared.dir(&record.id);
+    machine::clear(&dir).await?;
+    let (image, kernel) = (&record.spec.image, &record.spec.kernel);
+    let assets = match shared.arsenal.at_hand(image, kernel) {
+        Some(assets) => assets,
+        None => tokio::select! {
+            () = superseded.wait() => return Ok(None),
+            found = shared.arsenal.assets(image, kernel, Arc::new(audience.clone())) => {
+                let found = found?;
+                found.news().inspect(|notice| audience.log(notice));
+                found
+            }
+        },
+    };
+    shared.checkpoints.reach("start.assets").await;
+    machine::check_space(&shared.home.sandboxes())?;
+    let template = tokio::select! {
+        () = superseded.wait() => return Ok(None),
+        template = template(shared, record, &assets, audience) => template,
+    };
+    let _turn = tokio::select! {
+        () = superseded.wait() => return Ok(None),
+        turn = shared.boots.acquire() => turn?,
+    };
+    let dir = machine::make_dir(&dir)?;
+    shared.checkpoints.reach("start.directory").await;
+    let blueprint = Blueprint {
+        id: &record.id,
+        name: &record.name,
+        dir: &dir,
+        spec: &record.spec,
+        assets: &assets,
+        relay: &shared.relay,
+        template,
+    };
+    restore_or_boot(shared, blueprint, superseded, audience).await
+}
+
+/// The template of the sandbox's shape, if it is to be made from one. What goes wrong with it
+/// costs time: the sandbox boots.
+async fn template(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    assets: &Arc<Assets>,
+    audience: &Audience,
+) -> Option<Arc<Template>> {
+    let fresh = !banger_host::fs::is_there(&shared.dir(&record.id).join(DISK));
+    if !fresh || record.spec.boot == BootMode::Cold {
+        return None;
+    }
+    let found = async {
+        let shape = templates::shape(assets, &record.spec)?;
+        let id = shape.template()?;
+        if matches!(shared.templates.known(&id), Known::Not) {
+            audience.stage("preparing template (once)");
+        }
+        let (maker, assets, spec) = (shared.clone(), assets.clone(), record.spec.clone());
+        let make = |dir| async move {
+            let _turn = maker.boots.acquire().await?;
+            templates::make(dir, (shape, spec), &assets, &maker.checkpoints).await
+        };
+        shared.templates.get(&id, make).await
+    };
+    found.await.unwrap_or_else(|error| {
+        warn!(sandbox = %record.id, error = format!("{error:#}"), "no template");
+        audience.log(&format!("no template can be made, so it boots: {error:#}"));
+        None
+    })
+}
+
+/// Restores from the template; a template that is of no use is given up, and the sandbox boots.
+async fn restore_or_boot(
+    shared: &Shared,
+    mut blueprint: Blueprint<'_>,
+    mut superseded: Superseded,
+    audience: &Audience,
+) -> Result<Option<Live>> {
+    loop {
+        if blueprint.template.is_none() {
+            audience.stage("booting");
+        }
+        let attempt = attempt(shared, &blueprint, &mut superseded).await;
+        match (attempt, blueprint.template.take()) {
+            (Err(Failed::Template(error)), Some(template)) => {
+                warn!(template = %template.id, error = format!("{error:#}"), "a template is of no use");
+                audience.log(&format!("the template cannot be used, so it boots: {error:#}"));
+                shared.templates.spoilt(template).await;
+                start_over(blueprint.dir).await?;
+            }
+            (Err(Failed::Template(error) | Failed::Otherwise(error)), _) => return Err(error),
+            (Ok(None), _) => return Ok(None),
+            (Ok(Some(live)), _) => {
+                if let Some(template) = &live.template {
+                    Templates::used(template);
+                }
+                return Ok(Some(live));
+            }
+        }
+    }
+}
+
+/// Nothing is left of a machine that did not come up from its template, its disk included.
+async fn start_over(dir: &Path) -> Result<()> {
+    machine::clear(dir).await?;
+    Ok(banger_host::fs::remove_all(&dir.join(DISK))?)
+}
+
+/// Why a machine did not come up.
+enum Failed {
+    /// Its template is to blame.
+    Template(anyhow::Error),
+    /// Anything else.
+    Otherwise(anyhow::Error),
+}
+
+async fn attempt(
+    shared: &Shared,
+    blueprint: &Blueprint<'_>,
+    superseded: &mut Superseded,
+) -> Result<Option<Live>, Failed> {
+    let prepared =
+        machine::prepare(blueprint, &shared.checkpoints).await.map_err(|error| match error
+            .downcast_ref::<PrepareError>(
+        ) {
+            Some(PrepareError::Load { .. }) => Failed::Template(error),
+            _ => Failed::Otherwise(error),
+        })?;
+    let restored = prepared.is_restored();
+    let booted = async {
+        shared.checkpoints.reach("start.prepared").await;
+        machine::boot(blueprint, prepared).await
+    };
+    tokio::select! {
+        () = superseded.wait() => Ok(None),
+        live = booted => live.map(Some).map_err(|error| match restored {
+            true => Failed::Template(error),
+            false => Failed::Otherwise(error),
+        }),
+    }
+}

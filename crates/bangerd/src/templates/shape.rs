@@ -1,0 +1,104 @@
+//! What shapes a guest up to the moment at which it becomes a sandbox.
+
+use anyhow::{Context as _, Result};
+use banger_host::facts;
+use banger_model::{CpuCount, DiskSize, MemorySize, TemplateId};
+use banger_vmm::Machine;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::assets::Assets;
+
+/// Changes with anything in how a template is made that none of the fields below tells.
+const FORMAT: u32 = 1;
+
+/// Everything that shaped a template. Two sandboxes with the same shape are made from the same
+/// one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    format: u32,
+    /// What the guest can tell of its machine ([`banger_vmm::Vmm::appearance`]).
+    machine: String,
+    /// The host's processor, whose features the guest was told.
+    processor: String,
+    kernel: String,
+    /// The first file system, agent included: its file is named by its digest.
+    initramfs: String,
+    image: String,
+    /// Virtual CPUs.
+    pub cpus: CpuCount,
+    /// Memory.
+    pub memory: MemorySize,
+    /// Size of the writable disk, which a guest keeps that it has seen once.
+    pub disk: DiskSize,
+}
+
+impl Shape {
+    /// That of this machine, made of these assets.
+    ///
+    /// # Errors
+    /// When the host does not tell about itself.
+    pub(crate) fn of(assets: &Assets, machine: &Machine, disk: DiskSize) -> Result<Self> {
+        let (processor, _) = facts::processor()?;
+        let initramfs = assets.initramfs.file_name().context("the initramfs has no name")?;
+        Ok(Self {
+            format: FORMAT,
+            machine: assets.vmm.appearance(machine),
+            processor,
+            kernel: assets.kernel.identity().to_owned(),
+            initramfs: initramfs.to_string_lossy().into_owned(),
+            image: assets.image.identity().to_owned(),
+            cpus: machine.cpus,
+            memory: machine.memory,
+            disk,
+        })
+    }
+
+    /// The name of the template of this shape.
+    ///
+    /// # Errors
+    /// Never: a shape can be written down.
+    pub fn template(&self) -> Result<TemplateId> {
+        let digest = Sha256::digest(serde_json::to_vec(self)?);
+        let (first, _) = digest.split_first_chunk().context("a digest is longer than a name")?;
+        Ok(TemplateId::from_random(*first))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn shape() -> Shape {
+        Shape {
+            format: FORMAT,
+            machine: "qemu 7.2".to_owned(),
+            processor: "a processor".to_owned(),
+            kernel: "k".to_owned(),
+            initramfs: "i".to_owned(),
+            image: "m".to_owned(),
+            cpus: CpuCount::ONE,
+            memory: MemorySize::DEFAULT,
+            disk: DiskSize::DEFAULT,
+        }
+    }
+
+    #[test]
+    fn whatever_shapes_a_guest_makes_another_template() {
+        let all = [
+            shape(),
+            Shape { machine: "qemu 7.3".to_owned(), ..shape() },
+            Shape { processor: "another".to_owned(), ..shape() },
+            Shape { kernel: "l".to_owned(), ..shape() },
+            Shape { initramfs: "j".to_owned(), ..shape() },
+            Shape { image: "n".to_owned(), ..shape() },
+            Shape { cpus: CpuCount::TWO, ..shape() },
+            Shape { memory: "1G".parse().unwrap(), ..shape() },
+            Shape { disk: "9G".parse().unwrap(), ..shape() },
+        ];
+        let names: std::collections::BTreeSet<_> =
+            all.iter().map(|shape| shape.template().unwrap()).collect();
+        assert_eq!(names.len(), all.len());
+        assert_eq!(shape().template().unwrap(), shape().template().unwrap());
+    }
+}

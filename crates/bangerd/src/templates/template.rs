@@ -1,0 +1,221 @@
+//! One template on the disk: the memory, the devices and the disk of a machine that had just
+//! booted, and what is known about it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use banger_host::fs::{file_size, read_bounded, write_atomic};
+use banger_model::{Bytes, ImageName, KernelName, TemplateId, Timestamp};
+use banger_vmm::SavedMachine;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::shape::Shape;
+
+/// Files of a template.
+const MEMORY: &str = "memory";
+const DEVICES: &str = "devices";
+pub(super) const DISK: &str = "disk.ext4";
+const ABOUT: &str = "template.json";
+const USES: &str = "uses.json";
+/// Longest descriptions that make sense, in bytes.
+const MAX_ABOUT_LEN: u64 = 64 * 1024;
+/// Largest state of devices that makes sense: it is half a megabyte.
+const MAX_DEVICES_LEN: u64 = 64 * 1024 * 1024;
+
+/// What is known about a template.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// What shaped it.
+    pub shape: Shape,
+    /// The image as its users call it.
+    pub image: ImageName,
+    /// The kernel as its users call it.
+    pub kernel: KernelName,
+    /// When it was made.
+    pub made: Timestamp,
+    /// The digest of the devices' state.
+    devices_sha256: String,
+}
+
+/// How often a template was used.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Uses {
+    hits: u64,
+    last: Timestamp,
+}
+
+/// A template that is whole.
+#[derive(Debug)]
+pub struct Template {
+    /// Its name.
+    pub id: TemplateId,
+    /// What is known about it.
+    pub about: About,
+    dir: PathBuf,
+    hits: AtomicU64,
+    last: AtomicU64,
+}
+
+/// The files of the template in this directory.
+pub(super) fn files(dir: &Path) -> SavedMachine {
+    SavedMachine { memory: dir.join(MEMORY), devices: dir.join(DEVICES) }
+}
+
+/// Writes down what is known about a template whose files are there.
+pub(super) fn describe(
+    dir: &Path,
+    shape: Shape,
+    (image, kernel): (ImageName, KernelName),
+    made: Timestamp,
+) -> Result<()> {
+    let devices_sha256 = digest(&files(dir).devices)?;
+    let about = About { shape, image, kernel, made, devices_sha256 };
+    Ok(write_atomic(&dir.join(ABOUT), &serde_json::to_vec_pretty(&about)?)?)
+}
+
+fn digest(devices: &Path) -> Result<String> {
+    let bytes = read_bounded(devices, MAX_DEVICES_LEN)?;
+    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+impl Template {
+    /// The template in a directory, checked.
+    ///
+    /// # Errors
+    /// When it is not whole.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        let json = read_bounded(&dir.join(ABOUT), MAX_ABOUT_LEN)?;
+        let about: About = serde_json::from_slice(&json)
+            .with_context(|| format!("cannot understand {}", dir.join(ABOUT).display()))?;
+        let id = about.shape.template()?;
+        if dir.file_name().is_none_or(|name| name != id.as_str()) {
+            bail!("{} is the template of another shape", dir.display());
+        }
+        let SavedMachine { memory, devices } = files(dir);
+        let wanted =
+            [(memory, about.shape.memory.bytes()), (dir.join(DISK), about.shape.disk.bytes())];
+        for (file, len) in wanted {
+            let size = file_size(&file)?.apparent;
+            if size != len {
+                bail!("{} has {size} instead of {len}", file.display());
+            }
+        }
+        if digest(&devices)? != about.devices_sha256 {
+            bail!("{} is not what was written", devices.display());
+        }
+        // Who has forgotten how often it was used starts anew.
+        let uses = read_bounded(&dir.join(USES), MAX_ABOUT_LEN).ok();
+        let uses: Uses =
+            uses.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
+        Ok(Self {
+            id,
+            last: AtomicU64::new(uses.last.0.max(about.made.0)),
+            hits: AtomicU64::new(uses.hits),
+            about,
+            dir: dir.to_owned(),
+        })
+    }
+
+    /// What a machine is restored from.
+    pub fn saved(&self) -> SavedMachine {
+        files(&self.dir)
+    }
+
+    /// The disk that a new sandbox gets a copy of.
+    pub fn disk(&self) -> PathBuf {
+        self.dir.join(DISK)
+    }
+
+    /// What its files take on the disk.
+    pub fn size(&self) -> Bytes {
+        let SavedMachine { memory, devices } = self.saved();
+        let sizes = [memory, devices, self.disk()].map(|file| file_size(&file));
+        Bytes::new(sizes.into_iter().flatten().map(|size| size.real.get()).sum())
+    }
+
+    /// How many sandboxes were made from it.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// When it was last used, or else made.
+    pub fn last_used(&self) -> Timestamp {
+        Timestamp(self.last.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn used(&self, now: Timestamp) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        self.last.fetch_max(now.0, Ordering::Relaxed);
+    }
+
+    /// Writes down how often it was used.
+    pub(super) fn remember_uses(&self) -> Result<()> {
+        let uses = Uses { hits: self.hits(), last: self.last_used() };
+        Ok(write_atomic(&self.dir.join(USES), &serde_json::to_vec(&uses)?)?)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::templates::shape::tests::shape;
+
+    /// A template of this shape below `root`, with nothing in it.
+    pub(crate) fn make(root: &Path, shape: Shape) -> PathBuf {
+        let dir = root.join(shape.template().unwrap().as_str());
+        banger_host::fs::ensure_private_dir(&dir).unwrap();
+        fill(&dir, shape);
+        dir
+    }
+
+    pub(crate) fn fill(dir: &Path, shape: Shape) {
+        let SavedMachine { memory, devices } = files(dir);
+        let sparse = |path: &Path, len: Bytes| {
+            banger_host::fs::create_new(path).unwrap().set_len(len.get()).unwrap();
+        };
+        sparse(&memory, shape.memory.bytes());
+        sparse(&dir.join(DISK), shape.disk.bytes());
+        write_atomic(&devices, b"devices").unwrap();
+        let names = ("an-image".parse().unwrap(), "a-kernel".parse().unwrap());
+        describe(dir, shape, names, Timestamp(7)).unwrap();
+    }
+
+    #[test]
+    fn a_template_that_is_whole_is_opened_and_remembers_its_uses() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = make(root.path(), shape());
+        let template = Template::open(&dir).unwrap();
+        assert_eq!((template.hits(), template.last_used()), (0, Timestamp(7)));
+        template.used(Timestamp(9));
+        template.remember_uses().unwrap();
+        let again = Template::open(&dir).unwrap();
+        assert_eq!((again.hits(), again.last_used()), (1, Timestamp(9)));
+        assert_eq!(again.about, template.about);
+    }
+
+    #[test]
+    fn whatever_is_not_whole_is_refused() {
+        type Break = fn(&Path);
+        let breaks: [(&str, Break); 6] = [
+            ("no description", |dir| banger_host::fs::remove_all(&dir.join(ABOUT)).unwrap()),
+            ("garbage", |dir| write_atomic(&dir.join(ABOUT), b"{").unwrap()),
+            ("short memory", |dir| write_atomic(&dir.join(MEMORY), b"x").unwrap()),
+            ("no disk", |dir| banger_host::fs::remove_all(&dir.join(DISK)).unwrap()),
+            ("other devices", |dir| write_atomic(&dir.join(DEVICES), b"x").unwrap()),
+            ("no devices", |dir| banger_host::fs::remove_all(&dir.join(DEVICES)).unwrap()),
+        ];
+        for (what, break_it) in breaks {
+            let root = tempfile::tempdir().unwrap();
+            let dir = make(root.path(), shape());
+            break_it(&dir);
+            assert!(Template::open(&dir).is_err(), "{what}");
+        }
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("0123456789abcdef");
+        banger_host::fs::ensure_private_dir(&dir).unwrap();
+        fill(&dir, shape());
+        assert!(Template::open(&dir).is_err(), "another's name");
+    }
+}
