@@ -10,6 +10,7 @@ mod cp;
 mod inside;
 mod lifetime;
 mod link;
+mod lives;
 mod logs_stats;
 mod network;
 mod prune;
