@@ -9,7 +9,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use banger_link::Identity;
@@ -61,7 +61,7 @@ pub(crate) fn take_on(identity: &Identity) -> Result<(), IdentityError> {
     })?;
     network::configure(identity.mac, identity.net.as_ref())?;
     for (path, contents, mode) in files(identity) {
-        replace(Path::new(path), contents.as_bytes(), mode)
+        put(Path::new(path), contents.as_bytes(), mode)
             .map_err(|source| IdentityError::File { path: path.into(), source })?;
     }
     Ok(())
@@ -109,6 +109,36 @@ fn files(identity: &Identity) -> Vec<(&'static str, String, u32)> {
         files.push(("/etc/resolv.conf", text, 0o644));
     }
     files
+}
+
+/// Writes a file that the agent may have written before, as another sandbox: then in place, which
+/// takes a tenth of the time of another file. Whatever else has this path is replaced.
+fn put(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    match overwrite(path, contents, mode) {
+        Ok(Overwritten::Yes) => Ok(()),
+        Ok(Overwritten::NotOurs) | Err(_) => replace(path, contents, mode),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Overwritten {
+    Yes,
+    NotOurs,
+}
+
+fn overwrite(path: &Path, contents: &[u8], mode: u32) -> io::Result<Overwritten> {
+    let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let about = file.metadata()?;
+    // Of the image's own file this has just made a copy, which is as good as a new one.
+    let plain = about.is_file() && about.nlink() == 1 && about.mode() & 0o7777 == mode;
+    if !plain || about.uid() != 0 {
+        return Ok(Overwritten::NotOurs);
+    }
+    file.write_all_at(contents, 0)?;
+    if about.len() > contents.len() as u64 {
+        file.set_len(contents.len() as u64)?;
+    }
+    Ok(Overwritten::Yes)
 }
 
 /// Puts a new file in the place of whatever has this path.
@@ -173,6 +203,22 @@ mod tests {
         let files = files(&identity(None));
         assert_eq!(text(&files, "/etc/resolv.conf"), None);
         assert!(text(&files, "/etc/hosts").unwrap().contains("127.0.1.1\tbox"));
+    }
+
+    #[test]
+    fn what_was_written_before_is_written_again_in_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("hostname");
+        put(&path, b"a long name\n", 0o644).unwrap();
+        let inode = path.metadata().unwrap().ino();
+        put(&path, b"short\n", 0o644).unwrap();
+        assert_eq!(path.metadata().unwrap().ino(), inode);
+        assert_eq!(crate::files::read_line(&path).unwrap(), "short");
+        // Another name of it belongs to somebody else.
+        fs::hard_link(&path, dir.path().join("other")).unwrap();
+        put(&path, b"third\n", 0o644).unwrap();
+        assert_eq!(crate::files::read_line(&path).unwrap(), "third");
+        assert_eq!(crate::files::read_line(&dir.path().join("other")).unwrap(), "short");
     }
 
     #[test]

@@ -44,7 +44,8 @@ pub(crate) fn loopback_up() -> Result<(), NetworkError> {
     on("lo", "set the state", Interface::named("lo").and_then(|lo| lo.bring_up()))
 }
 
-/// Gives the interface its addresses. A sandbox without a network gets the Ethernet address
+/// Gives the interface its addresses, in the place of those it may have had as another
+/// machine's. A sandbox without a network gets the Ethernet address
 /// alone, if it has an interface at all.
 ///
 /// # Errors
@@ -56,6 +57,10 @@ pub(crate) fn configure(mac: MacAddress, net: Option<&GuestNet>) -> Result<(), N
         (None, Some(_)) => return Err(NetworkError::None),
     };
     let interface = on(&name, "take hold", Interface::named(&name))?;
+    if on(&name, "read the state", interface.is_up())? {
+        on(&name, "clear the state", interface.bring_down())?;
+        on(&name, "clear the address", interface.clear_address())?;
+    }
     on(&name, "set the Ethernet address", interface.set_mac(mac.0))?;
     let Some(net) = net else { return Ok(()) };
     on(&name, "set the address", interface.set_address(net.address, net.prefix_len))?;

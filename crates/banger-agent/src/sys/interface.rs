@@ -24,6 +24,9 @@ const SET_NETMASK: Opcode = 0x891c;
 const SET_HARDWARE: Opcode = 0x8924;
 const ADD_ROUTE: Opcode = 0x890b;
 
+/// The flags of an interface that works, `IFF_UP` and `IFF_RUNNING`: both are in the first byte.
+const UP: u8 = 0x41;
+
 /// `struct ifreq`: a name and a union of 24 bytes.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug)]
@@ -75,18 +78,54 @@ impl Interface {
         self.set::<SET_NETMASK>(socket_address(netmask(prefix_len)))
     }
 
+    /// Takes its address away; one that has none is no error.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn clear_address(&self) -> Result<(), Errno> {
+        match self.set::<SET_ADDRESS>(socket_address(Ipv4Addr::UNSPECIFIED)) {
+            Err(Errno::ADDRNOTAVAIL) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Lets it send and receive.
     ///
     /// # Errors
     /// What the kernel says.
     pub(crate) fn bring_up(&self) -> Result<(), Errno> {
+        self.set_flags(|flags| flags | UP)
+    }
+
+    /// Lets it do nothing; its routes go.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn bring_down(&self) -> Result<(), Errno> {
+        self.set_flags(|flags| flags & !UP)
+    }
+
+    /// Whether it works.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn is_up(&self) -> Result<bool, Errno> {
+        // The other flag is the kernel's to say: there may be no carrier.
+        Ok(self.flags()?[0] & UP & 1 != 0)
+    }
+
+    fn set_flags(&self, change: impl FnOnce(u8) -> u8) -> Result<(), Errno> {
+        let mut value = self.flags()?;
+        value[0] = change(value[0]);
+        self.set::<SET_FLAGS>(value)
+    }
+
+    fn flags(&self) -> Result<[u8; 24], Errno> {
         let mut request = Request { name: self.name, value: [0; 24] };
         // SAFETY: the operation reads and writes an ifreq, which `Request` is.
         // JUSTIFICATION: rustix has no form of this ioctl.
         unsafe { ioctl(&self.socket, Updater::<GET_FLAGS, Request>::new(&mut request)) }?;
-        let up = libc::IFF_UP | libc::IFF_RUNNING;
-        request.value[0] |= u8::try_from(up & 0xff).unwrap_or(0);
-        self.set::<SET_FLAGS>(request.value)
+        Ok(request.value)
     }
 
     /// Sends packets for `to` through it: directly, or by way of a gateway. A route that is
