@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use banger_api::client::{Client, SocketPath};
+use banger_api::client::{BoxFuture, Client, Connect, ConnectError, SocketPath};
 use banger_host::clock::Deadline;
 use banger_host::process::Process;
 use rustix::process::Signal;
+use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -55,7 +56,7 @@ impl Daemon {
         let pid = i32::try_from(child.id())?;
         // Not waited for yet, it keeps its pid even if it has ended already.
         let process = Process::open(pid)?.context("bangerd is gone")?;
-        let client = Client::new(Arc::new(SocketPath(place.home().socket())));
+        let client = Client::new(Arc::new(OnlyNow(SocketPath(place.home().socket()))));
         Ok(Self { process: Arc::new(process), child: Mutex::new(child), client, log })
     }
 
@@ -143,5 +144,20 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.process.kill(PATIENCE);
+    }
+}
+
+/// Connects to the daemon that there is. One that is gone is not waited for: what its clients have
+/// not heard is what is looked at.
+struct OnlyNow(SocketPath);
+
+impl Connect for OnlyNow {
+    fn connect(&self) -> BoxFuture<'_, Result<UnixStream, ConnectError>> {
+        Box::pin(async {
+            self.0.connect().await.map_err(|error| ConnectError::Failed {
+                what: "the daemon is gone".to_owned(),
+                source: Some(error.into()),
+            })
+        })
     }
 }

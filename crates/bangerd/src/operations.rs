@@ -22,6 +22,14 @@ pub(crate) fn now() -> Timestamp {
     Timestamp(u64::try_from(clock::wall().as_millis()).unwrap_or(u64::MAX))
 }
 
+/// An id for an operation whose asker has chosen none.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub(crate) fn new_id() -> Result<OperationId, banger_host::HostError> {
+    Ok(OperationId::from_random(banger_host::random::bytes()?))
+}
+
 /// Every operation that is remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Operations(Mutex<BTreeMap<OperationId, Tracked>>);

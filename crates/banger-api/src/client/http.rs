@@ -94,6 +94,11 @@ impl Ask {
         self
     }
 
+    /// Whether the daemon is another after it, and it matters whether it was asked.
+    pub(crate) fn changes(&self) -> bool {
+        self.method == Method::POST || self.method == Method::DELETE
+    }
+
     /// Whether asking twice is asking once.
     pub(crate) fn may_be_repeated(&self) -> bool {
         self.repeatable

@@ -28,7 +28,8 @@ pub use session::{MAX_SIGNALS, ProcessSession, SessionControl, SessionError, Ses
 use crate::attach::PROTOCOL;
 use crate::types::{
     CreateSandbox, Created, GuestProcess, LogChunk, LogSource, Operation, PathKind, ProblemCode,
-    ProcessId, PruneRequest, Pruned, Sandbox, StartProcess, StartedProcess, Stats, Version,
+    ProcessId, PruneRequest, PruneTemplatesRequest, Pruned, PrunedTemplates, Sandbox, StartProcess,
+    StartedProcess, Stats, Template, Version,
 };
 use events::{Ending, Resume};
 use http::Ask;
@@ -126,7 +127,8 @@ impl Client {
         self.fetch(Ask::post(Target::new("sandboxes")).json(wanted)?).await
     }
 
-    /// Asks something of a sandbox; the operation tells what becomes of it.
+    /// Asks something of a sandbox; the operation tells what becomes of it. Where the daemon dies
+    /// meanwhile, the next one is asked: by the operation's id it knows whether it was done.
     pub async fn act(
         &self,
         sandbox: &str,
@@ -138,19 +140,42 @@ impl Client {
             SandboxAction::Kill => "kill",
             SandboxAction::Restart => "restart",
         };
-        self.fetch(Ask::post(sandbox_target(sandbox).at(action))).await
+        let target = sandbox_target(sandbox).at(action).with("operation", new_id()?);
+        self.fetch(Ask::post(target).repeatable()).await
     }
 
     /// Deletes a sandbox and its disk.
     pub async fn delete(&self, sandbox: &str, force: Force) -> Result<Operation, ClientError> {
         let force = (force == Force::Yes).then_some(true);
         let target = sandbox_target(sandbox).with_some("force", force);
-        self.fetch(Ask::new(Method::DELETE, target)).await
+        let target = target.with("operation", new_id()?);
+        self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
     }
 
     /// Deletes stopped sandboxes, or tells which it would.
     pub async fn prune(&self, request: &PruneRequest) -> Result<Pruned, ClientError> {
         self.fetch(Ask::post(Target::new("prune")).json(request)?).await
+    }
+
+    /// The templates that there are.
+    pub async fn templates(&self) -> Result<Vec<Template>, ClientError> {
+        self.fetch(Ask::get(Target::new("templates"))).await
+    }
+
+    /// Removes a template, named by its id or the beginning of it; answers with it as it was. Where
+    /// the daemon dies meanwhile, the next one is asked, and says so if it is gone already.
+    pub async fn delete_template(&self, template: &str) -> Result<Template, ClientError> {
+        let target = Target::new("templates").at(template);
+        self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
+    }
+
+    /// Removes the templates that are not in use, or tells which it would.
+    pub async fn prune_templates(
+        &self,
+        request: &PruneTemplatesRequest,
+    ) -> Result<PrunedTemplates, ClientError> {
+        let target = Target::new("templates").at("prune");
+        self.fetch(Ask::post(target).json(request)?).await
     }
 
     /// One operation as it is now.
@@ -259,7 +284,7 @@ impl Client {
     /// the daemon turned down because it ends was not done, so that goes for everything.
     async fn fetch_bytes(&self, ask: Ask) -> Result<Vec<u8>, ClientError> {
         let mut patience = Patience::default();
-        let mut was_there = false;
+        let mut broken: Option<ClientError> = None;
         loop {
             let error = match ask.clone().fetch_bytes(&*self.connector).await {
                 Ok(answer) => return Ok(answer),
@@ -267,16 +292,31 @@ impl Client {
             };
             let again = match &error {
                 // Who has never been there is not on the way back.
-                ClientError::Connect(_) => was_there && error.is_restart(),
+                ClientError::Connect(_) => broken.is_some() && error.is_restart(),
                 ClientError::Interrupted { .. } => ask.may_be_repeated(),
                 error => error.is_restart(),
             };
+            // What was asked once may have been done: that is what its asker has to know.
+            let first = match (&error, broken.take()) {
+                (ClientError::Connect(_), Some(first)) if ask.changes() => first,
+                _ => error,
+            };
             if !again || !patience.wait().await {
-                return Err(error);
+                return Err(first);
             }
-            was_there = true;
+            broken = Some(first);
         }
     }
+}
+
+/// An id for an operation: with it, asking twice is asking once.
+fn new_id() -> Result<OperationId, ClientError> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|error| ConnectError::Failed {
+        what: "the system has no random numbers to name the operation".to_owned(),
+        source: Some(Box::new(error)),
+    })?;
+    Ok(OperationId::from_random(random))
 }
 
 fn sandbox_target(sandbox: &str) -> Target {

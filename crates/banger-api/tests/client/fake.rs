@@ -48,7 +48,7 @@ impl Fake {
     /// Answers the next request, which is to be this one.
     pub(crate) async fn answer<T: Serialize>(&mut self, line: &str, value: &T) -> Asked {
         let mut asked = self.request().await;
-        assert_eq!(asked.line, line);
+        assert_eq!(asked.named().0, line);
         asked.json("200 OK", "application/json", value).await;
         asked
     }
@@ -64,6 +64,14 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// The line without the operation's id that the client has made up, and that id.
+    pub(crate) fn named(&self) -> (String, Option<String>) {
+        match self.line.split_once("operation=") {
+            Some((line, id)) => (line.trim_end_matches(['?', '&']).to_owned(), Some(id.to_owned())),
+            None => (self.line.clone(), None),
+        }
+    }
+
     pub(crate) async fn read(mut stream: UnixStream) -> Option<Self> {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {

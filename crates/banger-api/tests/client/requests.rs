@@ -2,8 +2,9 @@
 
 use banger_api::client::{Client, ClientError, ConnectError, Force, SandboxAction, SocketPath};
 use banger_api::types::{
-    GuestProcess, Operation, PathKind, Problem, ProblemCode, ProcessId, PruneRequest, Pruned,
-    StartProcess, StartedProcess, Version,
+    GuestProcess, Operation, PathKind, Problem, ProblemCode, ProcessId, PruneRequest,
+    PruneTemplatesRequest, Pruned, PrunedTemplates, StartProcess, StartedProcess, Template,
+    Version,
 };
 use banger_model::Timestamp;
 use serde_json::json;
@@ -25,6 +26,15 @@ pub(crate) fn operation(status: &str) -> Operation {
     .unwrap()
 }
 
+fn template() -> Template {
+    serde_json::from_value(json!({
+        "id": "0123456789abcdef", "image": "i", "kernel": "k", "cpus": 1, "memory": 536_870_912,
+        "disk": 8_589_934_592_u64, "size": 7, "made": 1, "last_used": null, "hits": 0,
+        "in_use": false,
+    }))
+    .unwrap()
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_method_asks_for_its_path_and_takes_its_answer() {
     let (client, mut fake) = Fake::new();
@@ -39,6 +49,11 @@ async fn every_method_asks_for_its_path_and_takes_its_answer() {
         let asked = fake.answer("POST /v1/prune", &pruned).await;
         assert_eq!(asked.header("content-type"), Some("application/json"));
         assert_eq!(asked.body, br#"{"labels":[],"dry_run":false}"#);
+        fake.answer("GET /v1/templates", &[template()]).await;
+        fake.answer("DELETE /v1/templates/01%2F", &template()).await;
+        let pruned = PrunedTemplates { templates: vec![template()], space: 7 };
+        let asked = fake.answer("POST /v1/templates/prune", &pruned).await;
+        assert_eq!(asked.body, br#"{"dry_run":true}"#);
         fake.answer("GET /v1/operations/0123456789abcdef", &operation("succeeded")).await;
         fake.answer("GET /v1/operations", &[operation("failed")]).await;
         fake.answer("POST /v1/operations/0123456789abcdef/cancel", &operation("cancelled")).await;
@@ -59,6 +74,10 @@ async fn every_method_asks_for_its_path_and_takes_its_answer() {
         client.delete("web", Force::Yes).await.unwrap();
         client.delete("web", Force::No).await.unwrap();
         client.prune(&PruneRequest::default()).await.unwrap();
+        assert_eq!(client.templates().await.unwrap(), [template()]);
+        assert_eq!(client.delete_template("01/").await.unwrap(), template());
+        let looks = PruneTemplatesRequest { dry_run: true };
+        assert_eq!(client.prune_templates(&looks).await.unwrap().space, 7);
         assert!(client.operation(&id).await.unwrap().status.is_final());
         assert_eq!(client.operations().await.unwrap().len(), 1);
         client.cancel(&id).await.unwrap();
@@ -105,9 +124,30 @@ async fn what_may_not_be_asked_twice_is_not_unless_the_daemon_turned_it_down() {
         fake.request().await.problem(ending).await;
         drop(fake.request().await);
     };
-    let (_, answer) = tokio::join!(server, client.act("web", SandboxAction::Start));
+    let all = PruneRequest::default();
+    let (_, answer) = tokio::join!(server, client.prune(&all));
     let Err(ClientError::Interrupted { request, .. }) = answer else { panic!("{answer:?}") };
-    assert_eq!(request, "POST /v1/sandboxes/web/start");
+    assert_eq!(request, "POST /v1/prune");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_asked_of_a_sandbox_is_asked_again_as_the_same_operation() {
+    let (client, mut fake) = Fake::new();
+    let server = async {
+        let first = fake.request().await.named();
+        let again =
+            fake.answer("POST /v1/sandboxes/web/start", &operation("running")).await.named();
+        assert_eq!(first, again);
+        assert_eq!(first.1.map(|id| id.len()), Some(16));
+    };
+    let (_, answer) = tokio::join!(server, client.act("web", SandboxAction::Start));
+    answer.unwrap();
+
+    // Whether it was done is what matters, not that the daemon is gone.
+    let (client, mut fake) = Fake::new();
+    let server = async move { drop(fake.request().await) };
+    let (_, answer) = tokio::join!(server, client.delete("web", Force::No));
+    assert!(matches!(answer, Err(ClientError::Interrupted { .. })), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,8 +14,9 @@ use serde::de::DeserializeOwned;
 use crate::driver::AskError;
 use crate::exec::BadCommand;
 use crate::link::LinkFailed;
-use crate::registry::{CreateError, ResolveError};
+use crate::registry::{CreateError, Kind, ResolveError};
 use crate::store::NotStored;
+use crate::templates::NotRemoved;
 
 /// A problem on its way to a client.
 #[derive(Debug)]
@@ -83,10 +84,29 @@ impl From<ResolveError> for Failure {
     fn from(error: ResolveError) -> Self {
         let detail = error.to_string();
         match error {
-            ResolveError::NotFound(_) => Problem::new(ProblemCode::NotFound, detail)
-                .hint("`banger vm list` shows those that are there"),
-            ResolveError::Ambiguous { .. } => Problem::new(ProblemCode::Ambiguous, detail)
-                .hint("give more of the id, or the name"),
+            ResolveError::NotFound { kind, .. } => Problem::new(ProblemCode::NotFound, detail)
+                .hint(match kind {
+                    Kind::Sandbox => "`banger vm list` shows those that are there",
+                    Kind::Template => "`banger template list` shows those that are there",
+                }),
+            ResolveError::Ambiguous { kind, .. } => Problem::new(ProblemCode::Ambiguous, detail)
+                .hint(match kind {
+                    Kind::Sandbox => "give more of the id, or the name",
+                    Kind::Template => "give more of the id",
+                }),
+        }
+        .into()
+    }
+}
+
+impl From<NotRemoved> for Failure {
+    fn from(error: NotRemoved) -> Self {
+        let detail = error.to_string();
+        match error {
+            NotRemoved::InUse(_) => Problem::new(ProblemCode::InUse, detail)
+                .hint("stop the sandbox; `banger vm show` tells of each what it was made from"),
+            NotRemoved::Missing(_) => Problem::new(ProblemCode::NotFound, detail),
+            NotRemoved::Host(_) => Problem::new(ProblemCode::Failed, detail),
         }
         .into()
     }
@@ -117,6 +137,12 @@ impl From<CreateError> for Failure {
     }
 }
 
+impl From<banger_host::HostError> for Failure {
+    fn from(error: banger_host::HostError) -> Self {
+        Problem::new(ProblemCode::Failed, chain(&error)).into()
+    }
+}
+
 impl From<AskError> for Failure {
     fn from(error: AskError) -> Self {
         let code = match error {
@@ -124,7 +150,7 @@ impl From<AskError> for Failure {
             AskError::Busy => ProblemCode::Busy,
             AskError::Gone => ProblemCode::NotFound,
             AskError::NotStored(error) => return error.into(),
-            AskError::NoId(_) => ProblemCode::Failed,
+            AskError::IdTaken => ProblemCode::Invalid,
         };
         Problem::new(code, error.to_string()).into()
     }

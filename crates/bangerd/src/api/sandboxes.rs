@@ -18,6 +18,7 @@ use super::App;
 use super::error::{Failure, Json, Query};
 use super::processes::guest_process;
 use crate::driver::View;
+use crate::operations::new_id;
 use crate::registry::Registry;
 use crate::stats;
 
@@ -85,6 +86,7 @@ async fn detail(registry: &Registry, view: &View) -> SandboxDetail {
         address: live.and_then(|live| live.address).map(|address| address.to_string()),
         accelerator: live.map(|live| live.accelerator.to_string()),
         boot_id,
+        template: live.and_then(|live| live.template.as_ref()).map(|template| template.id.clone()),
         processes,
     }
 }
@@ -95,63 +97,86 @@ pub(super) struct Deletion {
     /// Whatever it does.
     #[serde(default)]
     force: bool,
+    operation: Option<OperationId>,
+}
+
+/// How something is asked of a sandbox.
+#[derive(Debug, Deserialize)]
+pub(super) struct Asking {
+    /// What the client calls the operation.
+    operation: Option<OperationId>,
 }
 
 /// Remove a sandbox and everything in it
-#[utoipa::path(delete, path = "/v1/sandboxes/{sandbox}", params(("sandbox" = String, Path), ("force" = Option<bool>, Query, description = "Even if it runs")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+#[utoipa::path(delete, path = "/v1/sandboxes/{sandbox}", params(("sandbox" = String, Path), ("force" = Option<bool>, Query, description = "Even if it runs"), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(super) async fn delete(
     State(registry): App,
     Path(sandbox): Path<String>,
-    Query(Deletion { force }): Query<Deletion>,
+    Query(Deletion { force, operation }): Query<Deletion>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
     let action = if force { Action::DeleteForced } else { Action::Delete };
-    act(&registry, &sandbox, action).await
+    act(&registry, &sandbox, (action, operation)).await
 }
 
 /// Start a sandbox
-#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/start", params(("sandbox" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/start", params(("sandbox" = String, Path), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(super) async fn start(
     State(registry): App,
     Path(sandbox): Path<String>,
+    Query(Asking { operation }): Query<Asking>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
-    act(&registry, &sandbox, Action::Start).await
+    act(&registry, &sandbox, (Action::Start, operation)).await
 }
 
 /// Stop a sandbox with its disk in order
-#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/stop", params(("sandbox" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/stop", params(("sandbox" = String, Path), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(super) async fn stop(
     State(registry): App,
     Path(sandbox): Path<String>,
+    Query(Asking { operation }): Query<Asking>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
-    act(&registry, &sandbox, Action::Stop).await
+    act(&registry, &sandbox, (Action::Stop, operation)).await
 }
 
 /// Stop a sandbox at once, as pulling the plug does
-#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/kill", params(("sandbox" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/kill", params(("sandbox" = String, Path), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(super) async fn kill(
     State(registry): App,
     Path(sandbox): Path<String>,
+    Query(Asking { operation }): Query<Asking>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
-    act(&registry, &sandbox, Action::Kill).await
+    act(&registry, &sandbox, (Action::Kill, operation)).await
 }
 
 /// Stop a sandbox and start it again
-#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/restart", params(("sandbox" = String, Path)), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/restart", params(("sandbox" = String, Path), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
 pub(super) async fn restart(
     State(registry): App,
     Path(sandbox): Path<String>,
+    Query(Asking { operation }): Query<Asking>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
-    act(&registry, &sandbox, Action::Restart).await
+    act(&registry, &sandbox, (Action::Restart, operation)).await
 }
 
 async fn act(
     registry: &Arc<Registry>,
     sandbox: &str,
-    action: Action,
+    (action, id): (Action, Option<OperationId>),
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    let operations = &registry.shared().operations;
+    // Its sandbox may be gone by now, and that may be what was asked for.
+    if let Some(known) = id.as_ref().and_then(|id| operations.find(id))
+        && known.operation().action == action
+    {
+        return Ok((StatusCode::ACCEPTED, Answer(known.operation().as_ref().clone())));
+    }
     let handle = registry.resolve(sandbox)?;
     let name = handle.view().record.name.clone();
-    let id = handle.ask(action).await.map_err(|error| {
+    let id = match id {
+        Some(id) => id,
+        None => new_id()?,
+    };
+    let id = handle.ask(action, id).await.map_err(|error| {
         let mut failure = Failure::from(error);
         failure.0.detail = format!("cannot {} {name}: {}", word(action), failure.0.detail);
         failure
@@ -196,7 +221,7 @@ pub(super) async fn prune(
         if !request.dry_run {
             let Some(handle) = registry.get(&view.record.id) else { continue };
             // One that has been started meanwhile is not meant any more.
-            let Ok(operation) = handle.ask(Action::Delete).await else { continue };
+            let Ok(operation) = handle.ask(Action::Delete, new_id()?).await else { continue };
             pruned.operations.push(operation);
         }
         pruned.space += space;

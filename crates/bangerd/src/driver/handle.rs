@@ -27,14 +27,14 @@ pub(crate) enum AskError {
     /// The operation is over, or is one that cannot be called off.
     #[error("only an operation that starts a sandbox and still runs can be cancelled")]
     NotCancellable,
-    /// The system has no random numbers for an id.
-    #[error("cannot name the operation: {0}")]
-    NoId(Arc<str>),
+    /// The id is that of another operation.
+    #[error("another operation has this id already")]
+    IdTaken,
 }
 
 /// What a driver is told.
 pub(super) enum Order {
-    Ask { action: Action, reply: oneshot::Sender<Result<OperationId, AskError>> },
+    Ask { action: Action, id: OperationId, reply: oneshot::Sender<Result<OperationId, AskError>> },
     Cancel { operation: OperationId, reply: oneshot::Sender<Result<(), AskError>> },
     LeaseFell,
 }
@@ -61,13 +61,18 @@ impl Handle {
         self.view.clone()
     }
 
-    /// Asks it for something; returns the operation that this is, once that is remembered.
+    /// Asks it for something under an id that the caller has chosen at random; returns the
+    /// operation that this is, once that is remembered. Asked again, it is the same one.
     ///
     /// # Errors
     /// [`AskError`].
-    pub(crate) async fn ask(&self, action: Action) -> Result<OperationId, AskError> {
+    pub(crate) async fn ask(
+        &self,
+        action: Action,
+        id: OperationId,
+    ) -> Result<OperationId, AskError> {
         let (reply, answer) = oneshot::channel();
-        self.orders.try_send(Order::Ask { action, reply }).map_err(refused)?;
+        self.orders.try_send(Order::Ask { action, id, reply }).map_err(refused)?;
         answer.await.unwrap_or(Err(AskError::Gone))
     }
 

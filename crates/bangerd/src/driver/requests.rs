@@ -1,6 +1,5 @@
 //! What is asked of a sandbox: decided, remembered, and brought to its end.
 
-use banger_host::random;
 use banger_model::lifecycle::{Event, State, StopKind};
 use banger_model::policy::{Action, Decision, Goal, decide};
 use banger_model::{OperationId, OperationRecord, OperationStatus};
@@ -15,8 +14,8 @@ use crate::store::NotStored;
 impl Driver {
     pub(super) async fn obey(&mut self, order: Order) {
         match order {
-            Order::Ask { action, reply } => {
-                let answer = self.ask(action).await;
+            Order::Ask { action, id, reply } => {
+                let answer = self.ask(action, id).await;
                 let _ = reply.send(answer);
             }
             Order::Cancel { operation, reply } => {
@@ -30,7 +29,16 @@ impl Driver {
         }
     }
 
-    pub(super) async fn ask(&mut self, action: Action) -> Result<OperationId, AskError> {
+    pub(super) async fn ask(
+        &mut self,
+        action: Action,
+        id: OperationId,
+    ) -> Result<OperationId, AskError> {
+        if let Some(known) = self.shared.operations.find(&id) {
+            let known = known.record();
+            let same = known.sandbox == self.record.id && known.action == action;
+            return if same { Ok(id) } else { Err(AskError::IdTaken) };
+        }
         let decision = decide(action, &self.record.state);
         if let Decision::Deny(denial) = decision {
             return Err(denial.into());
@@ -38,9 +46,8 @@ impl Driver {
         if self.asked.len() >= MAX_ASKED {
             return Err(AskError::Busy);
         }
-        let id = random::bytes().map_err(|error| AskError::NoId(error.to_string().into()))?;
         let record = OperationRecord {
-            id: OperationId::from_random(id),
+            id,
             sandbox: self.record.id.clone(),
             action,
             goal: Goal::of(action, &self.record.state, self.record.boots),
