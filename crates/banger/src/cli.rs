@@ -3,8 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, completion, doctor, man, version, vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_list,
-    vm_logs, vm_prune, vm_run, vm_show, vm_stats,
+    bench, completion, doctor, man, template_delete, template_list, template_prune, version,
+    vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_list, vm_logs, vm_prune, vm_run, vm_show,
+    vm_stats,
 };
 
 /// Disposable Linux sandboxes, each a virtual machine of its own.
@@ -37,6 +38,9 @@ pub(crate) enum Command {
     /// Sandboxes
     #[command(subcommand)]
     Vm(Vm),
+    /// Templates, which sandboxes are made from
+    #[command(subcommand)]
+    Template(Template),
     Ps(vm_list::PsArgs),
     Doctor(doctor::Args),
     /// Measure
@@ -78,6 +82,16 @@ pub(crate) enum Vm {
     Logs(vm_logs::Args),
     Stats(vm_stats::Args),
     Cp(vm_cp::Args),
+}
+
+/// A template is named by its id or the beginning of its id.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Template {
+    #[command(visible_alias = "ls")]
+    List(template_list::Args),
+    #[command(visible_alias = "rm")]
+    Delete(template_delete::Args),
+    Prune(template_prune::Args),
 }
 
 #[derive(Debug, Subcommand)]

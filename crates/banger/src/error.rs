@@ -88,6 +88,33 @@ impl CommandError {
     }
 }
 
+/// What fails of several things that were asked for together. All but the last are said as they
+/// come; that one is said by whoever called.
+#[derive(Debug)]
+pub(crate) struct Failures {
+    verbosity: u8,
+    last: Option<CommandError>,
+}
+
+impl Failures {
+    /// None so far.
+    pub(crate) fn told_at(verbosity: u8) -> Self {
+        Self { verbosity, last: None }
+    }
+
+    /// One more.
+    pub(crate) fn add(&mut self, error: CommandError) {
+        if let Some(earlier) = self.last.replace(error) {
+            earlier.print(self.verbosity);
+        }
+    }
+
+    /// The last, if there was any.
+    pub(crate) fn end(self) -> Result<ExitCode, CommandError> {
+        self.last.map_or(Ok(ExitCode::SUCCESS), Err)
+    }
+}
+
 impl From<std::io::Error> for CommandError {
     fn from(error: std::io::Error) -> Self {
         let kind = match error.kind() {

@@ -12,16 +12,15 @@ use anyhow::{Context as _, Result, bail};
 use banger_host::fs::remove_all;
 use banger_host::home::Home;
 use banger_host::random;
-use banger_link::Command;
-use banger_model::{EnvVar, SandboxId, SandboxName, SandboxSpec, generate_name};
+use banger_model::{SandboxId, SandboxName, SandboxSpec, generate_name};
 use banger_vmm::{EndReason, Start};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
-use crate::link::ProcessEvent;
 use crate::machine::{self, Blueprint, HelperProgram, Live};
+use crate::templates::run_to_end;
 
 /// How long a floor's machine may take, which does next to nothing.
 const FLOOR_TIMEOUT: Duration = Duration::from_secs(120);
@@ -86,7 +85,7 @@ pub async fn cold_start(
     let started = start(&subject).await;
     let ready = begin.elapsed();
     let ran = match &started {
-        Ok(live) => run_true(live).await,
+        Ok(live) => run_to_end(&live.link, &["true"]).await,
         Err(_) => Ok(()),
     };
     let answered = begin.elapsed();
@@ -99,25 +98,6 @@ async fn start(subject: &Subject<'_>) -> Result<Live> {
     let blueprint = subject.blueprint();
     let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await?;
     machine::boot(&blueprint, prepared).await
-}
-
-async fn run_true(live: &Live) -> Result<()> {
-    let path = EnvVar::parse(b"PATH=/usr/bin:/bin")?;
-    let command = Command {
-        argv: vec![b"true".to_vec()],
-        env: vec![path],
-        cwd: None,
-        user: None,
-        terminal: None,
-    };
-    let mut process = live.link.start(command).await?;
-    loop {
-        match process.next().await? {
-            ProcessEvent::Exited(_) => return Ok(()),
-            ProcessEvent::Lost(refusal) => bail!("the command is gone: {refusal}"),
-            ProcessEvent::Output(..) | ProcessEvent::OutputEnded(_) => {}
-        }
-    }
 }
 
 /// Boots the same machine with `initramfs`, which holds the floor's program, and waits for its

@@ -18,8 +18,10 @@ use tracing::{error, info, warn};
 
 use crate::driver::Beginning;
 use crate::leases;
+use crate::machine;
 use crate::operations::now;
 use crate::registry::Registry;
+use crate::shared::Shared;
 
 /// Takes up what is remembered, and settles what is not.
 ///
@@ -54,7 +56,7 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
     let mut unfinished = settle_operations(registry, operations, &sandboxes).await;
     for record in sandboxes {
         let operations = unfinished.remove(&record.id).unwrap_or_default();
-        let beginning = found.beginning(&record);
+        let beginning = found.beginning(shared, &record).await;
         registry.drive(record, operations, beginning);
     }
     settle_leases(registry)
@@ -122,11 +124,19 @@ impl Found {
     }
 
     /// How the driver of a sandbox begins: 1,000 that rest cost nothing.
-    fn beginning(&self, record: &SandboxRecord) -> Beginning {
+    async fn beginning(&self, shared: &Shared, record: &SandboxRecord) -> Beginning {
         let may_run = self.may_run(OsStr::new(record.id.as_str()));
         // What was begun is gone on with, and what should run is looked for.
         let rests = !record.state.has_machine() && record.state.pending().is_none();
-        if may_run || !rests { Beginning::Remembered } else { Beginning::RememberedAtRest }
+        if rests && !may_run {
+            return Beginning::RememberedAtRest;
+        }
+        // Its memory is the template's: nobody may remove that before the machine is taken over.
+        let template = match machine::template_of(&shared.dir(&record.id)) {
+            Some(id) if may_run => shared.templates.held_by_machine(&id).await,
+            _ => None,
+        };
+        Beginning::Remembered(template)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Every sandbox there is: making new ones, finding those that are there.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use banger_api::types::CreateSandbox;
@@ -48,15 +49,40 @@ pub(crate) enum CreateError {
     Host(#[from] banger_host::HostError),
 }
 
-/// Why a text means no sandbox.
+/// What has an id whose beginning is enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A sandbox.
+    Sandbox,
+    /// A template.
+    Template,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sandbox => "sandbox",
+            Self::Template => "template",
+        })
+    }
+}
+
+/// Why a text means none of those that are there.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub(crate) enum ResolveError {
     /// None has this name, this id, or an id that begins so.
-    #[error("there is no sandbox {0:?}")]
-    NotFound(String),
+    #[error("there is no {kind} {text:?}")]
+    NotFound {
+        /// What was looked for.
+        kind: Kind,
+        /// What was given.
+        text: String,
+    },
     /// More than one id begins so.
     #[error("{prefix:?} could be {candidates}")]
     Ambiguous {
+        /// What was looked for.
+        kind: Kind,
         /// What was given.
         prefix: String,
         /// Whose ids begin so.
@@ -185,18 +211,8 @@ impl Registry {
             return Ok(named);
         }
         let sandboxes = self.lock();
-        let begins = |id: &&SandboxId| text.len() >= MIN_PREFIX && id.as_str().starts_with(text);
-        let found: Vec<_> = sandboxes.keys().filter(begins).cloned().collect();
-        match found.as_slice() {
-            [] => Err(ResolveError::NotFound(text.to_owned())),
-            [one] => {
-                sandboxes.get(one).cloned().ok_or_else(|| ResolveError::NotFound(text.to_owned()))
-            }
-            several => Err(ResolveError::Ambiguous {
-                prefix: text.to_owned(),
-                candidates: several.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            }),
-        }
+        let ids = sandboxes.iter().map(|(id, handle)| (id.as_str(), handle));
+        by_beginning(Kind::Sandbox, ids, text).cloned()
     }
 
     /// The sandbox of this id.
@@ -212,6 +228,31 @@ impl Registry {
         });
         views
     }
+}
+
+/// The one of `all`, each with its id, whose id a text is or begins.
+///
+/// # Errors
+/// [`ResolveError`].
+pub(crate) fn by_beginning<'a, T>(
+    kind: Kind,
+    all: impl Iterator<Item = (&'a str, T)>,
+    text: &str,
+) -> Result<T, ResolveError> {
+    let begins = |(id, _): &(&str, T)| text.len() >= MIN_PREFIX && id.starts_with(text);
+    let mut found = all.filter(begins).peekable();
+    let Some((first, meant)) = found.next() else {
+        return Err(ResolveError::NotFound { kind, text: text.to_owned() });
+    };
+    if found.peek().is_none() {
+        return Ok(meant);
+    }
+    let candidates: Vec<_> = std::iter::once(first).chain(found.map(|(id, _)| id)).collect();
+    Err(ResolveError::Ambiguous {
+        kind,
+        prefix: text.to_owned(),
+        candidates: candidates.join(", "),
+    })
 }
 
 fn record(wanted: &CreateSandbox, id: SandboxId, name: SandboxName) -> SandboxRecord {
@@ -237,5 +278,25 @@ fn starting(record: &SandboxRecord, id: [u8; 8]) -> OperationRecord {
         goal: Goal::of(Action::Start, &record.state, record.boots),
         started: now(),
         status: OperationStatus::Running,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meant(text: &str) -> Result<u32, ResolveError> {
+        let all = [("0123ab", 1), ("0123cd", 2), ("4567ef", 3)];
+        by_beginning(Kind::Template, all.into_iter(), text)
+    }
+
+    #[test]
+    fn an_id_is_meant_by_enough_of_its_beginning() {
+        assert_eq!([meant("0123ab"), meant("0123c"), meant("45")], [Ok(1), Ok(2), Ok(3)]);
+        for nobody in ["", "4", "5", "4567eff", "567"] {
+            let error = meant(nobody).unwrap_err();
+            assert_eq!(error.to_string(), format!("there is no template {nobody:?}"));
+        }
+        assert_eq!(meant("01").unwrap_err().to_string(), "\"01\" could be 0123ab, 0123cd");
     }
 }

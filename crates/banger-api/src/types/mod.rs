@@ -5,6 +5,7 @@ mod problem;
 mod process;
 mod sandbox;
 mod stats;
+mod template;
 mod text;
 
 pub use operation::{Operation, Stage, StageProgress};
@@ -18,4 +19,5 @@ pub use sandbox::{
     Pruned, Sandbox, SandboxDetail, Version,
 };
 pub use stats::{GuestUse, HostUse, Stats};
+pub use template::{PruneTemplatesRequest, PrunedTemplates, Template};
 pub use text::Text;

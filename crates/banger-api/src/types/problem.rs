@@ -30,14 +30,16 @@ pub enum ProblemCode {
     TooSlow,
     /// Not the owner's process.
     Forbidden,
-    /// No such sandbox, operation or process.
+    /// No such sandbox, operation, process or template.
     NotFound,
-    /// The id prefix means more than one sandbox.
+    /// The id prefix means more than one.
     Ambiguous,
     /// Another sandbox has the name.
     NameTaken,
     /// Not in the state that the sandbox is in.
     Denied,
+    /// Something that runs needs it.
+    InUse,
     /// There are as many as there may be.
     TooMany,
     /// The command does not exist in the sandbox.
@@ -64,7 +66,7 @@ impl ProblemCode {
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::TooSlow => 408,
-            Self::Ambiguous | Self::NameTaken | Self::Denied => 409,
+            Self::Ambiguous | Self::NameTaken | Self::Denied | Self::InUse => 409,
             Self::TooLarge => 413,
             Self::CommandNotFound | Self::CommandNotExecutable | Self::Refused => 422,
             Self::TooMany | Self::Busy => 429,

@@ -1,6 +1,8 @@
 //! Sandboxes as they are asked for and shown.
 
-use banger_model::{Labels, Lifetime, OperationId, SandboxId, SandboxName, SandboxSpec, Timestamp};
+use banger_model::{
+    Labels, Lifetime, OperationId, SandboxId, SandboxName, SandboxSpec, TemplateId, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -146,6 +148,10 @@ pub struct SandboxDetail {
     pub accelerator: Option<String>,
     /// The guest kernel's id of its boot.
     pub boot_id: Option<String>,
+    /// The template that its machine was made from; none when it has booted.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub template: Option<TemplateId>,
     /// What was started in it from outside.
     pub processes: Vec<GuestProcess>,
 }

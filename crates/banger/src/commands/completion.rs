@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banger_api::client::{Client, SocketPath};
+use banger_api::client::{Client, ClientError, SocketPath};
+use banger_api::types::Template;
 use banger_host::fs::list_dir;
 use banger_host::home::Home;
 use banger_model::ExitCode;
@@ -58,7 +59,7 @@ pub(crate) fn kernels() -> Vec<CompletionCandidate> {
     names(Home::kernels)
 }
 
-/// How long a daemon may take to tell its sandboxes: somebody waits for the key they pressed.
+/// How long a daemon may take to tell what it has: somebody waits for the key they pressed.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The sandboxes that are here, if a daemon runs: none is started for this.
@@ -75,13 +76,28 @@ pub(crate) fn sandboxes_and_paths(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates
 }
 
+/// The templates that are here, if a daemon runs.
+pub(crate) fn templates() -> Vec<CompletionCandidate> {
+    let templates = listed(async |client| client.templates().await);
+    let candidate = |template: Template| {
+        let about = format!("{}, {}", template.image, template.memory);
+        CompletionCandidate::new(template.id.to_string()).help(Some(about.into()))
+    };
+    templates.into_iter().map(candidate).collect()
+}
+
 fn sandbox_names() -> Vec<String> {
+    let sandboxes = listed(async |client| client.list(&[]).await);
+    sandboxes.into_iter().map(|sandbox| sandbox.name.to_string()).collect()
+}
+
+/// What a daemon lists, if one runs and tells it soon.
+fn listed<T>(list: impl AsyncFnOnce(Client) -> Result<Vec<T>, ClientError>) -> Vec<T> {
     let Ok(context) = Context::from_process() else { return Vec::new() };
     let Ok(runtime) = context::runtime() else { return Vec::new() };
     let client = Client::new(Arc::new(SocketPath(context.home.socket())));
-    let listed = runtime.block_on(async { tokio::time::timeout(PATIENCE, client.list(&[])).await });
-    let Ok(Ok(sandboxes)) = listed else { return Vec::new() };
-    sandboxes.into_iter().map(|sandbox| sandbox.name.to_string()).collect()
+    let listed = runtime.block_on(async { tokio::time::timeout(PATIENCE, list(client)).await });
+    listed.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// Names of entries; none where nothing can be read, for a shell has no use for errors.

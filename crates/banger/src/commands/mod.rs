@@ -3,9 +3,13 @@
 pub(crate) mod bench;
 pub(crate) mod command_args;
 pub(crate) mod completion;
+mod consent;
 pub(crate) mod doctor;
 pub(crate) mod man;
 pub(crate) mod spec_args;
+pub(crate) mod template_delete;
+pub(crate) mod template_list;
+pub(crate) mod template_prune;
 pub(crate) mod version;
 pub(crate) mod vm_act;
 pub(crate) mod vm_cp;
@@ -22,7 +26,7 @@ pub(crate) mod vm_stats;
 use banger_api::client::{Client, SandboxAction};
 use banger_model::ExitCode;
 
-use crate::cli::{Bench, Cli, Command, Vm};
+use crate::cli::{Bench, Cli, Command, Template, Vm};
 use crate::context::{self, Context};
 use crate::error::CommandError;
 
@@ -31,6 +35,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     let verbosity = cli.verbose;
     match cli.command {
         Command::Vm(command) => run_vm(command, verbosity),
+        Command::Template(command) => run_template(command, verbosity),
         Command::Ps(args) => vm_list::run_ps(&args, verbosity),
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(Bench::Start(args)) => bench::run(&args),
@@ -57,6 +62,14 @@ fn run_vm(command: Vm, verbosity: u8) -> Result<ExitCode, CommandError> {
         Vm::Logs(args) => vm_logs::run(&args, verbosity),
         Vm::Stats(args) => vm_stats::run(args, verbosity),
         Vm::Cp(args) => vm_cp::run(&args, verbosity),
+    }
+}
+
+fn run_template(command: Template, verbosity: u8) -> Result<ExitCode, CommandError> {
+    match command {
+        Template::List(args) => template_list::run(&args, verbosity),
+        Template::Delete(args) => template_delete::run(&args, verbosity),
+        Template::Prune(args) => template_prune::run(&args, verbosity),
     }
 }
 

@@ -10,7 +10,7 @@ use clap_complete::ArgValueCandidates;
 use tokio::task::JoinSet;
 
 use crate::commands::{completion, with_daemon};
-use crate::error::{CommandError, Kind};
+use crate::error::{CommandError, Failures, Kind};
 use crate::{output, progress};
 
 #[derive(Debug, clap::Args)]
@@ -67,19 +67,14 @@ pub(super) fn order(
             orders.spawn(carry_out(client.clone(), name.clone(), order, wait, shown.clone()));
         }
         drop(shown);
-        let mut failed: Option<CommandError> = None;
+        let mut failures = Failures::told_at(verbosity);
         while let Some(done) = orders.join_next().await {
             match done.map_err(anyhow::Error::from)? {
                 Ok(name) => output::line(name)?,
-                Err(error) => {
-                    // The last one is said by whoever called.
-                    if let Some(earlier) = failed.replace(error) {
-                        earlier.print(verbosity);
-                    }
-                }
+                Err(error) => failures.add(error),
             }
         }
-        failed.map_or(Ok(ExitCode::SUCCESS), Err)
+        failures.end()
     })
 }
 

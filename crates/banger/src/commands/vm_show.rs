@@ -86,6 +86,7 @@ fn add_detail(pairs: &mut Vec<(&'static str, String)>, detail: &SandboxDetail, s
     ));
     pairs.push(("directory", shown(&detail.dir.0)));
     pairs.extend(detail.accelerator.clone().map(|accelerator| ("accelerator", accelerator)));
+    pairs.extend(detail.template.as_ref().map(|template| ("template", template.to_string())));
     pairs.extend(detail.address.clone().map(|address| ("address", address)));
     pairs.extend(detail.vmm_pid.map(|pid| ("vmm", format!("process {pid}"))));
     pairs.extend(detail.boot_id.as_ref().map(|id| ("boot id", shown(id.as_bytes()))));
@@ -115,6 +116,7 @@ mod tests {
             address: None,
             accelerator: Some("kvm".into()),
             boot_id: None,
+            template: Some("0123456789abcdef".parse().unwrap()),
             processes: vec![GuestProcess {
                 process: ProcessId(1),
                 pid: 9,
@@ -131,6 +133,7 @@ mod tests {
             "restart:      no\n",
             "starts again: in 2s\n",
             "disk:         3M of 8G\n",
+            "template:     0123456789abcdef\n",
             "vmm:          process 7\n",
             "process:      sh (pid 9, ended with 137)\n",
         ] {

@@ -55,21 +55,22 @@ fn now() -> u64 {
 #[test]
 fn a_sandbox_goes_when_its_time_is_over_whether_it_runs_or_not() {
     let Some(env) = TestEnv::with_machines() else { return };
-    create(&env, "never", "--ttl 20s --no-start");
-    create(&env, "short", "--ttl 20s");
+    // The first one may have to wait for its template.
+    create(&env, "short", "--ttl 30s");
+    create(&env, "never", "--ttl 30s --no-start");
     let list = env.run(["vm", "list"]).ok();
     let lines: Vec<&str> = list.lines().collect();
     assert!(lines[0].ends_with("  EXPIRES"), "{list}");
-    for (line, name) in lines[1..].iter().zip(["never", "short"]) {
+    for (line, name) in lines[1..].iter().zip(["short", "never"]) {
         let (_, left) = line.rsplit_once("  in ").unwrap_or_else(|| panic!("{list}"));
         let left: u64 = left.strip_suffix('s').unwrap().parse().unwrap();
-        assert!(line.starts_with(name) && left < 20, "{list}");
+        assert!(line.starts_with(name) && left < 30, "{list}");
     }
     assert_eq!([state(&env, "never"), state(&env, "short")], ["created", "running"]);
     for name in ["never", "short"] {
         let sandbox = listed(&env, name).unwrap();
         let expires = sandbox["expires"].as_u64().unwrap();
-        assert_eq!(expires, sandbox["created"].as_u64().unwrap() + 20_000);
+        assert_eq!(expires, sandbox["created"].as_u64().unwrap() + 30_000);
         wait_until("it is gone", || {
             let there = listed(&env, name).is_some_and(|sandbox| sandbox["state"] != "deleting");
             assert!(there || now() >= expires, "{name} is gone before its time is over");

@@ -18,5 +18,6 @@ mod refusals;
 mod run;
 mod support;
 mod survival;
+mod template;
 mod terminal;
 mod vm;

@@ -7,6 +7,7 @@ mod meta;
 mod operations;
 mod processes;
 mod sandboxes;
+mod templates;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{MethodRouter, get, post, put};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use banger_api::types::{Problem, ProblemCode};
 use utoipa::OpenApi;
 
@@ -61,7 +62,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
         attach::attach,
         operations::list,
         operations::show,
-        operations::cancel
+        operations::cancel,
+        templates::list,
+        templates::delete,
+        templates::prune
     )
 )]
 struct Document;
@@ -73,7 +77,7 @@ pub(crate) type App = axum::extract::State<Arc<Registry>>;
 const METRICS: &str = "/metrics";
 
 /// Every path of [`Document`] with its methods, and no other; tests compare them.
-fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 19] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 22] {
     [
         ("/v1/version", get(meta::version)),
         ("/v1/openapi.json", get(meta::openapi)),
@@ -97,6 +101,9 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 19] {
         ("/v1/operations/{operation}", get(operations::show)),
         ("/v1/operations/{operation}/cancel", post(operations::cancel)),
         ("/v1/operations/{operation}/events", get(events::operation)),
+        ("/v1/templates", get(templates::list)),
+        ("/v1/templates/{template}", delete(templates::delete)),
+        ("/v1/templates/prune", post(templates::prune)),
     ]
 }
 

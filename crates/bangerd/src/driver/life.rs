@@ -122,6 +122,7 @@ impl Driver {
 
     /// A daemon before this one has left the sandbox so.
     pub(super) async fn recovered(&mut self, recovery: Recovery, live: Option<Live>) {
+        self.claimed = None;
         if self.record.state.has_machine() || live.is_some() {
             info!(sandbox = %self.record.id, state = %self.record.state, ?recovery, "found");
         }

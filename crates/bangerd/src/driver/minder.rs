@@ -69,7 +69,8 @@ impl Minder {
             news: sender,
             conditions: conditions.clone(),
             dir: shared.dir(id),
-            live: live.clone(),
+            // It ends a moment after its machine, which the template need not wait for.
+            live: Live { template: None, ..live.clone() },
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.clone().mind_machine());

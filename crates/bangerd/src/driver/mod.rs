@@ -33,6 +33,7 @@ use tracing::info;
 use crate::machine::Live;
 use crate::operations::now;
 use crate::shared::Shared;
+use crate::templates::Template;
 
 use asked::Asked;
 use handle::Order;
@@ -52,12 +53,13 @@ const TRY_AGAIN: Duration = Duration::from_secs(2);
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 /// What a driver begins with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Beginning {
     /// The sandbox was just created.
     New,
-    /// It is remembered from an earlier daemon, and there may be processes of it.
-    Remembered,
+    /// It is remembered from an earlier daemon, and there may be processes of it, made from this
+    /// template.
+    Remembered(Option<Arc<Template>>),
     /// It is remembered, and nothing runs.
     RememberedAtRest,
 }
@@ -97,6 +99,8 @@ struct Driver {
     minder: Option<Minder>,
     asked: Asked,
     work: Option<Work>,
+    /// What its machine was made from, until that is known to run or not.
+    claimed: Option<Arc<Template>>,
     /// Whether what is known of it has not reached the store.
     unsaved: bool,
     /// When what failed is tried again.
@@ -130,6 +134,7 @@ impl Driver {
             minder: None,
             asked: Asked::default(),
             work: None,
+            claimed: None,
             unsaved: false,
             again_at: None,
             idle,
@@ -141,7 +146,10 @@ impl Driver {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>, beginning: Beginning) {
         match beginning {
             Beginning::New => {}
-            Beginning::Remembered => self.begin(work::observe(&self.shared, &self.record)),
+            Beginning::Remembered(template) => {
+                self.claimed = template;
+                self.begin(work::observe(&self.shared, &self.record));
+            }
             Beginning::RememberedAtRest => self.recovered(Recovery::Clear, None).await,
         }
         let shutdown = self.shared.clone().ending();

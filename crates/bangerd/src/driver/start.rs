@@ -9,7 +9,7 @@ use anyhow::Result;
 use banger_model::lifecycle::EndCause;
 use banger_model::{BootMode, Progress as _, SandboxRecord};
 use banger_vmm::PrepareError;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::work::{Done, Superseded, clear_up};
 use crate::assets::Assets;
@@ -142,6 +142,7 @@ async fn restore_or_boot(
                 if let Some(template) = &live.template {
                     Templates::used(template);
                 }
+                debug!(phases = ?live.phases, "up");
                 return Ok(Some(live));
             }
         }

@@ -7,7 +7,7 @@ mod space;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use banger_host::fs::{
@@ -97,6 +97,21 @@ pub struct Live {
     pub address: Option<std::net::Ipv4Addr>,
     /// What it was made from, and shares memory with.
     pub template: Option<Arc<Template>>,
+    /// How long it took to bring it up; nothing for one that was taken over.
+    pub phases: Phases,
+}
+
+/// How long the parts of a start take, each from the end of the one before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Disk and network.
+    pub furnished: Duration,
+    /// The monitor, with everything loaded.
+    pub prepared: Duration,
+    /// The agent's first word.
+    pub answered: Duration,
+    /// It is this sandbox and no other.
+    pub identified: Duration,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -115,6 +130,7 @@ pub struct Prepared {
     network: Network,
     accelerator: Accelerator,
     template: Option<Arc<Template>>,
+    phases: Phases,
 }
 
 impl Prepared {
@@ -130,11 +146,15 @@ impl Prepared {
 /// # Errors
 /// When any part fails.
 pub async fn prepare(blueprint: &Blueprint<'_>, checkpoints: &Checkpoints) -> Result<Prepared> {
+    let mut phases = Phases::default();
+    let mut clock = Stopwatch::start();
     let Furnished { machine, plan, network, template } = furnish(blueprint).await?;
+    phases.furnished = clock.lap();
     checkpoints.reach("start.furnished").await;
     let accelerator = machine.accelerator;
     let machine = blueprint.assets.vmm.prepare(machine).await?;
-    Ok(Prepared { machine, plan, network, accelerator, template })
+    phases.prepared = clock.lap();
+    Ok(Prepared { machine, plan, network, accelerator, template, phases })
 }
 
 /// Boots a machine and gives it its identity; returns when its agent has answered and it is this
@@ -143,22 +163,39 @@ pub async fn prepare(blueprint: &Blueprint<'_>, checkpoints: &Checkpoints) -> Re
 /// # Errors
 /// When the guest does not come up.
 pub async fn boot(blueprint: &Blueprint<'_>, prepared: Prepared) -> Result<Live> {
-    let Prepared { machine, plan, network, accelerator, template } = prepared;
+    let Prepared { machine, plan, network, accelerator, template, mut phases } = prepared;
+    let mut clock = Stopwatch::start();
     let dir = blueprint.dir;
     let patience = if template.is_some() { RESTORE_TIMEOUT } else { BOOT_TIMEOUT };
     let (machine, link) = run(machine, dir, patience).await?;
+    phases.answered = clock.lap();
     let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let address = guest_net.as_ref().map(|net| net.address);
     let identity = identity(blueprint, &plan, guest_net)?;
     link.request(Request::Configure(identity))
         .await
         .context("the guest does not take its identity")?;
+    phases.identified = clock.lap();
     // passt may have ended as soon as it began, when nobody was listening yet.
     let network = match (network, network_end(dir)) {
         (Network::Connected, Some(ended)) => Network::Failed(ended),
         (network, _) => network,
     };
-    Ok(Live { machine, link, network, accelerator, address, template })
+    Ok(Live { machine, link, network, accelerator, address, template, phases })
+}
+
+/// Tells how long one thing after the other took.
+struct Stopwatch(Instant);
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.0, now)
+    }
 }
 
 /// Lets a machine run and waits until its agent has answered.
@@ -208,7 +245,8 @@ pub(crate) async fn adopt(
         None => None,
     };
     let accelerator = notes.accelerator;
-    Ok(Some(Live { machine, link, network, accelerator, address, template }))
+    let phases = Phases::default();
+    Ok(Some(Live { machine, link, network, accelerator, address, template, phases }))
 }
 
 /// Waits until the agent of a machine that was taken over has answered.
@@ -379,6 +417,11 @@ fn make_disk(disk: &Path, spec: &SandboxSpec, template: Option<&Template>) -> Re
         None => create_disk(&aside, spec.disk.bytes())?,
     }
     Ok(rename(&aside, disk)?)
+}
+
+/// The template that the machine in `dir` was made from, as far as it is written down.
+pub(crate) fn template_of(dir: &Path) -> Option<TemplateId> {
+    read_notes(dir).ok()?.template
 }
 
 fn read_notes(dir: &Path) -> Result<Notes> {

@@ -11,6 +11,7 @@ use banger_vmm::{Machine, Net, reap};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
+use super::rehearse::rehearse;
 use super::shape::Shape;
 use super::template::{self, DISK};
 use crate::assets::Assets;
@@ -94,6 +95,7 @@ async fn save_one(
     checkpoints.reach("template.prepared").await;
     let (machine, link) = machine::run(prepared, place, machine::BOOT_TIMEOUT).await?;
     link.request(Request::Settle).await.context("the guest does not settle")?;
+    rehearse(&link).await?;
     // Its end of the link is at rest before it stands still.
     drop(link);
     checkpoints.reach("template.settled").await;

@@ -6,6 +6,7 @@
 //! template's, as far as the sandbox has not written to it.
 
 mod make;
+mod rehearse;
 mod shape;
 mod template;
 
@@ -16,19 +17,21 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use banger_host::HostError;
 use banger_host::fs::{ensure_private_dir, is_there, list_dir, remove_all};
 use banger_host::staged::{self, Staged};
-use banger_model::{Bytes, TemplateId};
+use banger_model::{Bytes, TemplateId, Timestamp};
 use banger_vmm::reap;
+use thiserror::Error;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::operations::now;
 
 pub(crate) use make::{make, shape};
-pub use template::Template;
+pub(crate) use rehearse::run_to_end;
+pub use template::{About, Template};
 
 /// What all templates may take on the disk; those that were not used for the longest time go.
 const BUDGET: Bytes = Bytes::gib(8);
@@ -60,6 +63,55 @@ enum Kept {
     Bad(Instant),
 }
 
+/// The right to make a template, to open it or to remove it.
+type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
+/// A template as it is at one moment. Whoever has this does not hold the template.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    /// Its name.
+    pub id: TemplateId,
+    /// What is known about it.
+    pub about: About,
+    /// What its files take on the disk.
+    pub size: Bytes,
+    /// How many sandboxes were made from it.
+    pub hits: u64,
+    /// When it was last used, or else made.
+    pub last_used: Timestamp,
+    /// Whether a sandbox runs, or is about to, that was made from it.
+    pub in_use: bool,
+}
+
+impl Seen {
+    /// As it is in its slot.
+    fn of(template: &Arc<Template>) -> Self {
+        Self {
+            id: template.id.clone(),
+            about: template.about.clone(),
+            size: template.size(),
+            hits: template.hits(),
+            last_used: template.last_used(),
+            // The slot has one.
+            in_use: Arc::strong_count(template) > 1,
+        }
+    }
+}
+
+/// Why a template is not removed.
+#[derive(Debug, Error)]
+pub(crate) enum NotRemoved {
+    /// It is in use.
+    #[error("template {0} is in use: a sandbox that was made from it runs")]
+    InUse(TemplateId),
+    /// There is none.
+    #[error("there is no template {0}")]
+    Missing(TemplateId),
+    /// Its files cannot be removed.
+    #[error("{0:#}")]
+    Host(#[from] anyhow::Error),
+}
+
 /// What is known about a template at once.
 #[derive(Debug)]
 pub(crate) enum Known {
@@ -81,6 +133,14 @@ impl Slot {
             Kept::Ready(template) => Known::Ready(template.clone()),
             Kept::Bad(since) if since.elapsed() < TRY_AGAIN => Known::Bad,
             Kept::Bad(_) | Kept::Unknown => Known::Not,
+        }
+    }
+
+    /// How its template is, if it can be used.
+    fn seen(&self) -> Option<Seen> {
+        match &*self.kept() {
+            Kept::Ready(template) => Some(Seen::of(template)),
+            Kept::Bad(_) | Kept::Unknown => None,
         }
     }
 }
@@ -146,7 +206,7 @@ impl Templates {
             Ok(template) => {
                 let template = Arc::new(template);
                 *slot.kept() = Kept::Ready(template.clone());
-                self.keep_budget(id).await;
+                self.keep_budget(id, BUDGET).await;
                 Ok(Some(template))
             }
             Err(error) => {
@@ -159,13 +219,22 @@ impl Templates {
     /// The template of this name if it is there, for a machine that was made from it.
     pub(crate) async fn held_by_machine(&self, id: &TemplateId) -> Option<Arc<Template>> {
         let slot = self.slot(id);
-        let _turn = slot.turn.lock().await;
-        if let Known::Ready(template) = slot.known() {
-            return Some(template);
+        let _turn = self.look(id, &slot).await;
+        match slot.known() {
+            Known::Ready(template) => Some(template),
+            Known::Bad | Known::Not => None,
         }
-        let template = Arc::new(open(&self.root.join(id.as_str())).await.ok()??);
-        *slot.kept() = Kept::Ready(template.clone());
-        Some(template)
+    }
+
+    /// Looks whether a template is there, unless that is known; it stays so while the turn is held.
+    async fn look<'a>(&self, id: &TemplateId, slot: &'a Slot) -> Turn<'a> {
+        let turn = slot.turn.lock().await;
+        if slot.seen().is_none()
+            && let Ok(Some(template)) = open(&self.root.join(id.as_str())).await
+        {
+            *slot.kept() = Kept::Ready(Arc::new(template));
+        }
+        turn
     }
 
     /// A sandbox is made from it.
@@ -185,76 +254,77 @@ impl Templates {
         }
     }
 
-    /// Every template, by name.
+    /// Every template as it is now, by name.
     ///
     /// # Errors
     /// When they cannot be looked for.
-    pub(crate) async fn list(&self) -> Result<Vec<Arc<Template>>> {
-        if !is_there(&self.root) {
-            return Ok(Vec::new());
-        }
+    pub(crate) async fn list(&self) -> Result<Vec<Seen>> {
         let mut all = Vec::new();
         for name in list_dir(&self.root)? {
             let id = name.to_str().and_then(|name| name.parse::<TemplateId>().ok());
-            if let Some(id) = id
-                && let Some(template) = self.held_by_machine(&id).await
-            {
-                all.push(template);
-            }
+            let Some(id) = id else { continue };
+            let slot = self.slot(&id);
+            let _turn = self.look(&id, &slot).await;
+            all.extend(slot.seen());
         }
         Ok(all)
     }
 
-    /// Whether anything is made from it at the moment; the caller holds it, too.
-    pub(crate) fn in_use(template: &Arc<Template>) -> bool {
-        // The slot's and the caller's.
-        Arc::strong_count(template) > 2
-    }
-
-    /// Removes a template.
+    /// Removes a template; returns how it was.
     ///
     /// # Errors
-    /// When it is in use, or its files cannot be removed.
-    pub(crate) async fn remove(&self, template: Arc<Template>) -> Result<Bytes> {
-        let slot = self.slot(&template.id);
-        let _turn = slot.turn.lock().await;
-        let size = template.size();
-        {
+    /// [`NotRemoved`].
+    pub(crate) async fn remove(self: &Arc<Self>, id: &TemplateId) -> Result<Seen, NotRemoved> {
+        let (templates, id) = (self.clone(), id.clone());
+        // Whoever asked may go: nobody is to make it anew where half of it is left.
+        let removed = tokio::spawn(async move {
+            let slot = templates.slot(&id);
+            let turn = templates.look(&id, &slot).await;
+            templates.remove_in_turn(&id, &slot, &turn).await
+        });
+        removed.await.map_err(anyhow::Error::from)?
+    }
+
+    async fn remove_in_turn(
+        &self,
+        id: &TemplateId,
+        slot: &Slot,
+        _turn: &Turn<'_>,
+    ) -> Result<Seen, NotRemoved> {
+        let seen = {
             let mut kept = slot.kept();
-            if Self::in_use(&template) {
-                bail!("sandboxes that run were made from the template {}", template.id);
+            let Kept::Ready(template) = &*kept else {
+                return Err(NotRemoved::Missing(id.clone()));
+            };
+            let seen = Seen::of(template);
+            if seen.in_use {
+                return Err(NotRemoved::InUse(id.clone()));
             }
             *kept = Kept::Unknown;
-        }
-        remove_dir(self.root.join(template.id.as_str())).await?;
-        info!(template = %template.id, "removed a template");
-        Ok(size)
+            seen
+        };
+        remove_dir(self.root.join(id.as_str())).await?;
+        info!(template = %id, "removed a template");
+        Ok(seen)
     }
 
     /// Removes what is over the budget and not in use; never `newest`.
-    async fn keep_budget(&self, newest: &TemplateId) {
-        let ready = || {
-            let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-            let ready = slots.values().filter_map(|slot| match slot.known() {
-                Known::Ready(template) => Some(template),
-                _ => None,
-            });
-            ready.collect::<Vec<_>>()
-        };
-        let mut all = ready();
-        all.sort_by_key(|template| template.last_used());
-        let mut total: u64 = all.iter().map(|template| template.size().get()).sum();
-        for template in all {
-            if total <= BUDGET.get() {
+    async fn keep_budget(&self, newest: &TemplateId, budget: Bytes) {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut all: Vec<_> =
+            slots.values().filter_map(|slot| Some((slot.seen()?, slot))).collect();
+        all.sort_by_key(|(seen, _)| seen.last_used);
+        let mut total: u64 = all.iter().map(|(seen, _)| seen.size.get()).sum();
+        for (Seen { id, size, .. }, slot) in all {
+            if total <= budget.get() {
                 return;
             }
-            // Its own turn is ours at the moment.
-            if template.id == *newest {
-                continue;
-            }
-            let (id, size) = (template.id.clone(), template.size().get());
-            match self.remove(template).await {
-                Ok(_) => total = total.saturating_sub(size),
+            // Its own turn is ours at the moment. Another's is not waited for: who has it may be
+            // here, too, and wait for ours.
+            let turn = slot.turn.try_lock();
+            let Some(turn) = turn.ok().filter(|_| id != *newest) else { continue };
+            match self.remove_in_turn(&id, slot, &turn).await {
+                Ok(_) => total = total.saturating_sub(size.get()),
                 Err(error) => info!(template = %id, %error, "over the budget, but kept"),
             }
         }
@@ -263,11 +333,14 @@ impl Templates {
     /// Writes down how often templates were used.
     pub(crate) fn remember_uses(&self) {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for slot in slots.values() {
-            if let Known::Ready(template) = slot.known()
-                && let Err(error) = template.remember_uses()
-            {
-                warn!(template = %template.id, error = format!("{error:#}"), "its uses are forgotten");
+        for (id, slot) in slots {
+            // Not held meanwhile: nobody is to take this for a use.
+            let uses = match &*slot.kept() {
+                Kept::Ready(template) => template.uses(),
+                Kept::Bad(_) | Kept::Unknown => continue,
+            };
+            if let Err(error) = uses.remember() {
+                warn!(template = %id, error = format!("{error:#}"), "its uses are forgotten");
             }
         }
     }
@@ -341,6 +414,8 @@ pub(crate) fn settle(root: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use anyhow::bail;
 
     use super::shape::tests::shape;
     use super::*;
@@ -418,14 +493,49 @@ mod tests {
         let id = shape().template().unwrap();
         let made = Arc::new(AtomicUsize::new(0));
         let held = templates.get(&id, filled(made.clone())).await.unwrap().unwrap();
-        assert!(templates.remove(held.clone()).await.is_err());
-        assert!(templates.remove(held).await.is_ok());
+        let seen = templates.list().await.unwrap();
+        assert_eq!(
+            seen.iter().map(|seen| (&seen.id, seen.in_use)).collect::<Vec<_>>(),
+            [(&id, true)]
+        );
+        assert!(matches!(templates.remove(&id).await, Err(NotRemoved::InUse(_))));
+        assert!(Template::open(&root.path().join("templates").join(id.as_str())).is_ok());
+        drop(held);
+        assert!(!templates.list().await.unwrap()[0].in_use);
+        assert_eq!(templates.remove(&id).await.unwrap().id, id);
+        assert!(matches!(templates.remove(&id).await, Err(NotRemoved::Missing(_))));
         assert!(templates.list().await.unwrap().is_empty());
         let again = templates.get(&id, filled(made.clone())).await.unwrap().unwrap();
         templates.spoilt(again).await;
         assert!(templates.get(&id, filled(made.clone())).await.unwrap().is_none());
         assert!(templates.list().await.unwrap().is_empty());
         assert_eq!(made.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_over_the_budget_goes_unless_somebody_is_busy_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let shapes = ["1G", "2G", "3G", "4G"].map(|memory| {
+            let mut shape = shape();
+            shape.memory = memory.parse().unwrap();
+            shape
+        });
+        let [newest, held, busy, idle] = shapes.map(|shape| {
+            template::tests::make(root.path(), shape.clone());
+            shape.template().unwrap()
+        });
+        let templates = Templates::below(root.path().to_owned());
+        assert_eq!(templates.list().await.unwrap().len(), 4);
+        let _held = templates.held_by_machine(&held).await.unwrap();
+        let busy_slot = templates.slot(&busy);
+        let turn = busy_slot.turn.lock().await;
+        templates.keep_budget(&newest, Bytes::new(0)).await;
+        drop(turn);
+        let mut kept = [newest, held, busy];
+        kept.sort();
+        let left = templates.list().await.unwrap();
+        assert_eq!(left.iter().map(|seen| &seen.id).collect::<Vec<_>>(), Vec::from_iter(&kept));
+        assert!(!root.path().join(idle.as_str()).exists());
     }
 
     #[test]

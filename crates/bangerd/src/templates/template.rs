@@ -54,6 +54,7 @@ pub struct Template {
     /// What is known about it.
     pub about: About,
     dir: PathBuf,
+    size: Bytes,
     hits: AtomicU64,
     last: AtomicU64,
 }
@@ -96,11 +97,13 @@ impl Template {
         let SavedMachine { memory, devices } = files(dir);
         let wanted =
             [(memory, about.shape.memory.bytes()), (dir.join(DISK), about.shape.disk.bytes())];
+        let mut size = file_size(&devices)?.real.get();
         for (file, len) in wanted {
-            let size = file_size(&file)?.apparent;
-            if size != len {
-                bail!("{} has {size} instead of {len}", file.display());
+            let there = file_size(&file)?;
+            if there.apparent != len {
+                bail!("{} has {} instead of {len}", file.display(), there.apparent);
             }
+            size += there.real.get();
         }
         if digest(&devices)? != about.devices_sha256 {
             bail!("{} is not what was written", devices.display());
@@ -115,6 +118,7 @@ impl Template {
             hits: AtomicU64::new(uses.hits),
             about,
             dir: dir.to_owned(),
+            size: Bytes::new(size),
         })
     }
 
@@ -130,9 +134,7 @@ impl Template {
 
     /// What its files take on the disk.
     pub fn size(&self) -> Bytes {
-        let SavedMachine { memory, devices } = self.saved();
-        let sizes = [memory, devices, self.disk()].map(|file| file_size(&file));
-        Bytes::new(sizes.into_iter().flatten().map(|size| size.real.get()).sum())
+        self.size
     }
 
     /// How many sandboxes were made from it.
@@ -150,10 +152,24 @@ impl Template {
         self.last.fetch_max(now.0, Ordering::Relaxed);
     }
 
-    /// Writes down how often it was used.
-    pub(super) fn remember_uses(&self) -> Result<()> {
+    /// How often it was used, to be written down.
+    pub(super) fn uses(&self) -> UsesToRemember {
         let uses = Uses { hits: self.hits(), last: self.last_used() };
-        Ok(write_atomic(&self.dir.join(USES), &serde_json::to_vec(&uses)?)?)
+        UsesToRemember { file: self.dir.join(USES), uses }
+    }
+}
+
+/// How often a template was used, on its way to the disk.
+#[derive(Debug)]
+pub(super) struct UsesToRemember {
+    file: PathBuf,
+    uses: Uses,
+}
+
+impl UsesToRemember {
+    /// Writes it down.
+    pub(super) fn remember(&self) -> Result<()> {
+        Ok(write_atomic(&self.file, &serde_json::to_vec(&self.uses)?)?)
     }
 }
 
@@ -189,7 +205,7 @@ pub(super) mod tests {
         let template = Template::open(&dir).unwrap();
         assert_eq!((template.hits(), template.last_used()), (0, Timestamp(7)));
         template.used(Timestamp(9));
-        template.remember_uses().unwrap();
+        template.uses().remember().unwrap();
         let again = Template::open(&dir).unwrap();
         assert_eq!((again.hits(), again.last_used()), (1, Timestamp(9)));
         assert_eq!(again.about, template.about);

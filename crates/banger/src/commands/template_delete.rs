@@ -1,0 +1,38 @@
+//! `banger template delete`.
+
+use banger_model::ExitCode;
+use clap_complete::ArgValueCandidates;
+
+use crate::commands::{completion, with_daemon};
+use crate::error::{CommandError, Failures};
+use crate::output;
+
+/// Delete templates
+///
+/// What a sandbox that runs was made from stays. Prints the id of each that goes.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  banger template delete 5a277d5a2e62544d\n  \
+                        banger template rm 5a27 f51d")]
+pub(crate) struct Args {
+    /// The templates: ids or beginnings of ids
+    #[arg(required = true, value_name = "ID", add = ArgValueCandidates::new(completion::templates))]
+    ids: Vec<String>,
+}
+
+pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
+    with_daemon(verbosity, async |client| {
+        let mut failures = Failures::told_at(verbosity);
+        let mut asked: Vec<&String> = Vec::new();
+        for id in &args.ids {
+            if asked.contains(&id) {
+                continue;
+            }
+            asked.push(id);
+            match client.delete_template(id).await {
+                Ok(gone) => output::line(gone.id.as_str())?,
+                Err(error) => failures.add(error.into()),
+            }
+        }
+        failures.end()
+    })
+}

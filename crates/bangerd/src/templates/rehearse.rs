@@ -1,0 +1,65 @@
+//! Doing once what every sandbox does first, before its machine is saved.
+//!
+//! A guest that was restored has nothing but what was in its memory: what it takes to become a
+//! sandbox and to start a process would have to be read from the disk again each time. So it was
+//! done before, by nobody in particular; what it leaves is replaced when the machine becomes
+//! somebody's.
+
+use anyhow::{Result, bail};
+use banger_host::random;
+use banger_link::{Command, Identity, Request};
+use banger_model::{EnvVar, SandboxId};
+use banger_net::UserNet;
+
+use crate::link::{Link, ProcessEvent};
+
+/// Where the programs are that nearly every image has.
+const PATH: &[u8] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Becomes nobody, and starts a process as nobody.
+///
+/// # Errors
+/// When the guest does not take an identity; it may have no program to start.
+pub(super) async fn rehearse(link: &Link) -> Result<()> {
+    link.request(Request::Configure(nobody()?)).await?;
+    // An image without `true` has other programs, and reads them when they are needed.
+    let _ = run_to_end(link, &["true"]).await;
+    // The network is to be made up by whoever has one: an interface that is down has nothing to
+    // do when it wakes up.
+    link.request(Request::Configure(Identity { net: None, ..nobody()? })).await?;
+    Ok(())
+}
+
+fn nobody() -> Result<Identity> {
+    let plan = UserNet::plan(&SandboxId::from_random([0; 6]));
+    Ok(Identity {
+        hostname: "nobody".to_owned(),
+        machine_id: [0; 16],
+        entropy: random::bytes()?,
+        wall_clock_ns: u64::try_from(banger_host::clock::wall().as_nanos()).unwrap_or(u64::MAX),
+        mac: plan.mac,
+        net: Some(plan.guest),
+    })
+}
+
+/// Runs a command and waits for its end.
+///
+/// # Errors
+/// When it cannot be started or is lost.
+pub(crate) async fn run_to_end(link: &Link, argv: &[&str]) -> Result<()> {
+    let command = Command {
+        argv: argv.iter().map(|word| word.as_bytes().to_vec()).collect(),
+        env: vec![EnvVar::parse(PATH)?],
+        cwd: None,
+        user: None,
+        terminal: None,
+    };
+    let mut process = link.start(command).await?;
+    loop {
+        match process.next().await? {
+            ProcessEvent::Exited(_) => return Ok(process.release().await?),
+            ProcessEvent::Lost(refusal) => bail!("the command is gone: {refusal}"),
+            ProcessEvent::Output(..) | ProcessEvent::OutputEnded(_) => {}
+        }
+    }
+}
