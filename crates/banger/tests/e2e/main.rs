@@ -16,6 +16,7 @@ mod network;
 mod prune;
 mod refusals;
 mod run;
+mod siblings;
 mod support;
 mod survival;
 mod template;
