@@ -53,6 +53,28 @@ pub fn memory() -> Result<(u64, u64)> {
     }
 }
 
+/// How long all processors together were busy since the host started, to a hundredth of a second.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn busy() -> Result<Duration> {
+    let text = read_text(Path::new("/proc/stat"), 16 * 1024 * 1024)?;
+    let line = text.lines().next().unwrap_or_default();
+    busy_of(line)
+        .ok_or_else(|| HostError::system("understand /proc/stat", std::io::ErrorKind::InvalidData))
+}
+
+/// The sum of the first line of /proc/stat but for idling and waiting (proc_stat(5)), in ticks of
+/// 10 ms: `USER_HZ` is 100 wherever Linux runs that we do.
+fn busy_of(line: &str) -> Option<Duration> {
+    let fields: Vec<u64> =
+        line.strip_prefix("cpu ")?.split_ascii_whitespace().map_while(|n| n.parse().ok()).collect();
+    let [user, nice, system, _idle, _wait, irq, softirq, steal, ..] = fields[..] else {
+        return None;
+    };
+    Some(Duration::from_millis(10 * (user + nice + system + irq + softirq + steal)))
+}
+
 /// The name the processor gives itself, and the number of them this process may use.
 ///
 /// # Errors
@@ -92,6 +114,16 @@ pub fn measure_tsc_khz() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn busy_time_is_all_but_idling() {
+        let line = "cpu  1 2 3 1000 1000 4 5 6 0 0";
+        assert_eq!(busy_of(line), Some(Duration::from_millis(210)));
+        for bad in ["", "cpu", "cpu 1 2", "cpu0 1 2 3 4 5 6 7 8"] {
+            assert_eq!(busy_of(bad), None, "{bad}");
+        }
+        assert!(busy().unwrap() > Duration::ZERO);
+    }
 
     #[test]
     fn the_boot_id_does_not_change() {

@@ -45,7 +45,7 @@ pub(crate) enum Command {
     Doctor(doctor::Args),
     /// Measure
     #[command(subcommand)]
-    Bench(Bench),
+    Bench(bench::Bench),
     Version(version::Args),
     Completion(completion::Args),
     /// Write the man pages into a directory
@@ -92,11 +92,6 @@ pub(crate) enum Template {
     #[command(visible_alias = "rm")]
     Delete(template_delete::Args),
     Prune(template_prune::Args),
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Bench {
-    Start(bench::Args),
 }
 
 #[cfg(test)]

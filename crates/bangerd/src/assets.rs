@@ -30,6 +30,8 @@ pub struct Assets {
     pub kvm: Finding,
     /// The frequency of the host's time stamp counter.
     pub tsc_khz: u64,
+    /// The host's processor, as it calls itself.
+    pub processor: String,
 }
 
 /// Where programs are searched when `PATH` is not set.
@@ -79,7 +81,8 @@ impl Assets {
         let accelerator = kvm.verdict().accelerator();
         let home = sources.home.clone();
         let tsc_khz = spawn_blocking(move || facts::tsc_khz(&home)).await??;
-        Ok(Self { vmm, kernel, image, initramfs, accelerator, kvm, tsc_khz })
+        let (processor, _) = spawn_blocking(banger_host::facts::processor).await??;
+        Ok(Self { vmm, kernel, image, initramfs, accelerator, kvm, tsc_khz, processor })
     }
 
     /// What is worth telling a user once: why there is no KVM, when that was just found out.

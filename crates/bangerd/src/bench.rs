@@ -1,4 +1,4 @@
-//! How long a cold start takes, beside the least that the same machine can take.
+//! How long a start takes, cold and from a template, beside the least that the same machine can take.
 //!
 //! The **floor** is the time from starting the VMM to its end when the same kernel on the same
 //! machine loads the same modules, mounts the same disks and powers off. Nothing of ours is in
@@ -6,6 +6,7 @@
 //! whatever else the host does meets both alike.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -19,15 +20,17 @@ use tokio::time::timeout;
 
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
-use crate::machine::{self, Blueprint, HelperProgram, Live};
-use crate::templates::run_to_end;
+use crate::machine::{self, Blueprint, HelperProgram, Live, Phases};
+use crate::templates::{self, Template, Templates, run_to_end};
 
 /// How long a floor's machine may take, which does next to nothing.
 const FLOOR_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// One cold start, in stages that each begin with the first.
+/// One start, in stages that each begin with the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ColdStart {
+pub struct Started {
+    /// How long its parts took.
+    pub phases: Phases,
     /// Until the sandbox is ready: its agent has answered and it has its identity.
     pub ready: Duration,
     /// Until the first command's exit status is here.
@@ -70,19 +73,20 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// Starts a sandbox, runs `true` in it, and throws it away.
+/// Starts a sandbox, from the template if there is one, runs `true` in it, and throws it away.
 ///
 /// # Errors
 /// When any of that fails.
-pub async fn cold_start(
+pub async fn start(
     home: &Home,
     assets: &Assets,
+    template: Option<&Arc<Template>>,
     spec: &SandboxSpec,
     relay: &HelperProgram,
-) -> Result<ColdStart> {
+) -> Result<Started> {
     let begin = Instant::now();
     let subject = Subject::new(home, assets, spec, relay)?;
-    let started = start(&subject).await;
+    let started = bring_up(&subject, template).await;
     let ready = begin.elapsed();
     let ran = match &started {
         Ok(live) => run_to_end(&live.link, &["true"]).await,
@@ -90,14 +94,39 @@ pub async fn cold_start(
     };
     let answered = begin.elapsed();
     subject.remove().await?;
-    started.and(ran)?;
-    Ok(ColdStart { ready, answered, gone: begin.elapsed() })
+    let live = started?;
+    ran?;
+    Ok(Started { phases: live.phases, ready, answered, gone: begin.elapsed() })
 }
 
-async fn start(subject: &Subject<'_>) -> Result<Live> {
-    let blueprint = subject.blueprint();
+async fn bring_up(subject: &Subject<'_>, template: Option<&Arc<Template>>) -> Result<Live> {
+    let blueprint = Blueprint { template: template.cloned(), ..subject.blueprint() };
     let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await?;
     machine::boot(&blueprint, prepared).await
+}
+
+/// Makes a template that nobody else uses; returns how long that took, too.
+///
+/// # Errors
+/// When it cannot be made.
+pub async fn template(
+    home: &Home,
+    assets: &Arc<Assets>,
+    spec: &SandboxSpec,
+) -> Result<(Arc<Template>, Duration)> {
+    let root = home.bench().join("templates");
+    // What a bench left that was killed.
+    let swept = root.clone();
+    spawn_blocking(move || templates::settle(&swept).and_then(|()| Ok(remove_all(&swept)?)))
+        .await??;
+    let begin = Instant::now();
+    let shape = templates::shape(assets, spec)?;
+    let (id, assets, spec) = (shape.template()?, assets.clone(), spec.clone());
+    let make = |dir| async move {
+        templates::make(dir, (shape, spec), &assets, &Checkpoints::default()).await
+    };
+    let made = Templates::below(root).get(&id, make).await?;
+    Ok((made.context("the template is of no use")?, begin.elapsed()))
 }
 
 /// Boots the same machine with `initramfs`, which holds the floor's program, and waits for its

@@ -26,7 +26,7 @@ pub(crate) mod vm_stats;
 use banger_api::client::{Client, SandboxAction};
 use banger_model::ExitCode;
 
-use crate::cli::{Bench, Cli, Command, Template, Vm};
+use crate::cli::{Cli, Command, Template, Vm};
 use crate::context::{self, Context};
 use crate::error::CommandError;
 
@@ -38,7 +38,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Template(command) => run_template(command, verbosity),
         Command::Ps(args) => vm_list::run_ps(&args, verbosity),
         Command::Doctor(args) => doctor::run(&args),
-        Command::Bench(Bench::Start(args)) => bench::run(&args),
+        Command::Bench(what) => bench::run(&what),
         Command::Version(args) => version::run(&args),
         Command::Completion(args) => completion::run(&args),
         Command::Man(args) => man::run(&args),

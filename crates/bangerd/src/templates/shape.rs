@@ -1,7 +1,6 @@
 //! What shapes a guest up to the moment at which it becomes a sandbox.
 
 use anyhow::{Context as _, Result};
-use banger_host::facts;
 use banger_model::{CpuCount, DiskSize, MemorySize, TemplateId};
 use banger_vmm::Machine;
 use serde::{Deserialize, Serialize};
@@ -39,12 +38,11 @@ impl Shape {
     /// # Errors
     /// When the host does not tell about itself.
     pub(crate) fn of(assets: &Assets, machine: &Machine, disk: DiskSize) -> Result<Self> {
-        let (processor, _) = facts::processor()?;
         let initramfs = assets.initramfs.file_name().context("the initramfs has no name")?;
         Ok(Self {
             format: FORMAT,
             machine: assets.vmm.appearance(machine),
-            processor,
+            processor: assets.processor.clone(),
             kernel: assets.kernel.identity().to_owned(),
             initramfs: initramfs.to_string_lossy().into_owned(),
             image: assets.image.identity().to_owned(),
