@@ -60,7 +60,9 @@ async fn walk(scene: &mut Scene, way: &str, life: &[Wish]) -> Result<()> {
     let daemon = scene.start(way).await?;
     live(scene, &daemon, BYSTANDER, &[Wish::CreateAndStart]).await?;
     scene.check(way, daemon, Vec::new()).await?;
-    for checkpoint in CHECKPOINTS {
+    // The scripted monitor has no memory to save: `e2e pause` kills at those with real ones.
+    let of_memory = |name: &&str| name.starts_with("pause.") || name.starts_with("resume.");
+    for checkpoint in CHECKPOINTS.into_iter().filter(|name| !of_memory(name)) {
         // A machine that is ended by force passes none of those of an orderly end.
         let leads_there = match way {
             "kill" => checkpoint != "stop.off",

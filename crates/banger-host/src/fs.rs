@@ -7,7 +7,10 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 
 use banger_model::Bytes;
-use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, ioctl_ficlone, seek};
+use rustix::fs::{
+    CWD, FallocateFlags, OFlags, RenameFlags, SeekFrom, fallocate, ioctl_ficlone, renameat_with,
+    seek,
+};
 use rustix::io::Errno;
 
 use crate::error::{AtPath as _, HostError, Result};
@@ -205,6 +208,16 @@ pub fn read_tail(path: &Path, len: u64) -> Result<String> {
 pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).at("rename to", to)?;
     sync_parent(to)
+}
+
+/// Gives two files or directories of one file system each other's names at once; when it returns,
+/// that has reached the disk.
+///
+/// # Errors
+/// When one is missing, or the file system cannot do that.
+pub fn exchange(one: &Path, other: &Path) -> Result<()> {
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).at("exchange with", other)?;
+    sync_parent(other)
 }
 
 /// Where the first byte of a file is that is not in a hole; `None` when all of it is.

@@ -148,10 +148,12 @@ struct View {
 fn find_views(pid: i32, base: &Path) -> Result<Vec<View>> {
     let path = PathBuf::from(format!("/proc/{pid}/maps"));
     let maps = read_bounded(&path, MAX_MAPS_LEN)?;
-    let inode = base.metadata().at("look at", base)?.ino();
+    // The kernel tells the real path.
+    let real = base.canonicalize().at("resolve", base)?;
+    let inode = real.metadata().at("look at", base)?.ino();
     let views: Vec<_> = maps
         .split(|byte| *byte == b'\n')
-        .filter_map(|line| view_of(line, inode, base.as_os_str().as_bytes()))
+        .filter_map(|line| view_of(line, inode, real.as_os_str().as_bytes()))
         .collect();
     if views.is_empty() {
         let what = format!("find {} in the memory of process {pid}", base.display());

@@ -101,8 +101,10 @@ pub enum Event {
     Ended(Timestamp, EndCause),
     /// Its memory is to be saved.
     Pause,
-    /// Its memory is saved, and its machine has ended.
+    /// Its memory is saved; its machine stands still, and is of no use any more.
     Saved(Timestamp),
+    /// Its memory could not be taken up, and is as it was.
+    NotResumed(Timestamp),
     /// Its memory could not be saved; it runs on.
     NotSaved(Timestamp),
     /// Everything of it is to go.
@@ -152,6 +154,9 @@ impl State {
             // A guest that has not come up has nothing to write: it is not asked to.
             (S::Starting { .. }, Event::Stop(_)) => end(StopKind::Kill),
             (S::Starting { .. }, Event::Ended(at, cause)) => to(failed(*at, cause), None),
+            (S::Starting { from: Origin::Memory }, Event::NotResumed(at)) => {
+                to(S::Paused { since: *at }, None)
+            }
 
             (S::Running { .. }, Event::Stop(how)) => end(*how),
             (S::Running { .. }, Event::Pause) => to(S::Pausing, Some(Effect::Save)),
@@ -254,6 +259,7 @@ pub fn every_state() -> Vec<State> {
     vec![
         State::Created,
         State::Starting { from: Origin::Disk },
+        State::Starting { from: Origin::Memory },
         State::Running { since: at },
         State::Stopping { how: StopKind::PowerOff },
         State::Stopped { since: at, cause: EndCause::Asked },
@@ -277,6 +283,7 @@ pub fn every_event() -> Vec<(&'static str, Event)> {
         ("pause", Event::Pause),
         ("saved", Event::Saved(at)),
         ("not saved", Event::NotSaved(at)),
+        ("not resumed", Event::NotResumed(at)),
         ("delete", Event::Delete),
     ]
 }
@@ -284,24 +291,26 @@ pub fn every_event() -> Vec<(&'static str, Event)> {
 /// The machine as a diagram in Mermaid's language, drawn from [`State::step`] itself.
 pub fn diagram() -> String {
     let mut lines = vec!["stateDiagram-v2".to_owned(), "    [*] --> created".to_owned()];
+    let mut arrows: Vec<(String, String, Vec<&str>)> = Vec::new();
     for state in every_state() {
-        let mut arrows: Vec<(String, Vec<&str>)> = Vec::new();
         for (word, event) in every_event() {
             let Some(step) = state.step(&event) else { continue };
             // An arrow from everywhere to one place says more in a sentence.
             if event == Event::Delete {
                 continue;
             }
-            let target = step.state.name().to_owned();
-            match arrows.iter_mut().find(|(to, _)| *to == target) {
-                Some((_, words)) => words.push(word),
-                None => arrows.push((target, vec![word])),
+            let (from, to) = (state.name().to_owned(), step.state.name().to_owned());
+            match arrows.iter_mut().find(|(a, b, _)| *a == from && *b == to) {
+                Some((_, _, words)) if words.contains(&word) => {}
+                Some((_, _, words)) => words.push(word),
+                None => arrows.push((from, to, vec![word])),
             }
         }
-        for (to, words) in arrows {
-            lines.push(format!("    {} --> {to}: {}", state.name(), words.join(" / ")));
-        }
     }
+    let arrows = arrows
+        .iter()
+        .map(|(from, to, words)| format!("    {from} --> {to}: {}", words.join(" / ")));
+    lines.extend(arrows);
     lines.push("    deleting --> [*]".to_owned());
     lines.join("\n") + "\n"
 }

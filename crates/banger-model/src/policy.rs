@@ -20,6 +20,8 @@ pub enum Action {
     Restart,
     /// To save its memory and stop.
     Pause,
+    /// To go on with its saved memory.
+    Resume,
     /// To go, if it does not run.
     Delete,
     /// To go, whatever it does.
@@ -27,13 +29,19 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it is to bring the sandbox up.
+    pub fn starts(self) -> bool {
+        matches!(self, Self::Start | Self::Restart | Self::Resume)
+    }
+
     /// Everything that can be asked.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Start,
         Self::Stop,
         Self::Kill,
         Self::Restart,
         Self::Pause,
+        Self::Resume,
         Self::Delete,
         Self::DeleteForced,
     ];
@@ -66,6 +74,9 @@ pub enum Denial {
     /// There is nothing to save.
     #[error("it is {0}, and only what runs can be paused")]
     NotRunning(&'static str),
+    /// There is no memory to take up.
+    #[error("it is {0}, and only what is paused can be resumed; start it")]
+    NotPaused(&'static str),
 }
 
 /// What is done about `action` in `state`.
@@ -101,6 +112,11 @@ pub fn decide(action: Action, state: &State) -> Decision {
         (Action::Pause, S::Pausing | S::Paused { .. }) => AlreadySo,
         (Action::Pause, _) => Deny(Denial::NotRunning(state.name())),
 
+        (Action::Resume, S::Paused { .. }) => Act(Event::Start),
+        (Action::Resume, S::Pausing) => Queue,
+        (Action::Resume, S::Running { .. } | S::Starting { .. }) => AlreadySo,
+        (Action::Resume, _) => Deny(Denial::NotPaused(state.name())),
+
         (Action::Delete, S::Created | S::Stopped { .. } | S::Failed { .. }) => Act(Event::Delete),
         (Action::Delete, _) => Deny(Denial::Active(state.name())),
         (Action::DeleteForced, _) => Act(Event::Delete),
@@ -130,9 +146,10 @@ impl Goal {
     pub fn of(action: Action, state: &State, boots: u64) -> Self {
         let up = matches!(state, State::Starting { .. } | State::Running { .. });
         match action {
-            Action::Start if up => Self::Running { after: boots.saturating_sub(1) },
-            Action::Start => Self::Running { after: boots },
-            Action::Restart => Self::Running { after: boots },
+            Action::Start | Action::Resume if up => {
+                Self::Running { after: boots.saturating_sub(1) }
+            }
+            Action::Start | Action::Resume | Action::Restart => Self::Running { after: boots },
             Action::Stop | Action::Kill => Self::Down,
             Action::Pause => Self::Paused,
             Action::Delete | Action::DeleteForced => Self::Gone,
@@ -155,6 +172,9 @@ impl Goal {
             (Self::Running { after }, S::Running { .. }) => (boots > after).then_some(Ok(())),
             (Self::Running { after }, _) if boots <= after => None,
             (Self::Running { .. }, S::Failed { reason, .. }) => Some(Err(reason.clone())),
+            (Self::Running { .. }, S::Paused { .. }) => {
+                Some(Err("its memory could not be taken up; it is paused still".to_owned()))
+            }
             (Self::Running { .. }, S::Stopped { cause, .. }) => Some(match cause {
                 EndCause::Asked => Err("it was stopped meanwhile".to_owned()),
                 cause => Err(format!("it ran, and has ended: {cause}")),

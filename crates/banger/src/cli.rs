@@ -76,6 +76,15 @@ pub(crate) enum Vm {
     /// Stop sandboxes at once, as pulling the plug does
     #[command(after_help = "Examples:\n  banger vm kill web")]
     Kill(vm_act::Args),
+    /// Save the memory of sandboxes to the disk and end their machines
+    ///
+    /// Processes, files and timers go on when you resume it; connections to the outside may not.
+    /// A paused sandbox takes no memory and no processor, and outlives a restart of this host.
+    #[command(after_help = "Examples:\n  banger vm pause web\n  banger vm pause $(banger ps -q)")]
+    Pause(vm_act::Args),
+    /// Take sandboxes up where they were paused
+    #[command(after_help = "Examples:\n  banger vm resume web")]
+    Resume(vm_act::Args),
     #[command(visible_alias = "rm")]
     Delete(vm_delete::Args),
     Prune(vm_prune::Args),

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
-use crate::machine::{self, Blueprint, HelperProgram, Live, Phases};
+use crate::machine::{self, Blueprint, HelperProgram, Live, Phases, Source};
 use crate::templates::{self, Template, Templates, run_to_end};
 
 /// How long a floor's machine may take, which does next to nothing.
@@ -64,7 +64,7 @@ impl<'a> Subject<'a> {
 
     fn blueprint(&self) -> Blueprint<'_> {
         let Self { id, name, dir, assets, spec, relay } = self;
-        Blueprint { id, name, dir, spec, assets, relay, template: None }
+        Blueprint { id, name, dir, spec, assets, relay, source: Source::Kernel }
     }
 
     async fn remove(self) -> Result<()> {
@@ -100,7 +100,8 @@ pub async fn start(
 }
 
 async fn bring_up(subject: &Subject<'_>, template: Option<&Arc<Template>>) -> Result<Live> {
-    let blueprint = Blueprint { template: template.cloned(), ..subject.blueprint() };
+    let source = template.cloned().map_or(Source::Kernel, Source::Template);
+    let blueprint = Blueprint { source, ..subject.blueprint() };
     let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await?;
     machine::boot(&blueprint, prepared).await
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// Every checkpoint there is, in the order of a sandbox's life.
-pub const CHECKPOINTS: [&str; 19] = [
+pub const CHECKPOINTS: [&str; 24] = [
     "create.reserved",
     "start.decided",
     "start.assets",
@@ -22,6 +22,11 @@ pub const CHECKPOINTS: [&str; 19] = [
     "start.prepared",
     "start.answered",
     "start.recorded",
+    "pause.decided",
+    "pause.saved",
+    "pause.recorded",
+    "resume.used",
+    "resume.answered",
     "stop.decided",
     "stop.off",
     "stop.cleared",

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use banger_host::fs::{ensure_private_dir, list_dir, remove_all};
 use banger_host::owned;
+use banger_model::lifecycle::State;
 use banger_model::policy::Goal;
 use banger_model::{OperationRecord, OperationStatus, SandboxId, SandboxRecord};
 use banger_store::{DamagedRow, Remembered, Write};
@@ -56,6 +57,7 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
     let mut unfinished = settle_operations(registry, operations, &sandboxes).await;
     for record in sandboxes {
         let operations = unfinished.remove(&record.id).unwrap_or_default();
+        forget_memory(shared, &record);
         let beginning = found.beginning(shared, &record).await;
         registry.drive(record, operations, beginning);
     }
@@ -137,6 +139,17 @@ impl Found {
             _ => None,
         };
         Beginning::Remembered(template)
+    }
+}
+
+/// A daemon that died may have left memory that fits no disk any more.
+fn forget_memory(shared: &Shared, record: &SandboxRecord) {
+    let state = &record.state;
+    if state.has_machine() || matches!(state, State::Paused { .. }) {
+        return;
+    }
+    if let Err(error) = machine::memory::forget(&shared.dir(&record.id)) {
+        warn!(sandbox = %record.id, error = format!("{error:#}"), "saved memory remains");
     }
 }
 

@@ -59,6 +59,10 @@ pub enum SandboxAction {
     Kill,
     /// To stop and start again.
     Restart,
+    /// To save its memory and end its machine.
+    Pause,
+    /// To go on with its saved memory.
+    Resume,
 }
 
 /// Whether a sandbox is deleted though it runs.
@@ -139,6 +143,8 @@ impl Client {
             SandboxAction::Stop => "stop",
             SandboxAction::Kill => "kill",
             SandboxAction::Restart => "restart",
+            SandboxAction::Pause => "pause",
+            SandboxAction::Resume => "resume",
         };
         let target = sandbox_target(sandbox).at(action).with("operation", new_id()?);
         self.fetch(Ask::post(target).repeatable()).await

@@ -57,6 +57,8 @@ fn run_vm(command: Vm, verbosity: u8) -> Result<ExitCode, CommandError> {
         Vm::Stop(args) => act(&args, SandboxAction::Stop),
         Vm::Restart(args) => act(&args, SandboxAction::Restart),
         Vm::Kill(args) => act(&args, SandboxAction::Kill),
+        Vm::Pause(args) => act(&args, SandboxAction::Pause),
+        Vm::Resume(args) => act(&args, SandboxAction::Resume),
         Vm::Delete(args) => vm_delete::run(&args, verbosity),
         Vm::Prune(args) => vm_prune::run(&args, verbosity),
         Vm::Logs(args) => vm_logs::run(&args, verbosity),

@@ -1,4 +1,4 @@
-//! `banger vm start`, `stop`, `restart` and `kill`: what is asked of sandboxes that are there.
+//! `banger vm start`, `stop`, `restart`, `kill`, `pause` and `resume`: what is asked of sandboxes that are there.
 
 use std::sync::Arc;
 
@@ -115,12 +115,17 @@ async fn follow(
 
 fn not_done(operation: &Operation, why: &str, order: Order) -> CommandError {
     let name = &operation.name;
-    let starts = matches!(order, Order::Act(SandboxAction::Start | SandboxAction::Restart));
+    let starts = matches!(
+        order,
+        Order::Act(SandboxAction::Start | SandboxAction::Restart | SandboxAction::Resume)
+    );
     let verb = match order {
         Order::Act(SandboxAction::Start) => "start",
         Order::Act(SandboxAction::Stop) => "stop",
         Order::Act(SandboxAction::Kill) => "end",
         Order::Act(SandboxAction::Restart) => "start again",
+        Order::Act(SandboxAction::Pause) => "pause",
+        Order::Act(SandboxAction::Resume) => "resume",
         Order::Delete(_) => "go",
     };
     let error = CommandError::new(Kind::Failed, anyhow!("sandbox {name} did not {verb}: {why}"));

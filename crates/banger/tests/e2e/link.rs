@@ -11,7 +11,7 @@ use banger_model::{
 use bangerd::assets::{Assets, Sources, discover_vmm};
 use bangerd::checkpoint::Checkpoints;
 use bangerd::link::{Link, ProcessEvent};
-use bangerd::machine::{self, Blueprint, HelperProgram, Live};
+use bangerd::machine::{self, Blueprint, HelperProgram, Live, Source};
 use sha2::{Digest as _, Sha256};
 
 use crate::support::TestEnv;
@@ -61,7 +61,7 @@ async fn start(env: &TestEnv) -> Sandbox {
         spec: &spec,
         assets: &assets,
         relay: &relay,
-        template: None,
+        source: Source::Kernel,
     };
     let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await.unwrap();
     let live = machine::boot(&blueprint, prepared).await.unwrap();

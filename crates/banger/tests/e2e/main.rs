@@ -13,6 +13,7 @@ mod link;
 mod lives;
 mod logs_stats;
 mod network;
+mod pause;
 mod prune;
 mod refusals;
 mod run;

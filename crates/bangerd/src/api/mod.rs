@@ -51,6 +51,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
         sandboxes::stop,
         sandboxes::kill,
         sandboxes::restart,
+        sandboxes::pause,
+        sandboxes::resume,
         sandboxes::prune,
         events::logs,
         events::stats,
@@ -77,7 +79,7 @@ pub(crate) type App = axum::extract::State<Arc<Registry>>;
 const METRICS: &str = "/metrics";
 
 /// Every path of [`Document`] with its methods, and no other; tests compare them.
-fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 22] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 24] {
     [
         ("/v1/version", get(meta::version)),
         ("/v1/openapi.json", get(meta::openapi)),
@@ -87,6 +89,8 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 22] {
         ("/v1/sandboxes/{sandbox}/stop", post(sandboxes::stop)),
         ("/v1/sandboxes/{sandbox}/kill", post(sandboxes::kill)),
         ("/v1/sandboxes/{sandbox}/restart", post(sandboxes::restart)),
+        ("/v1/sandboxes/{sandbox}/pause", post(sandboxes::pause)),
+        ("/v1/sandboxes/{sandbox}/resume", post(sandboxes::resume)),
         ("/v1/prune", post(sandboxes::prune)),
         ("/v1/sandboxes/{sandbox}/logs", get(events::logs)),
         ("/v1/sandboxes/{sandbox}/stats", get(events::stats)),

@@ -158,6 +158,26 @@ pub(super) async fn restart(
     act(&registry, &sandbox, (Action::Restart, operation)).await
 }
 
+/// Save a sandbox's memory to the disk and end its machine
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/pause", params(("sandbox" = String, Path), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn pause(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+    Query(Asking { operation }): Query<Asking>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    act(&registry, &sandbox, (Action::Pause, operation)).await
+}
+
+/// Take a sandbox up where it was paused
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/resume", params(("sandbox" = String, Path), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn resume(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+    Query(Asking { operation }): Query<Asking>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    act(&registry, &sandbox, (Action::Resume, operation)).await
+}
+
 async fn act(
     registry: &Arc<Registry>,
     sandbox: &str,
@@ -191,6 +211,7 @@ fn word(action: Action) -> &'static str {
         Action::Kill => "kill",
         Action::Restart => "restart",
         Action::Pause => "pause",
+        Action::Resume => "resume",
         Action::Delete | Action::DeleteForced => "delete",
     }
 }

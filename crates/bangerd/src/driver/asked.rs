@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use banger_model::lifecycle::State;
-use banger_model::policy::{Action, Decision, decide};
+use banger_model::policy::{Decision, decide};
 use banger_model::{OperationId, OperationRecord, SandboxRecord};
 
 use crate::operations::{Audience, Tracked};
@@ -60,14 +60,18 @@ impl Asked {
         }
     }
 
+    /// What is being done.
+    pub(super) fn take_joined(&self) -> Vec<Tracked> {
+        self.joined.clone()
+    }
+
     pub(super) fn find(&self, id: &OperationId) -> Option<Tracked> {
         self.joined.iter().chain(&self.waiting).find(|tracked| tracked.id() == *id).cloned()
     }
 
     /// How many want the sandbox to start.
     pub(super) fn starters(&self) -> usize {
-        let starts =
-            |tracked: &&Tracked| matches!(tracked.record().action, Action::Start | Action::Restart);
+        let starts = |tracked: &&Tracked| tracked.record().action.starts();
         self.joined.iter().chain(&self.waiting).filter(starts).count()
     }
 

@@ -73,7 +73,7 @@ impl Driver {
     pub(super) async fn carry_out(&mut self, effect: Option<Effect>) {
         let Some(effect) = effect else { return };
         self.shared.checkpoints.reach(work::decided(effect)).await;
-        if !matches!(effect, Effect::End(StopKind::PowerOff)) {
+        if !matches!(effect, Effect::End(StopKind::PowerOff) | Effect::Save) {
             self.lose_machine();
         }
         let audience = self.asked.audience();
@@ -111,12 +111,34 @@ impl Driver {
                 self.ended(cause).await;
                 self.shared.checkpoints.reach("stop.recorded").await;
             }
+            Done::Saved => {
+                self.lose_machine();
+                self.happen(Event::Saved(now()), Vec::new()).await;
+                self.shared.checkpoints.reach("pause.recorded").await;
+                // Whatever still stands there is of no use any more.
+                self.begin(work::clear(&self.shared, &self.record));
+            }
+            Done::NotSaved(reason) => {
+                self.give_up(&reason).await;
+                self.happen(Event::NotSaved(now()), Vec::new()).await;
+            }
+            Done::NotResumed(reason) => {
+                self.give_up(&reason).await;
+                self.happen(Event::NotResumed(now()), Vec::new()).await;
+            }
             Done::Removed => self.removed().await,
             Done::Again(reason) => {
                 warn!(sandbox = %self.record.id, reason, "not done; trying again");
                 self.again_at = Some(tokio::time::Instant::now() + TRY_AGAIN);
             }
             Done::Cleared | Done::Superseded => {}
+        }
+    }
+
+    /// What was asked for and is being done comes to nothing.
+    async fn give_up(&mut self, reason: &str) {
+        for tracked in self.asked.take_joined() {
+            self.finish(&tracked, Err(reason.to_owned())).await;
         }
     }
 

@@ -16,6 +16,7 @@ mod handle;
 mod idle;
 mod life;
 mod minder;
+mod pause;
 mod requests;
 mod start;
 mod view;

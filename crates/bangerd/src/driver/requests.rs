@@ -1,6 +1,6 @@
 //! What is asked of a sandbox: decided, remembered, and brought to its end.
 
-use banger_model::lifecycle::{Event, State, StopKind};
+use banger_model::lifecycle::{Event, Origin, State, StopKind};
 use banger_model::policy::{Action, Decision, Goal, decide};
 use banger_model::{OperationId, OperationRecord, OperationStatus};
 use banger_store::Write;
@@ -103,8 +103,9 @@ impl Driver {
     /// alone stops it.
     pub(super) async fn cancel(&mut self, id: &OperationId) -> Result<(), AskError> {
         let tracked = self.asked.find(id).ok_or(AskError::NotCancellable)?;
-        let starts = matches!(tracked.record().action, Action::Start | Action::Restart);
-        if !starts {
+        // A resume that is called off half-way would lose the memory.
+        let resuming = matches!(self.record.state, State::Starting { from: Origin::Memory });
+        if !tracked.record().action.starts() || resuming {
             return Err(AskError::NotCancellable);
         }
         let record = tracked.ended(OperationStatus::Cancelled { at: now() });

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::work::{Done, Superseded, clear_up};
 use crate::assets::Assets;
-use crate::machine::{self, Blueprint, DISK, Live};
+use crate::machine::{self, Blueprint, DISK, Live, Source, memory};
 use crate::operations::Audience;
 use crate::shared::Shared;
 use crate::templates::{self, Known, Template, Templates};
@@ -49,17 +49,10 @@ async fn try_start(
 ) -> Result<Option<Live>> {
     let dir = shared.dir(&record.id);
     machine::clear(&dir).await?;
-    let (image, kernel) = (&record.spec.image, &record.spec.kernel);
-    let assets = match shared.arsenal.at_hand(image, kernel) {
-        Some(assets) => assets,
-        None => tokio::select! {
-            () = superseded.wait() => return Ok(None),
-            found = shared.arsenal.assets(image, kernel, Arc::new(audience.clone())) => {
-                let found = found?;
-                found.news().inspect(|notice| audience.log(notice));
-                found
-            }
-        },
+    // It begins with its disk: what was in its memory does not fit that any more.
+    memory::forget(&dir)?;
+    let Some(assets) = assets(shared, record, &mut superseded, audience).await? else {
+        return Ok(None);
     };
     shared.checkpoints.reach("start.assets").await;
     machine::check_space(&shared.home.sandboxes())?;
@@ -80,9 +73,31 @@ async fn try_start(
         spec: &record.spec,
         assets: &assets,
         relay: &shared.relay,
-        template,
+        source: template.map_or(Source::Kernel, Source::Template),
     };
     restore_or_boot(shared, blueprint, superseded, audience).await
+}
+
+/// What the sandbox is made of; `None` when something else was asked for meanwhile.
+pub(super) async fn assets(
+    shared: &Shared,
+    record: &SandboxRecord,
+    superseded: &mut Superseded,
+    audience: &Audience,
+) -> Result<Option<Arc<Assets>>> {
+    let (image, kernel) = (&record.spec.image, &record.spec.kernel);
+    let assets = match shared.arsenal.at_hand(image, kernel) {
+        Some(assets) => assets,
+        None => tokio::select! {
+            () = superseded.wait() => return Ok(None),
+            found = shared.arsenal.assets(image, kernel, Arc::new(audience.clone())) => {
+                let found = found?;
+                found.news().inspect(|notice| audience.log(notice));
+                found
+            }
+        },
+    };
+    Ok(Some(assets))
 }
 
 /// The template of the sandbox's shape, if it is to be made from one. What goes wrong with it
@@ -125,12 +140,12 @@ async fn restore_or_boot(
     audience: &Audience,
 ) -> Result<Option<Live>> {
     loop {
-        if blueprint.template.is_none() {
+        if matches!(blueprint.source, Source::Kernel) {
             audience.stage("booting");
         }
         let attempt = attempt(shared, &blueprint, &mut superseded).await;
-        match (attempt, blueprint.template.take()) {
-            (Err(Failed::Template(error)), Some(template)) => {
+        match (attempt, std::mem::replace(&mut blueprint.source, Source::Kernel)) {
+            (Err(Failed::Template(error)), Source::Template(template)) => {
                 warn!(template = %template.id, error = format!("{error:#}"), "a template is of no use");
                 audience.log(&format!("the template cannot be used, so it boots: {error:#}"));
                 shared.templates.spoilt(template).await;
@@ -175,7 +190,7 @@ async fn attempt(
             Some(PrepareError::Load { .. }) => Failed::Template(error),
             _ => Failed::Otherwise(error),
         })?;
-    let restored = prepared.is_restored();
+    let restored = prepared.is_of_template();
     let booted = async {
         shared.checkpoints.reach("start.prepared").await;
         machine::boot(blueprint, prepared).await

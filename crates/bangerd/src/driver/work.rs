@@ -15,8 +15,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
+use super::pause;
 use super::start::start;
-use crate::machine::{self, Live};
+use crate::machine::{self, Live, memory};
 use crate::operations::Audience;
 use crate::shared::Shared;
 
@@ -30,6 +31,12 @@ pub(super) enum Done {
     Booted(Live, Duration),
     /// It has no machine any more, or got none.
     Ended(EndCause),
+    /// Its memory is saved, and its machine stands still.
+    Saved,
+    /// Its memory could not be saved, for this reason; it runs on.
+    NotSaved(String),
+    /// Its memory could not be taken up, for this reason, and is as it was.
+    NotResumed(String),
     /// Nothing of it is left on the host.
     Removed,
     /// It could not be done; perhaps later.
@@ -118,7 +125,8 @@ pub(super) async fn finished(work: &mut Option<Work>) -> Done {
 pub(super) fn decided(effect: Effect) -> &'static str {
     match effect {
         Effect::Boot(_) => "start.decided",
-        Effect::End(_) | Effect::Save | Effect::DropMemory => "stop.decided",
+        Effect::Save => "pause.decided",
+        Effect::End(_) | Effect::DropMemory => "stop.decided",
         Effect::Remove => "delete.decided",
     }
 }
@@ -140,10 +148,11 @@ pub(super) fn effect(
             }
             Effect::End(StopKind::Kill) => end(&shared, &record).await,
             Effect::Remove => remove(&shared, &record).await,
-            // Nobody can ask for what saves memory yet; what asks for it gets an answer.
-            Effect::Boot(Origin::Memory) | Effect::Save | Effect::DropMemory => {
-                Done::Ended(EndCause::Failed("its memory was not saved".to_owned()))
+            Effect::Boot(Origin::Memory) => {
+                pause::resume(&shared, &record, superseded, audience).await
             }
+            Effect::Save => pause::save(&shared, &record, live, audience).await,
+            Effect::DropMemory => drop_memory(&shared, &record).await,
         }
     })
 }
@@ -194,6 +203,9 @@ pub(super) fn ended_by_itself(
     let (shared, record) = (shared.clone(), record.clone());
     Begin::new(Kind::Changes, |_| async move {
         clear_up(&shared, &record).await;
+        if let Err(error) = memory::forget(&shared.dir(&record.id)) {
+            warn!(sandbox = %record.id, error = format!("{error:#}"), "saved memory remains");
+        }
         Done::Ended(match reason {
             EndReason::PoweredOff => EndCause::PoweredOff,
             other => EndCause::Failed(other.to_string()),
@@ -224,11 +236,28 @@ async fn power_off(
 }
 
 async fn end(shared: &Shared, record: &SandboxRecord) -> Done {
-    match machine::clear(&shared.dir(&record.id)).await {
+    let dir = shared.dir(&record.id);
+    let ended = async {
+        machine::clear(&dir).await?;
+        memory::forget(&dir)
+    };
+    match ended.await {
         Ok(()) => {
             shared.checkpoints.reach("stop.cleared").await;
             Done::Ended(EndCause::Asked)
         }
+        Err(error) => Done::Again(format!("{error:#}")),
+    }
+}
+
+async fn drop_memory(shared: &Shared, record: &SandboxRecord) -> Done {
+    let dir = shared.dir(&record.id);
+    let dropped = async {
+        machine::clear(&dir).await?;
+        memory::forget(&dir)
+    };
+    match dropped.await {
+        Ok(()) => Done::Cleared,
         Err(error) => Done::Again(format!("{error:#}")),
     }
 }

@@ -1,6 +1,7 @@
 //! One sandbox's machine: made, booted, taken over and ended. Everything about it is found from
 //! its directory, so whoever knows that can take it over.
 
+pub(crate) mod memory;
 mod network;
 mod space;
 
@@ -20,7 +21,9 @@ use banger_model::{
     Accelerator, Bytes, GuestNet, NetworkMode, SandboxId, SandboxName, SandboxSpec, TemplateId,
 };
 use banger_net::{NetBackend, UserNet};
-use banger_vmm::{EndReason, Machine, Net, PrepareError, RunState, Running, Start, Vmm, reap};
+use banger_vmm::{
+    EndReason, Machine, Net, PrepareError, RunState, Running, SavedMachine, Start, Vmm, reap,
+};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -78,8 +81,19 @@ pub struct Blueprint<'a> {
     pub assets: &'a Assets,
     /// Runs [`banger_net::user::relay_inherited`] with the arguments that are added.
     pub relay: &'a HelperProgram,
-    /// What it is made from if it has no disk yet; without one it boots.
-    pub template: Option<Arc<Template>>,
+    /// What it begins with.
+    pub source: Source,
+}
+
+/// What a machine begins with.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A kernel.
+    Kernel,
+    /// A template, if it has no disk yet; else a kernel.
+    Template(Arc<Template>),
+    /// Its own memory.
+    Memory(SavedMachine),
 }
 
 /// A machine whose agent has answered. Its copies are the same machine; dropped, it runs on.
@@ -129,14 +143,14 @@ pub struct Prepared {
     plan: UserNet,
     network: Network,
     accelerator: Accelerator,
-    template: Option<Arc<Template>>,
+    source: Source,
     phases: Phases,
 }
 
 impl Prepared {
-    /// Whether it goes on where another was saved.
-    pub(crate) fn is_restored(&self) -> bool {
-        self.template.is_some()
+    /// Whether it is made from a template.
+    pub(crate) fn is_of_template(&self) -> bool {
+        matches!(self.source, Source::Template(_))
     }
 }
 
@@ -148,13 +162,13 @@ impl Prepared {
 pub async fn prepare(blueprint: &Blueprint<'_>, checkpoints: &Checkpoints) -> Result<Prepared> {
     let mut phases = Phases::default();
     let mut clock = Stopwatch::start();
-    let Furnished { machine, plan, network, template } = furnish(blueprint).await?;
+    let Furnished { machine, plan, network, source } = furnish(blueprint).await?;
     phases.furnished = clock.lap();
     checkpoints.reach("start.furnished").await;
     let accelerator = machine.accelerator;
     let machine = blueprint.assets.vmm.prepare(machine).await?;
     phases.prepared = clock.lap();
-    Ok(Prepared { machine, plan, network, accelerator, template, phases })
+    Ok(Prepared { machine, plan, network, accelerator, source, phases })
 }
 
 /// Boots a machine and gives it its identity; returns when its agent has answered and it is this
@@ -163,18 +177,19 @@ pub async fn prepare(blueprint: &Blueprint<'_>, checkpoints: &Checkpoints) -> Re
 /// # Errors
 /// When the guest does not come up.
 pub async fn boot(blueprint: &Blueprint<'_>, prepared: Prepared) -> Result<Live> {
-    let Prepared { machine, plan, network, accelerator, template, mut phases } = prepared;
+    let Prepared { machine, plan, network, accelerator, source, mut phases } = prepared;
     let mut clock = Stopwatch::start();
     let dir = blueprint.dir;
-    let patience = if template.is_some() { RESTORE_TIMEOUT } else { BOOT_TIMEOUT };
+    let (patience, template) = match source {
+        Source::Kernel => (BOOT_TIMEOUT, None),
+        Source::Template(template) => (RESTORE_TIMEOUT, Some(template)),
+        Source::Memory(_) => (RESTORE_TIMEOUT, None),
+    };
     let (machine, link) = run(machine, dir, patience).await?;
     phases.answered = clock.lap();
     let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let address = guest_net.as_ref().map(|net| net.address);
-    let identity = identity(blueprint, &plan, guest_net)?;
-    link.request(Request::Configure(identity))
-        .await
-        .context("the guest does not take its identity")?;
+    identify(blueprint, &link, &plan, guest_net).await?;
     phases.identified = clock.lap();
     // passt may have ended as soon as it began, when nobody was listening yet.
     let network = match (network, network_end(dir)) {
@@ -196,6 +211,29 @@ impl Stopwatch {
         let now = Instant::now();
         now - std::mem::replace(&mut self.0, now)
     }
+}
+
+/// Tells the guest which sandbox it is.
+async fn identify(
+    blueprint: &Blueprint<'_>,
+    link: &Link,
+    plan: &UserNet,
+    net: Option<GuestNet>,
+) -> Result<()> {
+    let identity = identity(blueprint, plan, net)?;
+    let told = link.request(Request::Configure(identity)).await;
+    told.map(drop).context("the guest does not take its identity")
+}
+
+/// Has a machine that an earlier daemon set going with its saved memory become its sandbox.
+///
+/// # Errors
+/// When its agent does not answer or does not take its identity.
+pub(crate) async fn identify_again(blueprint: &Blueprint<'_>, live: &Live) -> Result<()> {
+    answers(live).await?;
+    let plan = UserNet::plan(blueprint.id);
+    let net = (live.network == Network::Connected).then(|| plan.guest.clone());
+    identify(blueprint, &live.link, &plan, net).await
 }
 
 /// Lets a machine run and waits until its agent has answered.
@@ -335,7 +373,7 @@ pub(crate) struct Furnished {
     pub(crate) machine: Machine,
     plan: UserNet,
     network: Network,
-    template: Option<Arc<Template>>,
+    source: Source,
 }
 
 /// Makes a machine's disk, where it has none yet, and its network, and describes the machine.
@@ -343,7 +381,10 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
     let Blueprint { id, dir, spec, assets, .. } = blueprint;
     let (dir, disk) = (dir.to_path_buf(), dir.join(DISK));
     // What has written to a disk knows it otherwise than a template does.
-    let template = blueprint.template.clone().filter(|_| !is_there(&disk));
+    let source = match blueprint.source.clone() {
+        Source::Template(_) if is_there(&disk) => Source::Kernel,
+        source => source,
+    };
     let plan = UserNet::plan(id);
     let in_dir = InDir {
         disk: disk.clone(),
@@ -352,15 +393,16 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         plan: plan.clone(),
         relay: blueprint.relay.clone(),
         accelerator: assets.accelerator,
-        template: template.clone(),
+        source: source.clone(),
     };
     // It starts programs and waits for the disk.
     let (net, network) = spawn_blocking(move || in_dir.furnish()).await??;
     let machine = Machine {
         dir,
-        start: match &template {
-            Some(template) => Start::Saved(template.saved()),
-            None => assets.start(),
+        start: match &source {
+            Source::Kernel => assets.start(),
+            Source::Template(template) => Start::Saved(template.saved()),
+            Source::Memory(saved) => Start::Saved(saved.clone()),
         },
         accelerator: assets.accelerator,
         cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
@@ -369,7 +411,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         mac: plan.mac,
         net: net.map_or(Net::Absent, Net::Backend),
     };
-    Ok(Furnished { machine, plan, network, template })
+    Ok(Furnished { machine, plan, network, source })
 }
 
 /// What of a machine lies in its directory, and the programs of its network.
@@ -380,12 +422,16 @@ struct InDir {
     plan: UserNet,
     relay: HelperProgram,
     accelerator: Accelerator,
-    template: Option<Arc<Template>>,
+    source: Source,
 }
 
 impl InDir {
     fn furnish(&self) -> Result<(Option<NetBackend>, Network)> {
-        make_disk(&self.disk, &self.spec, self.template.as_deref())?;
+        let template = match &self.source {
+            Source::Template(template) => Some(&**template),
+            Source::Kernel | Source::Memory(_) => None,
+        };
+        make_disk(&self.disk, &self.spec, template)?;
         // Read again when the guest is told: then nobody waits for the disk.
         machine_id(&self.dir)?;
         let (net, network) = match self.spec.network {
@@ -395,7 +441,7 @@ impl InDir {
         let notes = Notes {
             accelerator: self.accelerator,
             connected: net.is_some(),
-            template: self.template.as_ref().map(|template| template.id.clone()),
+            template: template.map(|template| template.id.clone()),
         };
         write_atomic(&self.dir.join(NOTES), &serde_json::to_vec(&notes)?)?;
         Ok((net, network))

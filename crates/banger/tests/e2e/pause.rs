@@ -1,0 +1,168 @@
+//! `vm pause` and `vm resume`: what runs stands still without a machine, and goes on as it was.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{TestEnv, wait_until};
+use crate::vm::fails;
+
+/// How often one is paused in a row.
+const CYCLES: usize = 10;
+
+fn show(env: &TestEnv, name: &str) -> Value {
+    let json = env.run(["vm", "show", name, "-o", "json"]).ok();
+    serde_json::from_str(&json).unwrap()
+}
+
+fn exec(env: &TestEnv, name: &str, script: &str) -> String {
+    env.run(["vm", "exec", name, "--", "sh", "-c", script]).ok()
+}
+
+#[test]
+fn a_writer_that_is_paused_again_and_again_loses_nothing() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    // It counts into a file on the disk and into one in memory, and syncs now and then.
+    let writer = "
+        mkdir /root/tree && cp -r /usr/share/doc /root/tree/ 2>/dev/null
+        (cd /root/tree && find . -type f -exec sha256sum {} + | sort) > /root/sums
+        cat > /root/writer <<'EOF'
+i=0
+while :; do
+    i=$((i+1)); echo $i >> /root/counted; echo $i >> /dev/shm/counted
+    [ $((i % 50)) = 0 ] && sync /root/counted
+done
+EOF
+        setsid sh /root/writer </dev/null >/dev/null 2>&1 & echo $!";
+    let pid = exec(&env, "web", writer);
+    exec(&env, "web", "until [ -s /dev/shm/counted ]; do sleep 0.1; done");
+    let boot = show(&env, "web")["detail"]["boot_id"].clone();
+    let count = || exec(&env, "web", "wc -l < /dev/shm/counted").trim().parse::<u64>().unwrap();
+    let mut before = count();
+    for _ in 0..CYCLES {
+        env.run(["vm", "pause", "web"]).ok();
+        assert_eq!(show(&env, "web")["state"], "paused");
+        assert!(env.processes().is_empty(), "{:?}", env.processes());
+        env.run(["vm", "resume", "web"]).ok();
+        let now = count();
+        assert!(now >= before, "{now} {before}");
+        before = now;
+    }
+    exec(&env, "web", &format!("kill {pid}"));
+    let whole = "
+        for file in /root/counted /dev/shm/counted; do
+            seq $(wc -l < $file) | cmp - $file || echo $file is not whole
+        done
+        (cd /root/tree && find . -type f -exec sha256sum {} + | sort) | cmp - /root/sums";
+    assert_eq!(exec(&env, "web", whole), "");
+    assert_eq!(show(&env, "web")["detail"]["boot_id"], boot, "it was never booted again");
+    env.run(["vm", "stop", "web"]).ok();
+    env.run(["vm", "start", "web"]).ok();
+    assert_eq!(exec(&env, "web", "seq $(wc -l < /root/counted) | cmp - /root/counted"), "");
+    assert_ne!(show(&env, "web")["detail"]["boot_id"], boot);
+    env.run(["vm", "delete", "--force", "web"]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_paused_sandbox_outlives_the_daemon_and_has_a_network_again() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web"]).ok();
+    exec(&env, "web", "echo here > /dev/shm/x");
+    let generation = exec(&env, "web", "cat /run/banger/generation");
+    let address = exec(&env, "web", "hostname -I");
+    env.run(["vm", "pause", "web"]).ok();
+    env.kill_daemon();
+    assert_eq!(show(&env, "web")["state"], "paused");
+    let hint = "banger: sandbox web is paused, not running";
+    let refused = env.run(["vm", "exec", "web", "--", "true"]);
+    assert!(refused.status == 125 && refused.stderr.starts_with(hint), "{}", refused.stderr);
+    env.run(["vm", "start", "web"]).ok();
+    assert_eq!(exec(&env, "web", "cat /dev/shm/x"), "here\n", "to start it is to resume it");
+    assert_ne!(exec(&env, "web", "cat /run/banger/generation"), generation);
+    assert_eq!(exec(&env, "web", "hostname -I"), address);
+    env.kill_daemon();
+    env.run(["vm", "pause", "web"]).ok();
+    env.run(["vm", "stop", "web"]).ok();
+    let saved = env.sandboxes().remove(0).join("saved");
+    wait_until("memory that is of no use goes", || !saved.exists());
+    env.run(["vm", "delete", "web"]).ok();
+    env.assert_nothing_left();
+}
+
+/// Starts a daemon that kills itself at a checkpoint, and waits until it answers.
+fn daemon_that_dies_at(env: &TestEnv, checkpoint: &str) -> std::process::Child {
+    let program = env.program().with_file_name("bangerd");
+    let mut daemon = std::process::Command::new(program);
+    daemon.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    daemon.env("BANGER_HOME", env.home()).args(["--checkpoint", &format!("{checkpoint}=kill")]);
+    daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let child = daemon.spawn().unwrap();
+    let socket = env.home().join("run/bangerd.sock");
+    wait_until("the daemon answers", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    child
+}
+
+#[test]
+fn a_daemon_that_dies_while_it_saves_or_takes_up_memory_loses_nothing() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    exec(&env, "web", "echo here > /dev/shm/x; echo there > /root/y");
+    let boot = show(&env, "web")["detail"]["boot_id"].clone();
+    for (checkpoint, action, ends) in [
+        ("pause.decided", "pause", "paused"),
+        ("resume.used", "resume", "running"),
+        ("pause.saved", "pause", "paused"),
+        ("resume.answered", "resume", "running"),
+        ("pause.recorded", "pause", "paused"),
+        ("start.prepared", "resume", "running"),
+    ] {
+        env.kill_daemon();
+        let mut dying = daemon_that_dies_at(&env, checkpoint);
+        // The next daemon is asked, or has done it already: that is for the client to find out.
+        env.run(["vm", action, "web"]).ok();
+        assert!(!dying.wait().unwrap().success(), "{checkpoint} was not reached");
+        assert_eq!(show(&env, "web")["state"], ends, "{checkpoint}");
+    }
+    assert_eq!(exec(&env, "web", "cat /dev/shm/x /root/y"), "here\nthere\n");
+    assert_eq!(show(&env, "web")["detail"]["boot_id"], boot, "it was never booted again");
+    env.run(["vm", "delete", "--force", "web"]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
+fn memory_that_is_damaged_is_not_taken_up_and_the_disk_still_is() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    exec(&env, "web", "echo here > /root/x; sync");
+    env.run(["vm", "pause", "web"]).ok();
+    let devices = env.sandboxes().remove(0).join("saved/devices");
+    let whole = std::fs::read(&devices).unwrap();
+    std::fs::write(&devices, &whole[..100]).unwrap();
+    let failed = env.run(["vm", "resume", "web"]);
+    assert_eq!(failed.status, 1);
+    assert!(failed.stderr.contains("is not as it was written"), "{}", failed.stderr);
+    assert_eq!(show(&env, "web")["state"], "paused", "nothing is lost by trying");
+    std::fs::write(&devices, &whole).unwrap();
+    env.run(["vm", "resume", "web"]).ok();
+    env.run(["vm", "pause", "web"]).ok();
+    std::fs::remove_file(env.sandboxes().remove(0).join("saved/memory")).unwrap();
+    assert_eq!(env.run(["vm", "resume", "web"]).status, 1);
+    env.run(["vm", "kill", "web"]).ok();
+    env.run(["vm", "start", "web"]).ok();
+    assert_eq!(exec(&env, "web", "cat /root/x"), "here\n");
+    env.run(["vm", "delete", "--force", "web"]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
+fn only_what_runs_is_paused_and_only_what_is_paused_is_resumed() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--no-start"]).ok();
+    let refused = "banger: cannot pause web: it is created, and only what runs can be paused\n";
+    fails(&env, "vm pause web", 1, refused);
+    let refused = "banger: cannot resume web: it is created, and only what is paused can be resumed; start it\n";
+    fails(&env, "vm resume web", 1, refused);
+    env.run(["vm", "delete", "web"]).ok();
+}

@@ -1,0 +1,112 @@
+//! A sandbox's memory to the disk, and a sandbox from its memory.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use banger_model::lifecycle::EndCause;
+use banger_model::{Progress as _, SandboxRecord};
+use tracing::warn;
+
+use super::start::assets;
+use super::work::{Done, Superseded, clear_up};
+use crate::machine::memory::{self, Saved};
+use crate::machine::{self, Blueprint, Live, Source};
+use crate::operations::Audience;
+use crate::shared::Shared;
+
+/// Saves the memory of a sandbox that runs. Its machine stands still afterwards.
+pub(super) async fn save(
+    shared: &Shared,
+    record: &SandboxRecord,
+    live: Option<Live>,
+    audience: Audience,
+) -> Done {
+    audience.stage("saving memory");
+    let Some(live) = live else { return Done::NotSaved("there is no machine".to_owned()) };
+    match memory::save(&live, &shared.dir(&record.id)).await {
+        Ok(()) => {
+            shared.checkpoints.reach("pause.saved").await;
+            Done::Saved
+        }
+        Err(error) => {
+            warn!(sandbox = %record.id, error = format!("{error:#}"), "not paused");
+            Done::NotSaved(format!("{error:#}"))
+        }
+    }
+}
+
+/// Takes up a sandbox from its saved memory.
+pub(super) async fn resume(
+    shared: &Shared,
+    record: &SandboxRecord,
+    superseded: Superseded,
+    audience: Audience,
+) -> Done {
+    let begin = Instant::now();
+    match try_resume(shared, record, superseded, &audience).await {
+        Ok(Some(live)) => {
+            shared.checkpoints.reach("resume.answered").await;
+            Done::Booted(live, begin.elapsed())
+        }
+        Ok(None) => Done::Superseded,
+        Err(error) => {
+            clear_up(shared, record).await;
+            match memory::look(&shared.dir(&record.id)) {
+                // Nothing has gone on with it: it is as good as before.
+                Saved::Whole(_) => Done::NotResumed(format!("{error:#}")),
+                Saved::Used | Saved::Nothing => Done::Ended(EndCause::Failed(format!("{error:#}"))),
+            }
+        }
+    }
+}
+
+async fn try_resume(
+    shared: &Shared,
+    record: &SandboxRecord,
+    mut superseded: Superseded,
+    audience: &Audience,
+) -> Result<Option<Live>> {
+    audience.stage("resuming");
+    let dir = machine::make_dir(&shared.dir(&record.id))?;
+    let found = assets(shared, record, &mut superseded, audience).await?;
+    let Some(assets) = found else { return Ok(None) };
+    let blueprint = |source| Blueprint {
+        id: &record.id,
+        name: &record.name,
+        dir: &dir,
+        spec: &record.spec,
+        assets: &assets,
+        relay: &shared.relay,
+        source,
+    };
+    let saved = match memory::look(&dir) {
+        Saved::Whole(saved) => saved,
+        // An earlier daemon was about to set it going, and died before it could say so.
+        Saved::Used => {
+            let vmm = shared.arsenal.vmm().await?;
+            let adopted = machine::adopt(&*vmm, &shared.templates, (&record.id, &dir)).await?;
+            let live = adopted.ok_or_else(|| anyhow::anyhow!("it ended while it was resumed"))?;
+            // It may not have executed anything yet.
+            live.machine.resume().await?;
+            machine::identify_again(&blueprint(Source::Kernel), &live).await?;
+            memory::thaw(&live).await?;
+            return Ok(Some(live));
+        }
+        Saved::Nothing => anyhow::bail!("its memory was not saved"),
+    };
+    machine::clear(&dir).await?;
+    memory::whole(&saved, record.spec.memory)?;
+    machine::check_space(&shared.home.sandboxes())?;
+    let _turn = tokio::select! {
+        () = superseded.wait() => return Ok(None),
+        turn = shared.boots.acquire() => turn?,
+    };
+    let blueprint = blueprint(Source::Memory(saved));
+    let prepared = machine::prepare(&blueprint, &shared.checkpoints).await?;
+    shared.checkpoints.reach("start.prepared").await;
+    memory::mark_used(&dir)?;
+    shared.checkpoints.reach("resume.used").await;
+    let live = machine::boot(&blueprint, prepared).await?;
+    memory::thaw(&live).await?;
+    Ok(Some(live))
+}

@@ -1,0 +1,181 @@
+//! A sandbox's memory on the disk, while the sandbox is paused and after it was taken up.
+//!
+//! Memory and disk are one thing: memory that was saved fits the disk as it was then. So from the
+//! moment at which a machine goes on with it, it must not be taken up a second time; a mark says
+//! so, before the machine executes anything. The files stay: the machine's memory is still theirs,
+//! as far as it has not written to it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use banger_host::fs::{
+    create_new, ensure_private_dir, exchange, file_size, is_there, open_file, read_bounded,
+    remove_all, rename, sync_parent, write_atomic,
+};
+use banger_link::Request;
+use banger_model::{Bytes, MemorySize};
+use banger_vmm::{RunState, Running, SavedMachine};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+use tracing::warn;
+
+use super::Live;
+
+/// Where it is, in the sandbox's directory.
+const SAVED: &str = "saved";
+/// Where it is made.
+const NEW: &str = "saved.new";
+const ABOUT: &str = "saved.json";
+/// There when a machine has gone on with it.
+const USED: &str = "used";
+/// Longest description that makes sense, in bytes.
+const MAX_ABOUT_LEN: u64 = 4096;
+/// How long a guest may take to let its processes stand still.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What is known about saved memory.
+#[derive(Debug, Serialize, Deserialize)]
+struct About {
+    memory: Bytes,
+    devices: Bytes,
+}
+
+/// What there is of saved memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Saved {
+    /// None.
+    Nothing,
+    /// A machine can be made from it.
+    Whole(SavedMachine),
+    /// A machine has gone on with it.
+    Used,
+}
+
+/// What there is of saved memory in the directory of a sandbox.
+pub(crate) fn look(dir: &Path) -> Saved {
+    let saved = dir.join(SAVED);
+    match (is_there(&saved), is_there(&saved.join(USED))) {
+        (false, _) => Saved::Nothing,
+        (true, true) => Saved::Used,
+        (true, false) => Saved::Whole(files(&saved)),
+    }
+}
+
+fn files(dir: &Path) -> SavedMachine {
+    SavedMachine { memory: dir.join("memory"), devices: dir.join("devices") }
+}
+
+/// Saves the memory of a machine that runs. Afterwards the machine stands still, and what was
+/// saved before is gone. When it fails the machine runs on.
+///
+/// # Errors
+/// When anything of that cannot be done.
+pub(crate) async fn save(live: &Live, dir: &Path) -> Result<()> {
+    if matches!(look(dir), Saved::Whole(_)) && stands_still(&*live.machine) {
+        // A daemon before this one has come so far.
+        return Ok(());
+    }
+    let saved = try_save(live, dir).await;
+    if saved.is_err() {
+        // Whatever went wrong: it ran, and is to run.
+        let _ = live.machine.resume().await;
+        let _ = timeout(FREEZE_PATIENCE, live.link.request(Request::Thaw)).await;
+    }
+    saved
+}
+
+fn stands_still(machine: &dyn Running) -> bool {
+    *machine.watch().borrow() == RunState::Paused
+}
+
+async fn try_save(live: &Live, dir: &Path) -> Result<()> {
+    if stands_still(&*live.machine) {
+        // Left so by a daemon that died: it cannot be asked anything.
+        live.machine.resume().await?;
+    }
+    timeout(FREEZE_PATIENCE, live.link.request(Request::Freeze))
+        .await
+        .context("the guest does not answer")?
+        .context("its processes cannot be frozen")?;
+    live.machine.pause().await?;
+    let new = dir.join(NEW);
+    spawn_blocking({
+        let new = new.clone();
+        move || remove_all(&new).and_then(|()| ensure_private_dir(&new))
+    })
+    .await??;
+    live.machine.save(&files(&new)).await?;
+    let dir = dir.to_owned();
+    spawn_blocking(move || keep(&dir)).await?
+}
+
+/// Puts what was saved in the place of what was saved before, once all of it is on the disk.
+fn keep(dir: &Path) -> Result<()> {
+    let (new, saved) = (dir.join(NEW), dir.join(SAVED));
+    let made = files(&new);
+    let size = |path: &Path| Ok::<_, anyhow::Error>(file_size(path)?.apparent);
+    let about = About { memory: size(&made.memory)?, devices: size(&made.devices)? };
+    for file in [&made.memory, &made.devices, &dir.join(super::DISK)] {
+        open_file(file)?.sync_all().with_context(|| format!("cannot sync {}", file.display()))?;
+    }
+    write_atomic(&new.join(ABOUT), &serde_json::to_vec(&about)?)?;
+    if !is_there(&saved) {
+        return Ok(rename(&new, &saved)?);
+    }
+    exchange(&new, &saved)?;
+    // It is done; what was before is in nobody's way, and goes with the next.
+    if let Err(error) = remove_all(&new) {
+        warn!(dir = %new.display(), %error, "memory that was saved before remains");
+    }
+    Ok(())
+}
+
+/// The saved memory in a directory, checked.
+///
+/// # Errors
+/// When it is not whole, or not that of a machine of this size.
+pub(crate) fn whole(saved: &SavedMachine, size: MemorySize) -> Result<()> {
+    let dir = saved.memory.parent().unwrap_or(Path::new("/"));
+    let about: About = serde_json::from_slice(&read_bounded(&dir.join(ABOUT), MAX_ABOUT_LEN)?)
+        .context("the description of the saved memory makes no sense")?;
+    let real = (file_size(&saved.memory)?.apparent, file_size(&saved.devices)?.apparent);
+    if real != (about.memory, about.devices) || about.memory != size.bytes() {
+        bail!("the saved memory in {} is not as it was written", dir.display());
+    }
+    Ok(())
+}
+
+/// From now on a machine goes on with the saved memory.
+///
+/// # Errors
+/// When that cannot be written down.
+pub(crate) fn mark_used(dir: &Path) -> Result<()> {
+    let mark = dir.join(SAVED).join(USED);
+    create_new(&mark)?;
+    Ok(sync_parent(&mark)?)
+}
+
+/// Removes what was saved.
+///
+/// # Errors
+/// When something of it remains.
+pub(crate) fn forget(dir: &Path) -> Result<()> {
+    for name in [SAVED, NEW] {
+        let path: PathBuf = dir.join(name);
+        if is_there(&path) {
+            remove_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets the processes of a machine that was taken up go on.
+///
+/// # Errors
+/// When the guest does not do that.
+pub(crate) async fn thaw(live: &Live) -> Result<()> {
+    live.link.request(Request::Thaw).await.context("its processes do not go on")?;
+    Ok(())
+}
