@@ -84,8 +84,10 @@ fn measure(args: &Args) -> Result<Report> {
     let podman = podman.map(|(program, rootfs)| {
         move || {
             let tool = Tool::new(&program).args(["--runtime", "runc", "--cgroup-manager=cgroupfs"]);
-            let tool = tool.args(["run", "--rm", "--network=none", "--rootfs"]);
-            tool.arg(&rootfs).arg("/bin/true")
+            // Its own limits may be above those of whoever measures.
+            let tool = tool.args(["run", "--rm", "--network=none"]);
+            let tool = tool.args(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]);
+            tool.arg("--rootfs").arg(&rootfs).arg("/bin/true")
         }
     });
     progress.stage("warming up");
