@@ -8,6 +8,7 @@ mod unpack;
 
 use std::ffi::OsString;
 use std::io::{self, BufWriter, Write as _};
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -92,7 +93,11 @@ async fn out(
 ) -> Result<(), CommandError> {
     let kind = source_kind(client, sandbox, &path).await?;
     let found = kind_here(&to)?;
-    let place = place(kind, &to, found)?;
+    let mut place = place(kind, &to, found)?;
+    if found == PathKind::File {
+        // A link that was named stays, and what it leads to is replaced.
+        place = places::place(kind, &resolved(&to)?, found)?;
+    }
     if found == PathKind::Missing && kind_here(&place.dir)? != PathKind::Directory {
         return Err(no_directory(&place.dir, "here"));
     }
@@ -197,6 +202,13 @@ fn kind_here(path: &[u8]) -> Result<PathKind, CommandError> {
             Err(anyhow::Error::from(error).context(context).into())
         }
     }
+}
+
+/// A path here without links.
+fn resolved(path: &[u8]) -> Result<Vec<u8>, CommandError> {
+    let real = std::fs::canonicalize(places::os(path))
+        .with_context(|| format!("cannot resolve {}", shown(path)))?;
+    Ok(real.into_os_string().into_vec())
 }
 
 fn no_directory(path: &[u8], place: &str) -> CommandError {

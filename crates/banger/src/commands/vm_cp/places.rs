@@ -88,10 +88,15 @@ pub(super) fn place(source: PathKind, target: &[u8], found: PathKind) -> Result<
     let wants_dir = target.ends_with(b"/") || matches!(name, b"" | b"." | b"..");
     match (source, found) {
         (_, PathKind::Directory) => Ok(Place { dir: target.to_vec(), name: None }),
-        (PathKind::Directory, PathKind::File | PathKind::Other) => {
+        // To put a file in its place would be the end of /dev/null.
+        (_, PathKind::Other) => bail!(
+            "{} is a device, a pipe or a socket, which no copy takes the place of",
+            shown(target)
+        ),
+        (PathKind::Directory, PathKind::File) => {
             bail!("{} is a file, and cannot become a directory", shown(target))
         }
-        (_, PathKind::File | PathKind::Other) if wants_dir => {
+        (_, PathKind::File) if wants_dir => {
             bail!("{} is no directory", shown(target))
         }
         (PathKind::Directory, PathKind::Missing) if !matches!(name, b"" | b"." | b"..") => {
@@ -134,7 +139,7 @@ mod tests {
     #[test]
     fn a_copy_is_made_where_docker_would_make_it() {
         type Expected<'a> = Option<(&'a str, Option<&'a str>)>;
-        let cases: [(PathKind, &str, PathKind, Expected<'_>); 20] = [
+        let cases: [(PathKind, &str, PathKind, Expected<'_>); 21] = [
             // A file.
             (File, "/d", Directory, Some(("/d", None))),
             (File, "/d/", Directory, Some(("/d/", None))),
@@ -155,6 +160,7 @@ mod tests {
             (Directory, "/d/.", Missing, None),
             (Directory, "/d/f", File, None),
             (Directory, "/dev/null", Other, None),
+            (File, "/dev/null", Other, None),
             // A link.
             (Other, "/d/l", Missing, Some(("/d/", Some("l")))),
             (Other, "/d", Directory, Some(("/d", None))),
