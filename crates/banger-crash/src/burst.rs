@@ -222,7 +222,8 @@ pub(crate) async fn run(
     writes: &[u8],
 ) -> Result<(), RunFailed> {
     let failed = |error: ClientError| match error {
-        ClientError::Connect(_) => RunFailed::NoDaemon,
+        // What may be asked again was, and nobody was there.
+        ClientError::Connect(_) | ClientError::Interrupted { .. } => RunFailed::NoDaemon,
         error => RunFailed::Otherwise(format!("{error}: {error:?}")),
     };
     let id = banger_host::random::bytes().map_err(|e| RunFailed::Otherwise(e.to_string()))?;

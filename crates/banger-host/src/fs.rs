@@ -281,6 +281,19 @@ pub fn file_size(path: &Path) -> Result<FileSize> {
     Ok(FileSize { apparent: Bytes::new(meta.len()), real: Bytes::new(meta.blocks() * 512) })
 }
 
+/// Makes a file of this length whose blocks are all taken.
+///
+/// # Errors
+/// When there is no room; then there is no file.
+pub fn allocate(path: &Path, len: Bytes) -> Result<()> {
+    let file = create_new(path)?;
+    let made = fallocate(&file, FallocateFlags::empty(), 0, len.get());
+    if made.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    made.at("take room for", path)
+}
+
 /// Space that this user may still fill on the file system of `path`.
 ///
 /// # Errors

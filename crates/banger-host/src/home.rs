@@ -14,6 +14,7 @@ pub struct Home {
     state: PathBuf,
     cache: PathBuf,
     runtime: PathBuf,
+    root: Option<PathBuf>,
 }
 
 /// The part of the environment that says where things are.
@@ -81,6 +82,7 @@ impl Home {
             cache: dir(&env.xdg_cache, ".cache"),
             state,
             runtime,
+            root: None,
         })
     }
 
@@ -91,7 +93,14 @@ impl Home {
             state: root.join("state"),
             cache: root.join("cache"),
             runtime: root.join("run"),
+            root: Some(root.to_owned()),
         }
+    }
+
+    /// The one directory that everything is under, if there is one: what `BANGER_HOME` has to say
+    /// to another process, wherever that works.
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
     }
 
     /// Where all images are.

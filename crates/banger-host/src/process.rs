@@ -58,6 +58,7 @@ pub struct Launch {
     dir: PathBuf,
     output: Option<File>,
     fds: Vec<(OwnedFd, i32)>,
+    env: Vec<(OsString, OsString)>,
 }
 
 impl Launch {
@@ -69,6 +70,7 @@ impl Launch {
             dir: dir.to_owned(),
             output: None,
             fds: Vec::new(),
+            env: Vec::new(),
         }
     }
 
@@ -76,6 +78,13 @@ impl Launch {
     #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets a variable of its environment, which else is this process's.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.into(), value.as_ref().to_owned()));
         self
     }
 
@@ -103,6 +112,7 @@ impl Launch {
         let staged = self.staged_fds()?;
         let mut command = Command::new(&self.program);
         command.args(&self.args).current_dir(&self.dir).stdin(Stdio::null());
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         match &self.output {
             Some(file) => {
                 let clone = || file.try_clone().at("duplicate the descriptor of", &self.dir);

@@ -53,7 +53,7 @@ pub enum StoreError {
     },
     /// The file was a database of ours once.
     #[error(
-        "the database {path} is damaged ({reason}): put a backup in its place, or move it away",
+        "the database {path} is damaged ({reason}): put a backup in its place",
         path = path.display()
     )]
     Damaged {

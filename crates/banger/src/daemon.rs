@@ -83,7 +83,12 @@ impl OnDemand {
         if std::fs::metadata(&log).is_ok_and(|meta| meta.len() > MAX_LOG_LEN) {
             rename(&log, &log.with_extension("log.1"))?;
         }
-        let daemon = Launch::new(&self.program, std::path::Path::new("/"))
+        let mut launch = Launch::new(&self.program, std::path::Path::new("/"));
+        // It works elsewhere, where a relative path would mean another place.
+        if let Some(root) = self.home.root() {
+            launch = launch.env("BANGER_HOME", root);
+        }
+        let daemon = launch
             .args(["--socket-fd", &SOCKET_FD.to_string(), "--ready-fd", &READY_FD.to_string()])
             .fd(listener, SOCKET_FD)
             .fd(tell.into(), READY_FD)

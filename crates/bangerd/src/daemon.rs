@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use banger_host::fs::{ensure_private_dir, remove_all};
+use banger_host::fs::{ensure_private_dir, file_size, is_there, list_dir, remove_all};
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
 use banger_host::socket;
-use banger_model::{Span, Timestamp};
+use banger_model::{SandboxId, Span, Timestamp};
 use banger_store::{Store, Write};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -32,7 +32,7 @@ use crate::operations::{MAX_FINISHED, Operations, now};
 use crate::recovery::{recover, settle_leases};
 use crate::registry::Registry;
 use crate::shared::{MAX_BOOTS, Shared};
-use crate::store::Memory;
+use crate::store::{Memory, Reserve};
 use crate::templates::Templates;
 use crate::{api, server};
 
@@ -69,14 +69,15 @@ pub async fn run(settings: Settings) -> Result<()> {
     let _lock = take_lock(&home).await?;
     raise_descriptors();
     let listener = listen(&home, socket)?;
-    let database = home.database();
-    let (store, remembered) = spawn_blocking(move || open(&database)).await??;
+    let (database, sandboxes) = (home.database(), home.sandboxes());
+    let reserve = Reserve::beside(&database);
+    let (store, remembered) = spawn_blocking(move || open(&database, &sandboxes)).await??;
     let shared = Arc::new(Shared {
         templates: Templates::below(home.templates()),
         home,
         arsenal: Arsenal::new(sources),
         relay,
-        store: Memory::new(store)?,
+        store: Memory::new(store, reserve)?,
         operations: Operations::default(),
         metrics: Metrics::default(),
         checkpoints,
@@ -127,10 +128,31 @@ async fn take_lock(home: &Home) -> Result<FileLock> {
     }
 }
 
-fn open(database: &Path) -> Result<(Store, banger_store::Remembered)> {
+fn open(database: &Path, sandboxes: &Path) -> Result<(Store, banger_store::Remembered)> {
+    refuse_to_forget(database, sandboxes)?;
     let store = Store::open(database)?;
     let remembered = store.load()?;
     Ok((store, remembered))
+}
+
+/// Without a database every sandbox would be one that nobody remembers, and would be removed.
+fn refuse_to_forget(database: &Path, sandboxes: &Path) -> Result<()> {
+    let is_empty = file_size(database).is_ok_and(|size| size.apparent.get() == 0);
+    if (is_there(database) && !is_empty) || !is_there(sandboxes) {
+        return Ok(());
+    }
+    let id =
+        |name: &std::ffi::OsString| name.to_str().is_some_and(|n| n.parse::<SandboxId>().is_ok());
+    let count = list_dir(sandboxes)?.iter().filter(|name| id(name)).count();
+    if count == 0 {
+        return Ok(());
+    }
+    bail!(
+        "there are {count} sandboxes in {}, but the database that remembers them, {}, is missing or \
+         empty: put a backup of it in its place, or move those directories away to begin anew",
+        sandboxes.display(),
+        database.display()
+    )
 }
 
 /// The socket: inherited from whoever started the daemon, or made here.
@@ -178,6 +200,7 @@ async fn keep_house(registry: &Registry) {
             warn!(error = format!("{error:#}"), "leases that nobody holds cannot be removed");
         }
         shared.templates.remember_uses();
+        shared.store.reserve();
     }
 }
 

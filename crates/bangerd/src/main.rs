@@ -106,8 +106,14 @@ fn run(args: Args) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    // Whoever waits for a word on it reads the log when it is closed: the reason is there by then.
+    let word = ready.as_ref().map(File::try_clone).transpose()?;
     let ended =
         runtime.block_on(daemon::run(Settings { sources, relay, socket, ready, checkpoints }));
+    if let Err(error) = &ended {
+        tracing::error!("{error:#}");
+    }
+    drop(word);
     runtime.shutdown_timeout(END_PATIENCE);
     ended
 }

@@ -202,11 +202,15 @@ impl Registry {
         self.lock().values().find(|handle| meant(&handle.view())).cloned()
     }
 
-    /// The sandbox that a name, an id or the beginning of one means, in this order.
+    /// The sandbox that an id, a name or the beginning of an id means, in this order.
     ///
     /// # Errors
     /// [`ResolveError`].
     pub(crate) fn resolve(&self, text: &str) -> Result<Handle, ResolveError> {
+        // An id is what scripts keep: no name that somebody chose takes its place.
+        if let Some(handle) = text.parse().ok().and_then(|id| self.get(&id)) {
+            return Ok(handle);
+        }
         if let Some(named) = self.find(|view| view.record.name.as_str() == text) {
             return Ok(named);
         }

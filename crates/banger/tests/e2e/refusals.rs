@@ -116,6 +116,23 @@ fn a_full_host_disk_is_named() {
 }
 
 #[test]
+fn on_a_full_disk_what_is_not_needed_can_be_deleted() {
+    if !is_root() {
+        return banger_testkit::skipped_on_this_machine("mounting a small file system needs root");
+    }
+    let env = TestEnv::empty();
+    let small = Tmpfs::mount(&env.home().join("state"), "size=80m,mode=0700");
+    env.run(["vm", "create", "old", "--no-start"]).ok();
+    let mut fill = std::fs::File::create(env.home().join("state/fill")).unwrap();
+    let full = std::io::copy(&mut std::io::repeat(1), &mut fill).unwrap_err();
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    env.run(["vm", "delete", "old"]).ok();
+    assert_eq!(env.run(["vm", "list", "-q"]).ok(), "");
+    env.kill_daemon();
+    drop(small);
+}
+
+#[test]
 fn a_read_only_home_is_named() {
     if !is_root() {
         return banger_testkit::skipped_on_this_machine("mounting a file system needs root");

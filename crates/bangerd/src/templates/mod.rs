@@ -237,9 +237,15 @@ impl Templates {
         turn
     }
 
-    /// A sandbox is made from it.
+    /// A sandbox is made from it. Nobody waits until that is written down.
     pub(crate) fn used(template: &Template) {
         template.used(now());
+        let uses = template.uses();
+        spawn_blocking(move || {
+            if let Err(error) = uses.remember() {
+                warn!(error = format!("{error:#}"), "a template's use is forgotten");
+            }
+        });
     }
 
     /// A template turns out to be of no use: it is done without for a while, and then made anew.
