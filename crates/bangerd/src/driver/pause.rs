@@ -7,10 +7,10 @@ use banger_model::lifecycle::EndCause;
 use banger_model::{Progress as _, SandboxRecord};
 use tracing::warn;
 
-use super::start::assets;
+use super::start::{assets, blueprint};
 use super::work::{Done, Superseded, clear_up};
 use crate::machine::memory::{self, Saved};
-use crate::machine::{self, Blueprint, Live, Source};
+use crate::machine::{self, Live, Source};
 use crate::operations::Audience;
 use crate::shared::Shared;
 
@@ -70,15 +70,7 @@ async fn try_resume(
     let dir = machine::make_dir(&shared.dir(&record.id))?;
     let found = assets(shared, record, &mut superseded, audience).await?;
     let Some(assets) = found else { return Ok(None) };
-    let blueprint = |source| Blueprint {
-        id: &record.id,
-        name: &record.name,
-        dir: &dir,
-        spec: &record.spec,
-        assets: &assets,
-        relay: &shared.relay,
-        source,
-    };
+    let blueprint = |source| blueprint(shared, record, (&dir, &assets), source);
     let saved = match memory::look(&dir) {
         Saved::Whole(saved) => saved,
         // An earlier daemon was about to set it going, and died before it could say so.

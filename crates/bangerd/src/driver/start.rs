@@ -66,16 +66,20 @@ async fn try_start(
     };
     let dir = machine::make_dir(&dir)?;
     shared.checkpoints.reach("start.directory").await;
-    let blueprint = Blueprint {
-        id: &record.id,
-        name: &record.name,
-        dir: &dir,
-        spec: &record.spec,
-        assets: &assets,
-        relay: &shared.relay,
-        source: template.map_or(Source::Kernel, Source::Template),
-    };
+    let source = template.map_or(Source::Kernel, Source::Template);
+    let blueprint = blueprint(shared, record, (&dir, &assets), source);
     restore_or_boot(shared, blueprint, superseded, audience).await
+}
+
+/// The machine of a sandbox that begins with this.
+pub(super) fn blueprint<'a>(
+    shared: &'a Shared,
+    record: &'a SandboxRecord,
+    (dir, assets): (&'a Path, &'a Assets),
+    source: Source,
+) -> Blueprint<'a> {
+    let SandboxRecord { id, name, spec, .. } = record;
+    Blueprint { id, name, dir, spec, assets, relay: &shared.relay, source }
 }
 
 /// What the sandbox is made of; `None` when something else was asked for meanwhile.

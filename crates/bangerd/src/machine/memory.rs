@@ -5,7 +5,7 @@
 //! so, before the machine executes anything. The files stay: the machine's memory is still theirs,
 //! as far as it has not written to it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -163,10 +163,7 @@ pub(crate) fn mark_used(dir: &Path) -> Result<()> {
 /// When something of it remains.
 pub(crate) fn forget(dir: &Path) -> Result<()> {
     for name in [SAVED, NEW] {
-        let path: PathBuf = dir.join(name);
-        if is_there(&path) {
-            remove_all(&path)?;
-        }
+        remove_all(&dir.join(name))?;
     }
     Ok(())
 }
