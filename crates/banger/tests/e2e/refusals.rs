@@ -126,6 +126,8 @@ fn on_a_full_disk_what_is_not_needed_can_be_deleted() {
     let mut fill = std::fs::File::create(env.home().join("state/fill")).unwrap();
     let full = std::io::copy(&mut std::io::repeat(1), &mut fill).unwrap_err();
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    // An open file would keep the file system mounted.
+    drop(fill);
     env.run(["vm", "delete", "old"]).ok();
     assert_eq!(env.run(["vm", "list", "-q"]).ok(), "");
     env.kill_daemon();

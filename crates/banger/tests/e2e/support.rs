@@ -270,6 +270,8 @@ impl Tmpfs {
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let _ = Command::new("umount").arg(&self.0).status();
+        let status = Command::new("umount").arg(&self.0).status();
+        // A test that has failed already has said more.
+        assert!(std::thread::panicking() || status.unwrap().success(), "{:?}", self.0);
     }
 }
