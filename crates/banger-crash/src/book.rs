@@ -95,6 +95,11 @@ pub struct Entry {
 /// All sandboxes by name. No name is used twice.
 pub type Book = BTreeMap<String, Entry>;
 
+/// What removes a sandbox.
+const GONE: [Wish; 3] = [Wish::Delete, Wish::DeleteForced, Wish::LeaseFell];
+/// What ends a sandbox's machine.
+const DOWN: [Wish; 3] = [Wish::Stop, Wish::Kill, Wish::Dies];
+
 impl Entry {
     /// One that is not there yet.
     pub fn new(afterwards: Afterwards, lease: Option<LeaseId>) -> Self {
@@ -113,12 +118,16 @@ impl Entry {
         self.asked.iter().any(yes)
     }
 
+    /// Whether something that was asked may have removed it.
+    pub fn may_have_gone(&self) -> bool {
+        let ends = self.afterwards == Afterwards::Goes;
+        self.possible().any(|wish| GONE.contains(&wish) || (ends && DOWN.contains(&wish)))
+    }
+
     /// The states in which it may come to rest.
     pub fn may_be(&self) -> BTreeSet<Rest> {
         use Wish as W;
         const UP: [Wish; 3] = [W::Start, W::Restart, W::CreateAndStart];
-        const GONE: [Wish; 3] = [W::Delete, W::DeleteForced, W::LeaseFell];
-        const DOWN: [Wish; 3] = [W::Stop, W::Kill, W::Dies];
         // Who hears that it goes will not see it again, whatever else was asked.
         if self.promised(&GONE) {
             return [Rest::Absent].into();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use banger_api::client::ClientError;
 use tokio::time::timeout;
 
 use crate::book::{Book, Boot, Heard, Rest, Wish};
@@ -148,6 +149,10 @@ impl Scene {
             match made {
                 Ok(made) if made.sandbox.name.as_str() == name => {
                     self.note(name, wish, Heard::Yes(made.operation));
+                }
+                // A lease makes one sandbox, ever: who asks again does not bring it back.
+                Err(ClientError::Problem(_)) if entry.may_have_gone() => {
+                    self.note(name, wish, Heard::No);
                 }
                 other => self.violation(round, format!("asked again for {name}: {other:?}")),
             }

@@ -94,6 +94,7 @@ pub enum Disposal {
 
 /// How long a sandbox is to live.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Lifetime {
     /// It is deleted so long after it was created.
     pub ttl: Option<Span>,

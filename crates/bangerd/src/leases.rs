@@ -2,7 +2,8 @@
 //!
 //! A client makes a file, locks it, and names it when it asks for a sandbox. The lock falls with
 //! the client's process, and the kernel tells whoever waits for it. The file is there before the
-//! sandbox is, so there is no moment at which nobody holds it.
+//! sandbox is, so there is no moment at which nobody holds it. It goes with the sandbox: a lease
+//! makes one, ever, and who asks again after somebody has deleted it is told so.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::Path;
@@ -41,14 +42,19 @@ impl Turns {
     }
 }
 
-/// Whether a client holds this lease.
+/// Whether a client holds this lease, and it has made no sandbox yet.
 ///
 /// # Errors
-/// When nobody does, or it cannot be looked at.
+/// When nobody does, its sandbox was deleted, or it cannot be looked at.
 pub(crate) fn check(home: &Home, lease: &LeaseId) -> Result<()> {
     let path = home.lease(lease);
-    if !is_there(&path) || FileLock::try_acquire(&path)?.is_some() {
-        bail!("nobody holds the lease {lease:?}");
+    if !is_there(&path) {
+        bail!(
+            "the lease {lease} is over: its sandbox was deleted, or there never was such a lease"
+        );
+    }
+    if FileLock::try_acquire(&path)?.is_some() {
+        bail!("nobody holds the lease {lease}");
     }
     Ok(())
 }

@@ -60,7 +60,11 @@ impl Daemon {
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
-        Home::under(self.root.path()).socket()
+        self.home().socket()
+    }
+
+    pub(crate) fn home(&self) -> Home {
+        Home::under(self.root.path())
     }
 
     /// A connection to it, on which nobody waits for ever.
@@ -75,9 +79,13 @@ impl Daemon {
 
     /// As [`Daemon::ask`], where it may hang up without an answer.
     pub(crate) fn try_to_ask(&self, method: &str, path: &str) -> Option<Answer> {
+        self.send(&format!("{method} {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n"))
+    }
+
+    /// Sends a request and reads what is answered until it hangs up.
+    pub(crate) fn send(&self, request: &str) -> Option<Answer> {
         let mut stream = self.connect();
-        let head = format!("{method} {path} HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n");
-        stream.write_all(head.as_bytes()).ok()?;
+        stream.write_all(request.as_bytes()).ok()?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).ok()?;
         Answer::parse(&answer)
