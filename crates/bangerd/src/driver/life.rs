@@ -163,11 +163,8 @@ impl Driver {
                 self.begin(work::clear(&self.shared, &self.record));
                 self.ended(EndCause::Failed(gone.to_owned())).await;
             }
-            Recovery::Clear => {
-                if live.is_some() {
-                    self.begin(work::clear(&self.shared, &self.record));
-                }
-            }
+            // A daemon that was killed while it cleared up leaves what tells of a machine.
+            Recovery::Clear => self.begin(work::clear(&self.shared, &self.record)),
         }
         self.publish();
     }

@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_model::lifecycle::{Event, State, StopKind};
-use banger_model::policy::{Decision, Recovery, decide};
+use banger_model::policy::{Decision, decide};
 use banger_model::{Disposal, OperationRecord, SandboxRecord, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
@@ -151,7 +151,7 @@ impl Driver {
                 self.claimed = template;
                 self.begin(work::observe(&self.shared, &self.record));
             }
-            Beginning::RememberedAtRest => self.recovered(Recovery::Clear, None).await,
+            Beginning::RememberedAtRest => {}
         }
         let shutdown = self.shared.clone().ending();
         tokio::pin!(shutdown);

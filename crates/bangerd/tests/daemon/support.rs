@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use banger_host::home::Home;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// How long the daemon may take to answer somebody who does nothing wrong.
@@ -30,7 +31,19 @@ pub(crate) struct Answer {
 impl Daemon {
     /// Starts one where nothing was ever made, and waits until it serves.
     pub(crate) fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    /// Kills it and starts another in its place, once `meanwhile` has been done to its home.
+    pub(crate) fn replace(mut self, meanwhile: impl FnOnce(&Home)) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let root = std::mem::replace(&mut self.root, tempfile::tempdir().unwrap());
+        meanwhile(&Home::under(root.path()));
+        Self::start_in(root)
+    }
+
+    fn start_in(root: TempDir) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_bangerd"))
             .env_clear()
             .env("PATH", "/usr/bin:/bin")
@@ -90,6 +103,29 @@ impl Daemon {
         stream.read_to_end(&mut answer).ok()?;
         Answer::parse(&answer)
     }
+}
+
+/// Asks for a sandbox that is not started; the status and what is answered.
+pub(crate) fn create(daemon: &Daemon, lifetime: Value) -> (u16, Value) {
+    let wanted = json!({
+        "spec": {
+            "image": "debian-bookworm",
+            "kernel": "debian-cloud",
+            "memory": 256 << 20,
+            "disk": 1 << 30,
+            "network": "none",
+        },
+        "lifetime": lifetime,
+        "start": false,
+    });
+    let wanted = wanted.to_string();
+    let length = wanted.len();
+    let request = format!(
+        "POST /v1/sandboxes HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{wanted}"
+    );
+    let answer = daemon.send(&request).unwrap();
+    (answer.status, serde_json::from_str(&answer.body).unwrap())
 }
 
 impl Drop for Daemon {

@@ -1,9 +1,5 @@
 //! Clients that make no sense, take their time, send too much, are too many, or are somebody else:
 //! the daemon bears them all, and whoever does nothing wrong is answered meanwhile.
-#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
-#![expect(clippy::disallowed_methods, reason = "tests are on the other side of the door")]
-
-mod support;
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
@@ -16,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 
-use support::{Answer, Daemon, PATIENCE};
+use crate::support::{Answer, Daemon, PATIENCE};
 
 const MIB: u64 = 1024 * 1024;
 /// How much the daemon may grow under one attack: the longest body there may be, several times.
@@ -366,7 +362,7 @@ fn the_socket_and_its_directory_are_the_owners_alone() {
 fn stranger(socket: &Path) -> String {
     // The program may lie where this user cannot get; the link to it leads there all the same.
     let output = Command::new("/proc/self/exe")
-        .args(["the_stranger_of_another_test", "--exact", "--ignored", "--nocapture"])
+        .args(["hostile::the_stranger_of_another_test", "--exact", "--ignored", "--nocapture"])
         .env(STRANGER_SOCKET, socket)
         .uid(NOBODY)
         .gid(NOBODY)

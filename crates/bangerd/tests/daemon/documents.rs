@@ -1,8 +1,4 @@
 //! Documents that are made by the program say what the program says.
-#![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
-#![expect(clippy::disallowed_methods, reason = "tests are on the other side of the door")]
-
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use support::{Answer, Daemon};
+use crate::support::{Answer, Daemon};
 
 /// What is answered where nothing is served.
 const NO_PATH: &str = "there is nothing at this path";
