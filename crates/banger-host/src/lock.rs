@@ -1,7 +1,8 @@
 //! Advisory locks on files (flock(2)): they end with the last holder, however it dies.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
@@ -16,19 +17,20 @@ pub struct FileLock {
 }
 
 impl FileLock {
-    /// Takes the lock, waiting for whoever holds it. The file is created where it is missing.
+    /// Takes the lock, waiting for whoever holds it. The file is created where it is missing, and
+    /// is there when this returns: one that its last holder has removed is not worth a lock.
     ///
     /// # Errors
     /// When the file cannot be opened or locked.
     pub fn acquire(path: &Path) -> Result<Self> {
-        let file = open(path)?;
         loop {
+            let file = open(path)?;
             match flock(&file, FlockOperation::LockExclusive) {
-                Err(Errno::INTR) => {}
-                other => break other.at("lock", path)?,
+                Ok(()) if is_at(&file, path)? => return Ok(Self { _file: file }),
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error).at("lock", path),
             }
         }
-        Ok(Self { _file: file })
     }
 
     /// Takes the lock if it is free; `None` when another holds it.
@@ -36,12 +38,25 @@ impl FileLock {
     /// # Errors
     /// When the file cannot be opened or locked.
     pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
-        let file = open(path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error).at("lock", path),
+        loop {
+            let file = open(path)?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) if is_at(&file, path)? => return Ok(Some(Self { _file: file })),
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(error) => return Err(error).at("lock", path),
+            }
         }
+    }
+}
+
+/// Whether this is the file at `path`, and not one that was there.
+fn is_at(file: &File, path: &Path) -> Result<bool> {
+    let ours = file.metadata().at("look at", path)?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).at("look at", path),
     }
 }
 
@@ -69,5 +84,28 @@ mod tests {
         assert!(FileLock::try_acquire(&path).unwrap().is_none());
         drop(held);
         assert!(FileLock::try_acquire(&path).unwrap().is_some());
+    }
+    #[test]
+    fn who_waited_for_a_file_that_is_removed_locks_the_one_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = FileLock::acquire(&path).unwrap();
+        let removed = path.metadata().unwrap().ino();
+        let waiting = std::thread::spawn({
+            let path = path.clone();
+            move || FileLock::acquire(&path).unwrap()
+        });
+        // Whoever waits has it open; nothing else tells that it does.
+        let opened = || {
+            let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+            links.filter_map(|link| link.path().metadata().ok()).filter(|m| m.ino() == removed)
+        };
+        while opened().count() < 2 {
+            std::thread::yield_now();
+        }
+        std::fs::remove_file(&path).unwrap();
+        drop(held);
+        let _got = waiting.join().unwrap();
+        assert!(FileLock::try_acquire(&path).unwrap().is_none(), "it is locked by its path");
     }
 }
