@@ -27,6 +27,9 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Longest boot of a scripted guest, in milliseconds: long enough to be killed in its midst.
 const GUEST_DELAY: &str = "60";
 
+/// Machines that wait to become sandboxes, where the daemon is not stopped at a checkpoint.
+const SPARES: &str = "2";
+
 /// A daemon. Dropped, it is killed.
 pub(crate) struct Daemon {
     process: Arc<Process>,
@@ -47,6 +50,7 @@ impl Daemon {
             .env("HOME", place.root())
             .env("BANGER_HOME", place.banger_home())
             .env(DELAY_VARIABLE, GUEST_DELAY)
+            .env("BANGER_SPARES", if args.is_empty() { SPARES } else { "0" })
             .current_dir(place.root())
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)

@@ -265,7 +265,9 @@ pub enum BootMode {
 }
 
 /// How a sandbox is connected.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
     /// A network of its own with a way out.

@@ -44,7 +44,7 @@ struct Subject<'a> {
     id: SandboxId,
     name: SandboxName,
     dir: PathBuf,
-    assets: &'a Assets,
+    assets: &'a Arc<Assets>,
     spec: &'a SandboxSpec,
     relay: &'a HelperProgram,
 }
@@ -52,7 +52,7 @@ struct Subject<'a> {
 impl<'a> Subject<'a> {
     fn new(
         home: &Home,
-        assets: &'a Assets,
+        assets: &'a Arc<Assets>,
         spec: &'a SandboxSpec,
         relay: &'a HelperProgram,
     ) -> Result<Self> {
@@ -79,7 +79,7 @@ impl<'a> Subject<'a> {
 /// When any of that fails.
 pub async fn start(
     home: &Home,
-    assets: &Assets,
+    assets: &Arc<Assets>,
     template: Option<&Arc<Template>>,
     spec: &SandboxSpec,
     relay: &HelperProgram,
@@ -137,7 +137,7 @@ pub async fn template(
 /// When the machine does not power itself off.
 pub async fn floor(
     home: &Home,
-    assets: &Assets,
+    assets: &Arc<Assets>,
     initramfs: &Path,
     spec: &SandboxSpec,
     relay: &HelperProgram,

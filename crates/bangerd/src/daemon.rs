@@ -32,14 +32,17 @@ use crate::operations::{MAX_FINISHED, Operations, now};
 use crate::recovery::{recover, settle_leases};
 use crate::registry::Registry;
 use crate::shared::{MAX_BOOTS, Shared};
+use crate::spares::Spares;
 use crate::store::{Memory, Reserve};
 use crate::templates::Templates;
-use crate::{api, server};
+use crate::{api, server, spares};
 
 /// How long a daemon that is ending may keep this one waiting.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two times that old operations are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
+/// How long spare machines may take to end with the daemon.
+const SPARES_PATIENCE: Duration = Duration::from_secs(5);
 /// Finished operations are remembered for so long.
 const REMEMBERED: Span = Span::from_secs(24 * 3600);
 
@@ -54,6 +57,8 @@ pub struct Settings {
     pub socket: Option<OwnedFd>,
     /// Where one line is written when it serves.
     pub ready: Option<File>,
+    /// How many machines may wait to become sandboxes.
+    pub spares: usize,
     /// Where a test stops it.
     pub checkpoints: Checkpoints,
 }
@@ -63,7 +68,7 @@ pub struct Settings {
 /// # Errors
 /// When it cannot begin.
 pub async fn run(settings: Settings) -> Result<()> {
-    let Settings { sources, relay, socket, ready, checkpoints } = settings;
+    let Settings { sources, relay, socket, ready, spares, checkpoints } = settings;
     let home = sources.home.clone();
     let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let _lock = take_lock(&home).await?;
@@ -77,6 +82,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         home,
         arsenal: Arsenal::new(sources),
         relay,
+        spares: Spares::new(spares),
         store: Memory::new(store, reserve)?,
         operations: Operations::default(),
         metrics: Metrics::default(),
@@ -86,6 +92,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     });
     let registry = Registry::new(shared.clone());
     recover(&registry, remembered).await.context("cannot take up what is remembered")?;
+    let spares = tokio::spawn(spares::keep(shared.clone()));
     let router = api::router(registry.clone());
     let served = server::serve(listener, router, shared.shutdown.subscribe());
     tokio::pin!(served);
@@ -106,6 +113,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     shared.templates.remember_uses();
     notify(&[NotifyState::Stopping]);
     shared.shutdown.send_replace(true);
+    // What is left of them by then is ended by the next daemon.
+    let _ = timeout(SPARES_PATIENCE, spares).await;
     Ok(())
 }
 

@@ -4,7 +4,7 @@
 //! ```text
 //!   server ─ api ─▶ registry ─▶ driver (one task a sandbox) ─▶ machine ─▶ link
 //!                                   │                            ▲
-//!                                 store                       arsenal
+//!                                 store             templates, spares, arsenal
 //! ```
 //!
 //! **Architecture invariant:** nothing here knows a terminal or a command line. What is decided
@@ -30,6 +30,7 @@ mod recovery;
 mod registry;
 mod server;
 mod shared;
+pub mod spares;
 mod stats;
 mod store;
 pub mod templates;

@@ -13,6 +13,7 @@ use bangerd::assets::{DEFAULT_PATH, Sources, guest_programs};
 use bangerd::checkpoint::{Checkpoint, Checkpoints};
 use bangerd::daemon::{self, Settings};
 use bangerd::machine::HelperProgram;
+use bangerd::spares;
 use clap::{Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
@@ -44,6 +45,9 @@ struct Args {
     /// The number of a descriptor to tell that it is ready
     #[arg(long, hide = true)]
     ready_fd: Option<RawFd>,
+    /// Most machines that wait to become sandboxes; 0: none
+    #[arg(long, env = "BANGER_SPARES", default_value_t = spares::DEFAULT_MOST)]
+    spares: usize,
     /// Stop at a checkpoint: `NAME=kill` or `NAME=hold`
     #[arg(long, hide = true)]
     checkpoint: Vec<Checkpoint>,
@@ -108,8 +112,14 @@ fn run(args: Args) -> Result<()> {
         .context("cannot start the runtime")?;
     // Whoever waits for a word on it reads the log when it is closed: the reason is there by then.
     let word = ready.as_ref().map(File::try_clone).transpose()?;
-    let ended =
-        runtime.block_on(daemon::run(Settings { sources, relay, socket, ready, checkpoints }));
+    let ended = runtime.block_on(daemon::run(Settings {
+        sources,
+        relay,
+        socket,
+        ready,
+        spares: args.spares,
+        checkpoints,
+    }));
     if let Err(error) = &ended {
         tracing::error!("{error:#}");
     }

@@ -39,6 +39,7 @@ pub(crate) struct Metrics {
     operations: Family<ByOutcome, Counter>,
     starts: Histogram,
     link_faults: Gauge,
+    spares: Gauge,
     vmm_memory: Gauge<f64, AtomicU64>,
     since: Timestamp,
 }
@@ -62,11 +63,13 @@ impl Default for Metrics {
         let link_faults = Gauge::default();
         let help = "Connections to guests that broke the protocol, of the sandboxes that run";
         registry.register("link_faults", help, link_faults.clone());
+        let spares = Gauge::default();
+        registry.register("spares", "Machines that wait to become sandboxes", spares.clone());
         let vmm_memory = Gauge::default();
         let help = "Memory of all virtual machine monitors that is in RAM";
         registry.register_with_unit("vmm_memory", help, Unit::Bytes, vmm_memory.clone());
         let since = now();
-        Self { registry, sandboxes, operations, starts, link_faults, vmm_memory, since }
+        Self { registry, sandboxes, operations, starts, link_faults, spares, vmm_memory, since }
     }
 }
 
@@ -95,13 +98,14 @@ impl Metrics {
         self.operations.get_or_create(&ByOutcome { action, outcome }).inc();
     }
 
-    /// Everything, for these sandboxes. It reads a file of /proc for each that runs.
+    /// Everything, for these sandboxes and so many spare machines. It reads a file of /proc for each that runs.
     ///
     /// # Errors
     /// Never for want of anything but memory.
     pub(crate) fn render<'a>(
         &self,
         views: impl Iterator<Item = &'a View>,
+        spares: usize,
     ) -> Result<String, fmt::Error> {
         let mut counts = [0i64; State::NAMES.len()];
         let (mut faults, mut memory) = (0, 0);
@@ -118,6 +122,7 @@ impl Metrics {
         for (state, count) in State::NAMES.into_iter().zip(counts) {
             self.sandboxes.get_or_create(&ByState { state }).set(count);
         }
+        self.spares.set(i64::try_from(spares).unwrap_or(i64::MAX));
         self.link_faults.set(i64::try_from(faults).unwrap_or(i64::MAX));
         #[expect(clippy::cast_precision_loss, reason = "no host has 2^53 bytes of memory")]
         self.vmm_memory.set(memory as f64);
@@ -145,9 +150,10 @@ mod tests {
             started: Timestamp(0),
             status: OperationStatus::Succeeded { at: Timestamp(1) },
         });
-        let text = metrics.render(std::iter::empty()).unwrap();
+        let text = metrics.render(std::iter::empty(), 3).unwrap();
         for line in [
             "banger_sandboxes{state=\"running\"} 0",
+            "banger_spares 3",
             "banger_operations_total{action=\"delete_forced\",outcome=\"succeeded\"} 1",
             "banger_start_seconds_bucket{le=\"0.2\"} 1",
             "# EOF",

@@ -21,6 +21,7 @@ use crate::leases;
 use crate::machine;
 use crate::operations::now;
 use crate::shared::Shared;
+use crate::spares::Spare;
 use crate::store::NotStored;
 
 /// Names that are tried for a sandbox that was given none. Each is longer than the one before.
@@ -130,10 +131,21 @@ impl Registry {
         self: &Arc<Self>,
         wanted: CreateSandbox,
     ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
-        let (record, operation) = self.reserve(wanted).await?;
+        let spare = match wanted.start {
+            true => self.shared.spares.take(&self.shared, &wanted.spec),
+            false => None,
+        };
+        let reserved = self.reserve(wanted, spare.as_ref()).await;
+        let (record, operation) = match reserved {
+            Ok(reserved) => reserved,
+            Err(error) => {
+                spare.into_iter().for_each(Spare::discard);
+                return Err(error);
+            }
+        };
         self.shared.checkpoints.reach("create.reserved").await;
         let id = operation.as_ref().map(|operation| operation.id.clone());
-        let handle = self.drive(record, operation.into_iter().collect(), Beginning::New);
+        let handle = self.drive(record, operation.into_iter().collect(), Beginning::New(spare));
         Ok((handle.view(), id))
     }
 
@@ -141,8 +153,12 @@ impl Registry {
     async fn reserve(
         &self,
         wanted: CreateSandbox,
+        spare: Option<&Spare>,
     ) -> Result<(SandboxRecord, Option<OperationRecord>), CreateError> {
-        let id = SandboxId::from_random(random::bytes()?);
+        let id = match spare {
+            Some(spare) => spare.id.clone(),
+            None => SandboxId::from_random(random::bytes()?),
+        };
         let random = random::bytes()?;
         let attempts = if wanted.name.is_some() { 1 } else { NAME_ATTEMPTS };
         let mut attempt = 0;

@@ -38,6 +38,9 @@ pub struct Template {
     pub hits: u64,
     /// Whether a sandbox runs that was made from it, and shares its memory.
     pub in_use: bool,
+    /// Machines that were made from it ahead and wait to become sandboxes.
+    #[serde(default)]
+    pub spares: usize,
 }
 
 /// How templates that are not in use are to go.

@@ -38,7 +38,8 @@ pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> 
 }
 
 fn table(templates: &[Template], now: Timestamp) -> String {
-    let mut table = Table::new(["ID", "IMAGE", "MEMORY", "SIZE", "AGE", "USED", "HITS", "IN USE"]);
+    let mut table =
+        Table::new(["ID", "IMAGE", "MEMORY", "SIZE", "AGE", "USED", "HITS", "IN USE", "SPARES"]);
     for template in templates {
         let used = template.last_used.map(|at| format!("{} ago", now.since(at)));
         table.row([
@@ -50,6 +51,7 @@ fn table(templates: &[Template], now: Timestamp) -> String {
             used.unwrap_or_else(|| "never".to_owned()),
             template.hits.to_string(),
             if template.in_use { "yes" } else { "no" }.to_owned(),
+            template.spares.to_string(),
         ]);
     }
     table.render(&[])
@@ -70,14 +72,22 @@ mod tests {
 
     #[test]
     fn a_list_shows_what_each_costs_and_whether_it_is_of_use() {
-        let used =
-            Template { last_used: Some(Timestamp(2000)), hits: 12, in_use: true, ..template() };
+        let used = Template {
+            last_used: Some(Timestamp(2000)),
+            hits: 12,
+            in_use: true,
+            spares: 4,
+            ..template()
+        };
         assert_eq!(
             table(&[template(), used], Timestamp(62_000)),
-            "ID                IMAGE            MEMORY  SIZE  AGE    USED    HITS  IN USE\n\
-             0123456789abcdef  debian-bookworm  512M    200M  1m 1s  never   0     no\n\
-             0123456789abcdef  debian-bookworm  512M    200M  1m 1s  1m ago  12    yes\n"
+            "ID                IMAGE            MEMORY  SIZE  AGE    USED    HITS  IN USE  SPARES\n\
+             0123456789abcdef  debian-bookworm  512M    200M  1m 1s  never   0     no      0\n\
+             0123456789abcdef  debian-bookworm  512M    200M  1m 1s  1m ago  12    yes     4\n"
         );
-        assert_eq!(table(&[], Timestamp(0)), "ID  IMAGE  MEMORY  SIZE  AGE  USED  HITS  IN USE\n");
+        assert_eq!(
+            table(&[], Timestamp(0)),
+            "ID  IMAGE  MEMORY  SIZE  AGE  USED  HITS  IN USE  SPARES\n"
+        );
     }
 }

@@ -48,8 +48,9 @@ async fn start(env: &TestEnv) -> Sandbox {
         boot: BootMode::Cold,
     };
     let vmm = discover_vmm(&sources).await.unwrap();
-    let assets =
-        Assets::prepare(&sources, vmm, &spec.image, &spec.kernel, Arc::new(Silent)).await.unwrap();
+    let assets = Arc::new(
+        Assets::prepare(&sources, vmm, &spec.image, &spec.kernel, Arc::new(Silent)).await.unwrap(),
+    );
     let id = SandboxId::from_random([7; 6]);
     let dir = machine::make_dir(&home.bench().join(id.as_str())).unwrap();
     let relay = HelperProgram { program: "/nonexistent".into(), args: Vec::new() };

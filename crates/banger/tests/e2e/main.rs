@@ -18,6 +18,7 @@ mod prune;
 mod refusals;
 mod run;
 mod siblings;
+mod spares;
 mod support;
 mod survival;
 mod template;

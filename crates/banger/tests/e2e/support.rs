@@ -19,6 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// shared between tests; sandboxes are not.
 pub(crate) struct TestEnv {
     root: TempDir,
+    spares: usize,
 }
 
 /// What came of a run.
@@ -49,7 +50,7 @@ impl TestEnv {
                 symlink(agents.join(name), root.path().join("lib/banger").join(name)).unwrap();
             }
         }
-        Self { root }
+        Self { root, spares: 0 }
     }
 
     /// A place where sandboxes start at once; `None`, with the reason said, where they cannot.
@@ -65,6 +66,13 @@ impl TestEnv {
         let env = Self::empty();
         env.share_what_is_made();
         Some(env)
+    }
+
+    /// The same place, where so many machines may wait to become sandboxes. Elsewhere there are
+    /// none, so that what is left over shows.
+    pub(crate) fn with_spares(mut self, spares: usize) -> Self {
+        self.spares = spares;
+        self
     }
 
     fn share_what_is_made(&self) {
@@ -93,6 +101,7 @@ impl TestEnv {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("HOME", self.root.path())
             .env("BANGER_HOME", self.home())
+            .env("BANGER_SPARES", self.spares.to_string())
             .current_dir(self.root.path());
         command
     }
@@ -137,7 +146,7 @@ impl TestEnv {
     }
 
     /// Pids and command lines of processes that have to do with this place.
-    fn all_processes(&self) -> Vec<(i32, String)> {
+    pub(crate) fn all_processes(&self) -> Vec<(i32, String)> {
         let here = self.root.path().to_string_lossy().into_owned();
         let lines = std::fs::read_dir("/proc").unwrap().filter_map(|entry| {
             let path = entry.ok()?.path();
@@ -185,7 +194,7 @@ fn is_daemon(line: &str) -> bool {
     line.contains("/bin/bangerd --socket-fd")
 }
 
-fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }

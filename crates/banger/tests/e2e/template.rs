@@ -60,7 +60,7 @@ fn preparations(env: &TestEnv) -> usize {
 #[test]
 fn what_names_no_template_is_refused() {
     let env = TestEnv::empty();
-    let header = "ID  IMAGE  MEMORY  SIZE  AGE  USED  HITS  IN USE\n";
+    let header = "ID  IMAGE  MEMORY  SIZE  AGE  USED  HITS  IN USE  SPARES\n";
     says(&env, "template list", header);
     says(&env, "template ls -q", "");
     says(&env, "template list -o json", "[]\n");
@@ -97,7 +97,7 @@ fn a_template_is_made_once_and_stays_as_long_as_it_is_in_use() {
     let list = env.run(["template", "list"]).ok();
     let row: Vec<&str> = list.lines().nth(1).unwrap().split_whitespace().collect();
     assert_eq!(row[..3], [&id, "debian-bookworm", template_memory(&template).as_str()], "{list}");
-    assert!(list.ends_with(" ago  2     no\n"), "{list}");
+    assert!(list.ends_with(" ago  2     no      0\n"), "{list}");
     says(&env, "template list -q", &format!("{id}\n"));
     let offered =
         env.command(["--", "banger", "template", "rm", ""]).env("COMPLETE", "fish").output();

@@ -27,7 +27,8 @@ pub(super) async fn openapi() -> impl IntoResponse {
 /// What is counted, for Prometheus.
 pub(super) async fn metrics(State(registry): App) -> impl IntoResponse {
     let views = registry.list();
-    let text = registry.shared().metrics.render(views.iter().map(AsRef::as_ref));
+    let shared = registry.shared();
+    let text = shared.metrics.render(views.iter().map(AsRef::as_ref), shared.spares.count());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(CONTENT_TYPE, kind)], text.unwrap_or_default())
 }

@@ -77,7 +77,8 @@ impl Driver {
             self.lose_machine();
         }
         let audience = self.asked.audience();
-        self.begin(work::effect(&self.shared, &self.record, effect, self.live.as_ref(), audience));
+        let given = work::Given { live: self.live.clone(), spare: self.spare.take(), audience };
+        self.begin(work::effect(&self.shared, &self.record, effect, given));
         self.publish();
     }
 

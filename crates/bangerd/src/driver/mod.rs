@@ -34,6 +34,7 @@ use tracing::info;
 use crate::machine::Live;
 use crate::operations::now;
 use crate::shared::Shared;
+use crate::spares::Spare;
 use crate::templates::Template;
 
 use asked::Asked;
@@ -56,8 +57,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// What a driver begins with.
 #[derive(Debug)]
 pub(crate) enum Beginning {
-    /// The sandbox was just created.
-    New,
+    /// The sandbox was just created, and this machine waits for it.
+    New(Option<Spare>),
     /// It is remembered from an earlier daemon, and there may be processes of it, made from this
     /// template.
     Remembered(Option<Arc<Template>>),
@@ -100,6 +101,8 @@ struct Driver {
     minder: Option<Minder>,
     asked: Asked,
     work: Option<Work>,
+    /// A machine that waits for its first start.
+    spare: Option<Spare>,
     /// What its machine was made from, until that is known to run or not.
     claimed: Option<Arc<Template>>,
     /// Whether what is known of it has not reached the store.
@@ -135,6 +138,7 @@ impl Driver {
             minder: None,
             asked: Asked::default(),
             work: None,
+            spare: None,
             claimed: None,
             unsaved: false,
             again_at: None,
@@ -146,7 +150,7 @@ impl Driver {
 
     async fn run(mut self, mut orders: mpsc::Receiver<Order>, beginning: Beginning) {
         match beginning {
-            Beginning::New => {}
+            Beginning::New(spare) => self.spare = spare,
             Beginning::Remembered(template) => {
                 self.claimed = template;
                 self.begin(work::observe(&self.shared, &self.record));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
+use banger_host::fs::remove_all;
 use banger_model::lifecycle::EndCause;
 use banger_model::{BootMode, Progress as _, SandboxRecord};
 use banger_vmm::PrepareError;
@@ -16,6 +17,7 @@ use crate::assets::Assets;
 use crate::machine::{self, Blueprint, DISK, Live, Source, memory};
 use crate::operations::Audience;
 use crate::shared::Shared;
+use crate::spares::Spare;
 use crate::templates::{self, Known, Template, Templates};
 
 /// Brings a sandbox up. Work that makes something is never cut off in its midst: what comes next
@@ -23,11 +25,14 @@ use crate::templates::{self, Known, Template, Templates};
 pub(super) async fn start(
     shared: &Arc<Shared>,
     record: &SandboxRecord,
+    spare: Option<Spare>,
     superseded: Superseded,
     audience: Audience,
 ) -> Done {
     let begin = Instant::now();
-    match try_start(shared, record, superseded, &audience).await {
+    let started = try_start(shared, record, spare, superseded, &audience).await;
+    shared.spares.look_again();
+    match started {
         Ok(Some(live)) => {
             shared.checkpoints.reach("start.answered").await;
             Done::Booted(live, begin.elapsed())
@@ -44,16 +49,26 @@ pub(super) async fn start(
 async fn try_start(
     shared: &Arc<Shared>,
     record: &SandboxRecord,
+    spare: Option<Spare>,
     mut superseded: Superseded,
     audience: &Audience,
 ) -> Result<Option<Live>> {
     let dir = shared.dir(&record.id);
-    machine::clear(&dir).await?;
-    // It begins with its disk: what was in its memory does not fit that any more.
-    memory::forget(&dir)?;
     let Some(assets) = assets(shared, record, &mut superseded, audience).await? else {
         return Ok(None);
     };
+    if let Some(spare) = spare
+        && let Some(live) = become_sandbox(shared, record, (&assets, spare)).await
+    {
+        return Ok(Some(live));
+    }
+    machine::clear(&dir).await?;
+    // It begins with its disk: what was in its memory does not fit that any more.
+    memory::forget(&dir)?;
+    if record.boots <= 1 {
+        // Nobody has ever used what a first start has left that came to nothing.
+        remove_all(&dir.join(DISK))?;
+    }
     shared.checkpoints.reach("start.assets").await;
     machine::check_space(&shared.home.sandboxes())?;
     let template = tokio::select! {
@@ -71,11 +86,32 @@ async fn try_start(
     restore_or_boot(shared, blueprint, superseded, audience).await
 }
 
+/// Has a spare machine become the sandbox. What goes wrong with it costs time: the sandbox is
+/// made as any other.
+async fn become_sandbox(
+    shared: &Shared,
+    record: &SandboxRecord,
+    (assets, spare): (&Arc<Assets>, Spare),
+) -> Option<Live> {
+    let dir = shared.dir(&record.id);
+    let blueprint = blueprint(shared, record, (&dir, assets), Source::Kernel);
+    match spare.become_sandbox(&blueprint).await {
+        Ok(live) => {
+            up(shared, &blueprint, &live);
+            Some(live)
+        }
+        Err(error) => {
+            warn!(sandbox = %record.id, error = format!("{error:#}"), "its spare machine is of no use");
+            None
+        }
+    }
+}
+
 /// The machine of a sandbox that begins with this.
 pub(super) fn blueprint<'a>(
     shared: &'a Shared,
     record: &'a SandboxRecord,
-    (dir, assets): (&'a Path, &'a Assets),
+    (dir, assets): (&'a Path, &'a Arc<Assets>),
     source: Source,
 ) -> Blueprint<'a> {
     let SandboxRecord { id, name, spec, .. } = record;
@@ -158,20 +194,25 @@ async fn restore_or_boot(
             (Err(Failed::Template(error) | Failed::Otherwise(error)), _) => return Err(error),
             (Ok(None), _) => return Ok(None),
             (Ok(Some(live)), _) => {
-                if let Some(template) = &live.template {
-                    Templates::used(template);
-                }
-                debug!(phases = ?live.phases, "up");
+                up(shared, &blueprint, &live);
                 return Ok(Some(live));
             }
         }
     }
 }
 
+fn up(shared: &Shared, blueprint: &Blueprint<'_>, live: &Live) {
+    debug!(phases = ?live.phases, "up");
+    if let Some(template) = &live.template {
+        Templates::used(template);
+        shared.spares.started(&template.id, blueprint.assets, blueprint.spec);
+    }
+}
+
 /// Nothing is left of a machine that did not come up from its template, its disk included.
 async fn start_over(dir: &Path) -> Result<()> {
     machine::clear(dir).await?;
-    Ok(banger_host::fs::remove_all(&dir.join(DISK))?)
+    Ok(remove_all(&dir.join(DISK))?)
 }
 
 /// Why a machine did not come up.

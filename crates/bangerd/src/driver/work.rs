@@ -20,6 +20,7 @@ use super::start::start;
 use crate::machine::{self, Live, memory};
 use crate::operations::Audience;
 use crate::shared::Shared;
+use crate::spares::Spare;
 
 /// How a piece of work came out.
 pub(super) enum Done {
@@ -131,18 +132,30 @@ pub(super) fn decided(effect: Effect) -> &'static str {
     }
 }
 
+/// What work is done with.
+pub(super) struct Given {
+    /// The machine that runs.
+    pub(super) live: Option<Live>,
+    /// A machine that waits to become the sandbox.
+    pub(super) spare: Option<Spare>,
+    /// Who is told about it.
+    pub(super) audience: Audience,
+}
+
 /// The work that an effect is.
 pub(super) fn effect(
     shared: &Arc<Shared>,
     record: &SandboxRecord,
     effect: Effect,
-    live: Option<&Live>,
-    audience: Audience,
+    given: Given,
 ) -> Begin {
-    let (shared, record, live) = (shared.clone(), record.clone(), live.cloned());
+    let (shared, record) = (shared.clone(), record.clone());
+    let Given { live, spare, audience } = given;
     Begin::new(Kind::Changes, |superseded| async move {
         match effect {
-            Effect::Boot(Origin::Disk) => start(&shared, &record, superseded, audience).await,
+            Effect::Boot(Origin::Disk) => {
+                start(&shared, &record, spare, superseded, audience).await
+            }
             Effect::End(StopKind::PowerOff) => {
                 power_off(&shared, &record, live, superseded, audience).await
             }

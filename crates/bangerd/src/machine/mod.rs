@@ -78,7 +78,7 @@ pub struct Blueprint<'a> {
     /// What it is made of.
     pub spec: &'a SandboxSpec,
     /// What many are made of.
-    pub assets: &'a Assets,
+    pub assets: &'a Arc<Assets>,
     /// Runs [`banger_net::user::relay_inherited`] with the arguments that are added.
     pub relay: &'a HelperProgram,
     /// What it begins with.
@@ -177,9 +177,30 @@ pub async fn prepare(blueprint: &Blueprint<'_>, checkpoints: &Checkpoints) -> Re
 /// # Errors
 /// When the guest does not come up.
 pub async fn boot(blueprint: &Blueprint<'_>, prepared: Prepared) -> Result<Live> {
+    become_sandbox(blueprint, raise(blueprint.dir, prepared).await?).await
+}
+
+/// A machine whose agent has answered, and that is nobody's yet.
+#[derive(Debug)]
+pub(crate) struct Raised {
+    pub(crate) machine: Arc<dyn Running>,
+    pub(crate) link: Link,
+    /// What it was made from, and shares memory with.
+    pub(crate) template: Option<Arc<Template>>,
+    /// How long that took.
+    pub(crate) phases: Phases,
+    plan: UserNet,
+    network: Network,
+    accelerator: Accelerator,
+}
+
+/// Lets a machine run that has its directory here, and waits until its agent has answered.
+///
+/// # Errors
+/// When the guest does not come up.
+pub(crate) async fn raise(dir: &Path, prepared: Prepared) -> Result<Raised> {
     let Prepared { machine, plan, network, accelerator, source, mut phases } = prepared;
     let mut clock = Stopwatch::start();
-    let dir = blueprint.dir;
     let (patience, template) = match source {
         Source::Kernel => (BOOT_TIMEOUT, None),
         Source::Template(template) => (RESTORE_TIMEOUT, Some(template)),
@@ -187,12 +208,22 @@ pub async fn boot(blueprint: &Blueprint<'_>, prepared: Prepared) -> Result<Live>
     };
     let (machine, link) = run(machine, dir, patience).await?;
     phases.answered = clock.lap();
+    Ok(Raised { machine, link, template, phases, plan, network, accelerator })
+}
+
+/// Gives a machine its identity: from now on it is this sandbox and no other.
+///
+/// # Errors
+/// When the guest does not take it.
+pub(crate) async fn become_sandbox(blueprint: &Blueprint<'_>, raised: Raised) -> Result<Live> {
+    let Raised { machine, link, template, mut phases, plan, network, accelerator } = raised;
+    let mut clock = Stopwatch::start();
     let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let address = guest_net.as_ref().map(|net| net.address);
     identify(blueprint, &link, &plan, guest_net).await?;
     phases.identified = clock.lap();
     // passt may have ended as soon as it began, when nobody was listening yet.
-    let network = match (network, network_end(dir)) {
+    let network = match (network, network_end(blueprint.dir)) {
         (Network::Connected, Some(ended)) => Network::Failed(ended),
         (network, _) => network,
     };

@@ -30,7 +30,7 @@ use tracing::{info, warn};
 use crate::operations::now;
 
 pub(crate) use make::{make, shape};
-pub(crate) use rehearse::run_to_end;
+pub(crate) use rehearse::{rehearse, run_to_end};
 pub use template::{About, Template};
 
 /// What all templates may take on the disk; those that were not used for the longest time go.

@@ -20,7 +20,7 @@ const PATH: &[u8] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 ///
 /// # Errors
 /// When the guest does not take an identity; it may have no program to start.
-pub(super) async fn rehearse(link: &Link) -> Result<()> {
+pub(crate) async fn rehearse(link: &Link) -> Result<()> {
     link.request(Request::Configure(nobody()?)).await?;
     // An image without `true` has other programs, and reads them when they are needed.
     let _ = run_to_end(link, &["true"]).await;
