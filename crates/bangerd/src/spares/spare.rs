@@ -58,6 +58,9 @@ impl Spare {
         let mut raised = machine::raise(&dir, prepared).await?;
         rehearse(&raised.link).await.context("it does not rehearse")?;
         raised.machine.pause().await?;
+        // The monitor's word of it may come after its answer; an end comes as well.
+        let mut states = raised.machine.watch();
+        states.wait_for(|state| *state != RunState::Running).await?;
         raised.template = None;
         Ok(Self { id, dir, raised: Box::new(raised), template: weak })
     }
