@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::boot::{self, BootError, Booted, Disk};
 use crate::cgroup::Cgroups;
+use crate::clock;
 use crate::console;
 use crate::files;
 use crate::identity;
@@ -56,6 +57,10 @@ impl Machine for Guest {
 
     fn settle(&mut self) -> Result<(), String> {
         settle::settle().map_err(|error| format!("cannot clear free memory: {error}"))
+    }
+
+    fn adjust_clock(&mut self, by_ns: i64) -> Result<u64, String> {
+        clock::adjust(by_ns).map_err(|error| format!("cannot move the clock: {error}"))
     }
 }
 

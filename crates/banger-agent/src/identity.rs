@@ -13,9 +13,9 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use banger_link::Identity;
-use rustix::time::{ClockId, Timespec};
 use thiserror::Error;
 
+use crate::clock;
 use crate::network::{self, NetworkError};
 use crate::sys::entropy;
 
@@ -55,7 +55,7 @@ pub(crate) enum IdentityError {
 /// [`IdentityError`] for the first step that fails.
 pub(crate) fn take_on(identity: &Identity) -> Result<(), IdentityError> {
     entropy::add(identity.entropy).map_err(IdentityError::Entropy)?;
-    set_clock(identity.wall_clock_ns).map_err(IdentityError::Clock)?;
+    clock::set(identity.wall_clock_ns).map_err(IdentityError::Clock)?;
     rustix::system::sethostname(identity.hostname.as_bytes()).map_err(|errno| {
         IdentityError::Hostname { name: identity.hostname.clone(), source: errno.into() }
     })?;
@@ -75,13 +75,6 @@ pub(crate) fn take_on(identity: &Identity) -> Result<(), IdentityError> {
 pub(crate) fn publish(generation: u64) -> Result<(), IdentityError> {
     replace(Path::new(GENERATION), format!("{generation}\n").as_bytes(), 0o444)
         .map_err(|source| IdentityError::File { path: GENERATION.into(), source })
-}
-
-fn set_clock(wall_clock_ns: u64) -> io::Result<()> {
-    let seconds = i64::try_from(wall_clock_ns / 1_000_000_000).unwrap_or(i64::MAX);
-    let nanoseconds = i64::try_from(wall_clock_ns % 1_000_000_000).unwrap_or(0);
-    let time = Timespec { tv_sec: seconds, tv_nsec: nanoseconds };
-    Ok(rustix::time::clock_settime(ClockId::Realtime, time)?)
 }
 
 /// The files that say who the machine is: path, contents, mode.

@@ -18,6 +18,7 @@
 
 mod boot;
 mod cgroup;
+mod clock;
 mod console;
 mod files;
 mod guest;

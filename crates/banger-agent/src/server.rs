@@ -60,6 +60,12 @@ pub trait Machine {
     /// # Errors
     /// What went wrong, in one line for the host's user.
     fn settle(&mut self) -> Result<(), String>;
+
+    /// Moves its clock by so many nanoseconds, and tells what it says then: nanoseconds since 1970.
+    ///
+    /// # Errors
+    /// What went wrong, in one line for the host's user.
+    fn adjust_clock(&mut self, by_ns: i64) -> Result<u64, String>;
 }
 
 /// What a server works on.
@@ -224,6 +230,10 @@ impl<M: Machine> Server<M> {
             Request::Settle => self.machine.settle().map(|()| Reply::Done).map_err(Refusal::Failed),
             Request::Freeze => self.freeze(Freezer::Frozen),
             Request::Thaw => self.freeze(Freezer::Thawed),
+            Request::Clock { adjust_ns } => {
+                let now = self.machine.adjust_clock(adjust_ns);
+                now.map(|wall_clock_ns| Reply::Clock { wall_clock_ns }).map_err(Refusal::Failed)
+            }
             Request::PowerOff => {
                 self.stop();
                 Ok(Reply::Done)

@@ -8,6 +8,11 @@ pub fn wall() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// The same in nanoseconds, as guests are told.
+pub fn wall_ns() -> u64 {
+    u64::try_from(wall().as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// A moment after which something counts as late.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);

@@ -155,6 +155,12 @@ pub enum Request {
     Freeze,
     /// Let all processes go on. Answered by [`Reply::Done`]. Since version 3.
     Thaw,
+    /// Move the wall clock, and tell what it says then. Answered by [`Reply::Clock`]. Since
+    /// version 4.
+    Clock {
+        /// By so many nanoseconds; nothing to be told alone.
+        adjust_ns: i64,
+    },
 }
 
 impl Request {
@@ -163,6 +169,7 @@ impl Request {
         match self {
             Self::Stats | Self::StartTool { .. } | Self::Look { .. } => 2,
             Self::Settle | Self::Freeze | Self::Thaw => 3,
+            Self::Clock { .. } => 4,
             _ => 1,
         }
     }
@@ -187,6 +194,7 @@ impl Request {
             Self::Info => matches!(reply, Reply::Info(_)),
             Self::Stats => matches!(reply, Reply::Stats(_)),
             Self::Look { .. } => matches!(reply, Reply::Looked(_)),
+            Self::Clock { .. } => matches!(reply, Reply::Clock { .. }),
             Self::Configure(_)
             | Self::Signal { .. }
             | Self::Resize { .. }
@@ -253,6 +261,11 @@ pub enum Reply {
     Stats(GuestStats),
     /// What is at the path.
     Looked(PathKind),
+    /// What the wall clock says.
+    Clock {
+        /// Nanoseconds since 1970.
+        wall_clock_ns: u64,
+    },
 }
 
 /// How much of a guest is in use.

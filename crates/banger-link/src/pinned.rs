@@ -89,6 +89,7 @@ fn what_a_host_says() {
         request(Request::Settle),
         request(Request::Freeze),
         request(Request::Thaw),
+        request(Request::Clock { adjust_ns: -3 }),
         hex(&encode(&HostMessage::Ack { process: P, stream: Stream::Stderr, offset: 7 })),
         hex(&encode(&HostMessage::End { process: P, offset: 7 })),
     ];
@@ -126,6 +127,7 @@ fn what_an_agent_says() {
         reply(Reply::Looked(PathKind::File)),
         reply(Reply::Looked(PathKind::Other)),
         reply(Reply::Looked(PathKind::Missing)),
+        reply(Reply::Clock { wall_clock_ns: 9 }),
         hex(&encode(&AgentMessage::Ack { process: P, offset: 7 })),
         hex(&encode(&AgentMessage::End { process: P, stream: Stream::Stdout, offset: 7 })),
         hex(&encode(&AgentMessage::Exited { process: P, end: ProcessEnd::Exited(3) })),

@@ -71,9 +71,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     let Settings { sources, relay, socket, ready, spares, checkpoints } = settings;
     let home = sources.home.clone();
     let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+    // In this order: who starts a daemon on demand waits for it with the socket's lock in hand.
+    let listener = listen(&home, socket)?;
     let _lock = take_lock(&home).await?;
     raise_descriptors();
-    let listener = listen(&home, socket)?;
     let (database, sandboxes) = (home.database(), home.sandboxes());
     let reserve = Reserve::beside(&database);
     let (store, remembered) = spawn_blocking(move || open(&database, &sandboxes)).await??;

@@ -4,6 +4,7 @@
 //! beside it here.
 #![expect(unsafe_code, reason = "system calls that have no safe form elsewhere")]
 
+pub(crate) mod adjust;
 pub(crate) mod child;
 pub(crate) mod entropy;
 pub(crate) mod interface;

@@ -15,6 +15,25 @@ use banger_testkit::skipped;
 
 use crate::host::{Host, command, shell};
 
+/// Prints what is left of the clock's correction, in microseconds: `ADJ_OFFSET_SS_READ`.
+const LEFT_TO_SLEW: &str = r#"perl -e '$t = pack("L x4", 0xa001) . "\0" x 256; syscall(159, $t); print unpack("x8 q", $t)'"#;
+
+fn a_clock_is_set_when_it_is_far_off_and_slewed_when_it_is_not(host: &mut Host) {
+    let now = |host: &mut Host, adjust_ns| match host.request(Request::Clock { adjust_ns }) {
+        Ok(Reply::Clock { wall_clock_ns }) => wall_clock_ns,
+        other => panic!("{other:?}"),
+    };
+    let hour = 3_600_000_000_000;
+    let before = now(host, 0);
+    let later = now(host, hour);
+    assert!((hour.unsigned_abs()..2 * hour.unsigned_abs()).contains(&(later - before)));
+    let slewed = now(host, -400_000_000);
+    assert!(slewed > later, "time has jumped back");
+    let left = host.run(shell(LEFT_TO_SLEW)).unwrap();
+    let left: i64 = String::from_utf8(left.stdout).unwrap().parse().unwrap();
+    assert!((-400_000..-300_000).contains(&left), "{left} us are left");
+}
+
 /// Longer than a boot takes on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -41,6 +60,7 @@ fn a_guest_boots_serves_and_ends_cleanly() {
         output(&mut host, "hostname; cat /etc/machine-id; date +%s | cut -c1-6"),
         format!("box\n{}\n180000\n", "ab".repeat(16))
     );
+    a_clock_is_set_when_it_is_far_off_and_slewed_when_it_is_not(&mut host);
     let mounts = output(&mut host, "cut -d' ' -f2 /proc/mounts");
     for wanted in ["/", "/proc", "/sys", "/dev/pts", "/dev/shm", "/run", "/sys/fs/cgroup"] {
         assert!(mounts.lines().any(|mount| mount == wanted), "{wanted} in {mounts}");

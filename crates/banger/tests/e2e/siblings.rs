@@ -8,7 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::support::TestEnv;
+use crate::support::{TestEnv, wait_until};
+use crate::vm::says;
 
 /// How many come from one template at once.
 pub(crate) const SIBLINGS: usize = 4;
@@ -94,6 +95,22 @@ fn a_sandbox_knows_what_time_it_is() {
     );
     let uptime = |line: &str| line.parse::<f64>().unwrap();
     assert!(uptime(lines[1]) <= uptime(lines[2]), "{text}");
+}
+
+/// A guest whose clock went its own way while nobody looked after it.
+#[test]
+fn a_clock_that_is_wrong_is_put_right_by_whoever_takes_the_sandbox_over() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    says(&env, "vm create web --network none", "web\n");
+    env.run(["vm", "exec", "web", "--", "date", "-s", "2001-01-01"]).ok();
+    env.kill_daemon();
+    let host = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    wait_until("the clock is right", || {
+        let now: u64 =
+            env.run(["vm", "exec", "web", "--", "date", "+%s"]).ok().trim().parse().unwrap();
+        now.abs_diff(host()) <= 1
+    });
+    env.run(["vm", "delete", "--force", "web"]).ok();
 }
 
 #[test]

@@ -173,10 +173,12 @@ impl TestEnv {
     pub(crate) fn kill_daemon(&self) {
         let Some(pid) = self.daemon() else { return };
         kill(pid);
-        // Its command line goes first, its sockets later: only then nobody can connect to it.
+        // Its sockets go with its last thread: only then nobody can connect to it.
         wait_until("the daemon is gone", || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
+            let ended = stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"));
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+            ended && threads.map_or(0, Iterator::count) <= 1
         });
     }
 

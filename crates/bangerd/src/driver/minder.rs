@@ -12,7 +12,7 @@ use banger_model::SandboxId;
 use banger_vmm::{EndReason, Record, RunState, pollable};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::link::LinkState;
 use crate::logs;
@@ -23,6 +23,10 @@ use crate::shared::Shared;
 const QUEUE: usize = 16;
 /// How long a machine may take to be seen ending after its network.
 const END_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Between two looks at a guest's clock: two that differ by 100 parts in a million are 30 ms apart
+/// by then.
+const CLOCK_PERIOD: Duration = Duration::from_secs(300);
 
 /// What happens to a running machine.
 #[derive(Debug)]
@@ -76,6 +80,7 @@ impl Minder {
         tasks.spawn(reporter.clone().mind_machine());
         tasks.spawn(reporter.clone().mind_link());
         tasks.spawn(reporter.clone().mind_logs());
+        tasks.spawn(reporter.clone().mind_clock());
         match &live.network {
             Network::Connected => drop(tasks.spawn(reporter.clone().mind_network())),
             Network::Absent => {}
@@ -189,6 +194,25 @@ impl Reporter {
         {
             let message = format!("the sandbox has no network any more: {ended}");
             self.set(ConditionKind::NetworkFailed, message).await;
+        }
+    }
+
+    /// Its clock is right when it comes up, and moves away from the host's as two clocks do; by
+    /// hours, if the host has slept.
+    async fn mind_clock(self) {
+        if self.live.came_up() {
+            tokio::time::sleep(CLOCK_PERIOD).await;
+        }
+        loop {
+            match machine::time::correct(&self.live.link).await {
+                Ok(Some(by_ns)) => debug!(dir = %self.dir.display(), by_ns, "moved its clock"),
+                Ok(None) => {}
+                // An agent that is older does not know the question.
+                Err(error) => {
+                    debug!(dir = %self.dir.display(), error = format!("{error:#}"), "its clock is its own")
+                }
+            }
+            tokio::time::sleep(CLOCK_PERIOD).await;
         }
     }
 

@@ -4,6 +4,7 @@
 pub(crate) mod memory;
 mod network;
 mod space;
+pub(crate) mod time;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -113,6 +114,13 @@ pub struct Live {
     pub template: Option<Arc<Template>>,
     /// How long it took to bring it up; nothing for one that was taken over.
     pub phases: Phases,
+}
+
+impl Live {
+    /// Whether it was this daemon that brought it up.
+    pub(crate) fn came_up(&self) -> bool {
+        self.phases != Phases::default()
+    }
 }
 
 /// How long the parts of a start take, each from the end of the one before.
@@ -524,12 +532,11 @@ async fn answer(machine: &dyn Running, link: &Link) -> Result<()> {
 }
 
 fn identity(blueprint: &Blueprint<'_>, plan: &UserNet, net: Option<GuestNet>) -> Result<Identity> {
-    let wall_clock_ns = u64::try_from(clock::wall().as_nanos()).unwrap_or(u64::MAX);
     Ok(Identity {
         hostname: blueprint.name.to_string(),
         machine_id: machine_id(blueprint.dir)?,
         entropy: random::bytes()?,
-        wall_clock_ns,
+        wall_clock_ns: clock::wall_ns(),
         mac: plan.mac,
         net,
     })

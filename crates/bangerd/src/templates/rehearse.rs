@@ -36,7 +36,7 @@ fn nobody() -> Result<Identity> {
         hostname: "nobody".to_owned(),
         machine_id: [0; 16],
         entropy: random::bytes()?,
-        wall_clock_ns: u64::try_from(banger_host::clock::wall().as_nanos()).unwrap_or(u64::MAX),
+        wall_clock_ns: banger_host::clock::wall_ns(),
         mac: plan.mac,
         net: Some(plan.guest),
     })

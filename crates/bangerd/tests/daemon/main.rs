@@ -6,5 +6,6 @@ mod documents;
 mod hostile;
 mod leases;
 mod lost;
+mod starts;
 mod support;
 mod traces;
