@@ -116,17 +116,11 @@ impl Driver {
                 self.lose_machine();
                 self.happen(Event::Saved(now()), Vec::new()).await;
                 self.shared.checkpoints.reach("pause.recorded").await;
-                // Whatever still stands there is of no use any more.
+                // Whatever still stands there is of no use any more; who waits is told behind that.
                 self.begin(work::clear(&self.shared, &self.record));
             }
-            Done::NotSaved(reason) => {
-                self.give_up(&reason).await;
-                self.happen(Event::NotSaved(now()), Vec::new()).await;
-            }
-            Done::NotResumed(reason) => {
-                self.give_up(&reason).await;
-                self.happen(Event::NotResumed(now()), Vec::new()).await;
-            }
+            Done::NotSaved(reason) => self.give_up(&reason, Event::NotSaved(now())).await,
+            Done::NotResumed(reason) => self.give_up(&reason, Event::NotResumed(now())).await,
             Done::Removed => self.removed().await,
             Done::Again(reason) => {
                 warn!(sandbox = %self.record.id, reason, "not done; trying again");
@@ -136,9 +130,11 @@ impl Driver {
         }
     }
 
-    /// What was asked for and is being done comes to nothing.
-    async fn give_up(&mut self, reason: &str) {
-        for tracked in self.asked.take_joined() {
+    /// What was asked for and is being done comes to nothing: that happens, and who waits is told.
+    async fn give_up(&mut self, reason: &str, event: Event) {
+        let asked = self.asked.take_joined();
+        self.happen(event, Vec::new()).await;
+        for tracked in asked {
             self.finish(&tracked, Err(reason.to_owned())).await;
         }
     }

@@ -186,7 +186,7 @@ impl Driver {
         if self.unsaved {
             self.save(Vec::new()).await;
         }
-        if self.work.as_ref().is_some_and(|work| work.observes()) {
+        if self.work.as_ref().is_some_and(|work| work.observes() || work.clears()) {
             return Left::Sandbox;
         }
         loop {

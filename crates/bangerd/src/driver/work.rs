@@ -57,8 +57,12 @@ pub(super) struct Work {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
+    /// It looks, and what follows depends on what it sees.
     Observes,
+    /// It does what the sandbox's state says.
     Changes,
+    /// It ends what the sandbox's state says that it has no more.
+    Clears,
 }
 
 /// Work to be begun.
@@ -109,6 +113,11 @@ impl Work {
     /// Whether it only looks.
     pub(super) fn observes(&self) -> bool {
         self.kind == Kind::Observes
+    }
+
+    /// Whether it makes true what the sandbox's state says already.
+    pub(super) fn clears(&self) -> bool {
+        self.kind == Kind::Clears
     }
 }
 
@@ -199,7 +208,7 @@ pub(super) fn observe_later(
 /// Ends whatever runs of a sandbox that should not.
 pub(super) fn clear(shared: &Arc<Shared>, record: &SandboxRecord) -> Begin {
     let dir = shared.dir(&record.id);
-    Begin::new(Kind::Changes, |_| async move {
+    Begin::new(Kind::Clears, |_| async move {
         match machine::clear(&dir).await {
             Ok(()) => Done::Cleared,
             Err(error) => Done::Again(format!("{error:#}")),
