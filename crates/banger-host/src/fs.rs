@@ -337,6 +337,21 @@ pub fn clone_file(from: &Path, to: &Path) -> Result<Cloned> {
     }
 }
 
+/// Gives a file that nobody ever writes to another name; on another file system, or where it has
+/// as many names as it may have, it is cloned.
+///
+/// # Errors
+/// When the other name is taken, or either file fails.
+pub fn link_file(from: &Path, to: &Path) -> Result<()> {
+    match rustix::fs::link(from, to) {
+        Ok(()) => Ok(()),
+        Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => {
+            clone_file(from, to).map(drop)
+        }
+        Err(error) => Err(error).at("link to", to),
+    }
+}
+
 fn copy_extents(source: &File, target: &File) -> io::Result<()> {
     let len = source.metadata()?.len();
     target.set_len(len)?;
@@ -447,6 +462,20 @@ mod tests {
         rustix::io::pread(File::open(&to).unwrap(), &mut read, 32 << 20).unwrap();
         assert_eq!(&read, b"in the middle");
         assert!(clone_file(&from, &to).is_err(), "an existing target is never overwritten");
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_the_same_file_where_that_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        write_atomic(&from, b"memory").unwrap();
+        link_file(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&from).unwrap().ino(), fs::metadata(&to).unwrap().ino());
+        assert!(link_file(&from, &to).is_err(), "a name that is taken stays whose it is");
+        let elsewhere = Path::new("/dev/shm").join(format!("banger-link-{}", std::process::id()));
+        link_file(&from, &elsewhere).unwrap();
+        assert_eq!(read_bounded(&elsewhere, 10).unwrap(), b"memory");
+        remove_all(&elsewhere).unwrap();
     }
 
     #[test]

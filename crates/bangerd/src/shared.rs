@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoints;
 use crate::machine::HelperProgram;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
+use crate::snapshots::Snapshots;
 use crate::store::Memory;
 use crate::templates::Templates;
 
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub arsenal: Arsenal,
     /// What sandboxes are restored from.
     pub templates: Arc<Templates>,
+    /// What sandboxes were at one moment.
+    pub snapshots: Arc<Snapshots>,
     /// The program that stands before a sandbox's network.
     pub relay: HelperProgram,
     /// What is remembered.
