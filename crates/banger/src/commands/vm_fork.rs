@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::anyhow;
 use banger_api::client::Client;
 use banger_api::types::{Created, ForkSandbox, Operation};
-use banger_model::{ExitCode, Limits, OperationStatus, Progress, SandboxName, Span};
+use banger_model::{ExitCode, Limits, OperationStatus, Progress, SandboxName};
 use clap::value_parser;
 use clap_complete::ArgValueCandidates;
 
@@ -101,11 +101,11 @@ fn summary(taken: &Operation, up: &[SandboxName], took: Duration) -> String {
     let names: Vec<_> = up.iter().map(SandboxName::as_str).collect();
     let still = taken.stood_still_ms.map(|ms| format!("; {} stood still for {ms} ms", taken.name));
     format!(
-        "{} {} of {} in {}{}: {}",
+        "{} {} of {} in {} ms{}: {}",
         up.len(),
         if up.len() == 1 { "copy" } else { "copies" },
         taken.name,
-        Span::from_millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
+        took.as_millis(),
         still.unwrap_or_default(),
         names.join(", ")
     )
@@ -125,13 +125,13 @@ mod tests {
         .unwrap();
         let names = ["web-1".parse().unwrap(), "web-2".parse().unwrap()];
         assert_eq!(
-            summary(&taken, &names, Duration::from_secs(2)),
-            "2 copies of web in 2s; web stood still for 120 ms: web-1, web-2"
+            summary(&taken, &names, Duration::from_millis(400)),
+            "2 copies of web in 400 ms; web stood still for 120 ms: web-1, web-2"
         );
         let older = Operation { stood_still_ms: None, ..taken };
         assert_eq!(
-            summary(&older, &names[..1], Duration::from_secs(2)),
-            "1 copy of web in 2s: web-1"
+            summary(&older, &names[..1], Duration::from_millis(400)),
+            "1 copy of web in 400 ms: web-1"
         );
     }
 }
