@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use banger_model::Bytes;
@@ -303,6 +303,9 @@ pub fn free_space(path: &Path) -> Result<Bytes> {
     Ok(Bytes::new(stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
+/// So many bytes are carried at once from one file system to another.
+const CARRIED: usize = 1024 * 1024;
+
 /// How a copy came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cloned {
@@ -379,10 +382,28 @@ fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<
             target,
             Some(&mut write_at),
             want,
-        )?;
+        );
+        let copied = match copied {
+            // Some kinds of file systems copy among themselves alone.
+            Err(Errno::XDEV) => return carry_range(source, target, read_at..end),
+            other => other?,
+        };
         if copied == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+    }
+    Ok(())
+}
+
+/// Copies a range through memory.
+fn carry_range(source: &File, target: &File, range: std::ops::Range<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; CARRIED];
+    let mut at = range.start;
+    while at < range.end {
+        let len = usize::try_from(range.end - at).unwrap_or(CARRIED).min(CARRIED);
+        source.read_exact_at(&mut buffer[..len], at)?;
+        target.write_all_at(&buffer[..len], at)?;
+        at += len as u64;
     }
     Ok(())
 }
