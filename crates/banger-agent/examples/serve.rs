@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use banger_agent::{Cgroups, Machine, Server, Setting};
+use banger_agent::{Cgroups, Freezer, Machine, Server, Setting};
 use banger_link::Identity;
 use rustix::fs::OFlags;
 
@@ -17,7 +17,7 @@ use rustix::fs::OFlags;
 struct Fake;
 
 impl Machine for Fake {
-    fn take_on(&mut self, identity: &Identity) -> Result<(), String> {
+    fn take_on(&mut self, identity: &Identity, _processes: Freezer) -> Result<(), String> {
         if identity.hostname.is_empty() {
             return Err("cannot be nobody".to_owned());
         }

@@ -53,11 +53,12 @@ pub(crate) struct Tree {
 }
 
 /// Whether processes run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Freezer {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freezer {
     /// None does.
     Frozen,
     /// All do.
+    #[default]
     Thawed,
 }
 

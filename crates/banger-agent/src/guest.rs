@@ -9,7 +9,8 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
 
 use crate::boot::{self, BootError, Booted, Disk};
-use crate::cgroup::Cgroups;
+use crate::boot_id::BootId;
+use crate::cgroup::{Cgroups, Freezer};
 use crate::clock;
 use crate::console;
 use crate::files;
@@ -46,11 +47,20 @@ enum GuestError {
 struct Guest {
     /// How often it has become a sandbox: more than once when it was saved.
     generation: u64,
+    /// Which sandbox it is.
+    machine_id: Option<[u8; 16]>,
+    boot_id: BootId,
 }
 
 impl Machine for Guest {
-    fn take_on(&mut self, identity: &Identity) -> Result<(), String> {
+    fn take_on(&mut self, identity: &Identity, processes: Freezer) -> Result<(), String> {
         identity::take_on(identity).map_err(|error| console::chain(&error))?;
+        let before = self.machine_id.replace(identity.machine_id);
+        // They know the boot id of the sandbox that this was before.
+        if processes == Freezer::Frozen && before.is_some_and(|id| id != identity.machine_id) {
+            let renewed = self.boot_id.renew();
+            renewed.map_err(|error| format!("cannot give this boot an id of its own: {error}"))?;
+        }
         self.generation += 1;
         identity::publish(self.generation).map_err(|error| console::chain(&error))
     }

@@ -135,7 +135,7 @@ fn overwrite(path: &Path, contents: &[u8], mode: u32) -> io::Result<Overwritten>
 }
 
 /// Puts a new file in the place of whatever has this path.
-fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".banger-new");
     let aside = PathBuf::from(aside);

@@ -17,6 +17,7 @@
 #![deny(unsafe_code)]
 
 mod boot;
+mod boot_id;
 mod cgroup;
 mod clock;
 mod console;
@@ -40,7 +41,7 @@ mod tool;
 mod uevent;
 mod users;
 
-pub use cgroup::Cgroups;
+pub use cgroup::{Cgroups, Freezer};
 pub use guest::{live, live_as_floor};
 pub use server::{Machine, ServeError, Server, Setting};
 pub use tool::run_tool;

@@ -49,11 +49,11 @@ pub enum ServeError {
 
 /// The machine that the agent is in charge of, as far as requests change it.
 pub trait Machine {
-    /// Takes on an identity.
+    /// Takes on an identity; `processes` tells of those that live through this.
     ///
     /// # Errors
     /// What went wrong, in one line for the host's user.
-    fn take_on(&mut self, identity: &Identity) -> Result<(), String>;
+    fn take_on(&mut self, identity: &Identity, processes: Freezer) -> Result<(), String>;
 
     /// Makes itself small, for it is to be saved.
     ///
@@ -95,6 +95,8 @@ pub struct Server<M> {
     machine: M,
     cgroups: Option<Cgroups>,
     ready_us: u64,
+    /// How processes are: frozen ones live through whatever becomes of their machine.
+    processes: Freezer,
     stop: Stop,
 }
 
@@ -131,6 +133,7 @@ impl<M: Machine> Server<M> {
             machine: setting.machine,
             cgroups: setting.cgroups,
             ready_us: setting.ready_us,
+            processes: Freezer::Thawed,
             stop: Stop::No,
         })
     }
@@ -203,7 +206,8 @@ impl<M: Machine> Server<M> {
     fn carry_out(&mut self, request: Request) -> Reply {
         let result = match request {
             Request::Configure(identity) => {
-                self.machine.take_on(&identity).map(|()| Reply::Done).map_err(Refusal::Failed)
+                let taken_on = self.machine.take_on(&identity, self.processes);
+                taken_on.map(|()| Reply::Done).map_err(Refusal::Failed)
             }
             Request::Start { process, command } => {
                 let program = command.argv.first().map_or(&[][..], |name| name);
@@ -285,10 +289,14 @@ impl<M: Machine> Server<M> {
     }
 
     /// Without cgroups nothing can be frozen, and nothing would be thawed.
-    fn freeze(&self, state: Freezer) -> Result<Reply, Refusal> {
+    fn freeze(&mut self, state: Freezer) -> Result<Reply, Refusal> {
         let Some(cgroups) = &self.cgroups else { return Err(Refusal::Unsupported) };
-        cgroups
-            .freeze(state)
+        let frozen = cgroups.freeze(state);
+        // What stands still in part is to be thawed, too.
+        if frozen.is_ok() || state == Freezer::Frozen {
+            self.processes = state;
+        }
+        frozen
             .map(|()| Reply::Done)
             .map_err(|error| Refusal::Failed(format!("cannot make processes {state}: {error}")))
     }

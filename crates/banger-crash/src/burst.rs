@@ -198,7 +198,8 @@ pub(crate) fn wanted(name: &str, entry: &Entry, wish: Wish) -> Result<CreateSand
     };
     Ok(CreateSandbox {
         name: Some(name.parse().map_err(|e| parse(&e))?),
-        spec,
+        spec: Some(spec),
+        from: None,
         labels: Labels::default(),
         lifetime: Lifetime { disposal, lease: entry.lease.clone(), ..Lifetime::default() },
         start: wish == Wish::CreateAndStart,

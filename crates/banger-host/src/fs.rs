@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use banger_model::Bytes;
@@ -303,6 +303,9 @@ pub fn free_space(path: &Path) -> Result<Bytes> {
     Ok(Bytes::new(stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
+/// So many bytes are carried at once from one file system to another.
+const CARRIED: usize = 1024 * 1024;
+
 /// How a copy came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cloned {
@@ -337,6 +340,21 @@ pub fn clone_file(from: &Path, to: &Path) -> Result<Cloned> {
     }
 }
 
+/// Gives a file that nobody ever writes to another name; on another file system, or where it has
+/// as many names as it may have, it is cloned.
+///
+/// # Errors
+/// When the other name is taken, or either file fails.
+pub fn link_file(from: &Path, to: &Path) -> Result<()> {
+    match rustix::fs::link(from, to) {
+        Ok(()) => Ok(()),
+        Err(Errno::XDEV | Errno::MLINK | Errno::PERM | Errno::OPNOTSUPP) => {
+            clone_file(from, to).map(drop)
+        }
+        Err(error) => Err(error).at("link to", to),
+    }
+}
+
 fn copy_extents(source: &File, target: &File) -> io::Result<()> {
     let len = source.metadata()?.len();
     target.set_len(len)?;
@@ -364,10 +382,28 @@ fn copy_range(source: &File, target: &File, start: u64, end: u64) -> io::Result<
             target,
             Some(&mut write_at),
             want,
-        )?;
+        );
+        let copied = match copied {
+            // Some kinds of file systems copy among themselves alone.
+            Err(Errno::XDEV) => return carry_range(source, target, read_at..end),
+            other => other?,
+        };
         if copied == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
+    }
+    Ok(())
+}
+
+/// Copies a range through memory.
+fn carry_range(source: &File, target: &File, range: std::ops::Range<u64>) -> io::Result<()> {
+    let mut buffer = vec![0; CARRIED];
+    let mut at = range.start;
+    while at < range.end {
+        let len = usize::try_from(range.end - at).unwrap_or(CARRIED).min(CARRIED);
+        source.read_exact_at(&mut buffer[..len], at)?;
+        target.write_all_at(&buffer[..len], at)?;
+        at += len as u64;
     }
     Ok(())
 }
@@ -447,6 +483,20 @@ mod tests {
         rustix::io::pread(File::open(&to).unwrap(), &mut read, 32 << 20).unwrap();
         assert_eq!(&read, b"in the middle");
         assert!(clone_file(&from, &to).is_err(), "an existing target is never overwritten");
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_the_same_file_where_that_can_be() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        write_atomic(&from, b"memory").unwrap();
+        link_file(&from, &to).unwrap();
+        assert_eq!(fs::metadata(&from).unwrap().ino(), fs::metadata(&to).unwrap().ino());
+        assert!(link_file(&from, &to).is_err(), "a name that is taken stays whose it is");
+        let elsewhere = Path::new("/dev/shm").join(format!("banger-link-{}", std::process::id()));
+        link_file(&from, &elsewhere).unwrap();
+        assert_eq!(read_bounded(&elsewhere, 10).unwrap(), b"memory");
+        remove_all(&elsewhere).unwrap();
     }
 
     #[test]

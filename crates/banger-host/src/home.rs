@@ -138,6 +138,11 @@ impl Home {
         self.state.join("templates")
     }
 
+    /// Where what sandboxes were at one moment is kept.
+    pub fn snapshots(&self) -> PathBuf {
+        self.state.join("snapshots")
+    }
+
     /// Where the locks of clients are who own sandboxes.
     pub fn leases(&self) -> PathBuf {
         self.state.join("leases")

@@ -10,16 +10,19 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use banger_model::Bytes;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use crate::error::{AtPath as _, HostError, Result};
-use crate::fs::{clone_file, create_new, list_dir, punch_hole, read_bounded};
+use crate::fs::{clone_file, create_new, list_dir, punch_hole, read_bounded, read_text};
 
 /// The unit in which memory is compared with zeros and told apart from its file.
 const PAGE: usize = 4096;
 /// How much is read at once.
 const CHUNK: usize = 256 * PAGE;
+/// Longest summary of mappings that makes sense, in bytes.
+const MAX_ROLLUP_LEN: u64 = 64 * 1024;
 /// Longest list of mappings that makes sense, in bytes.
 const MAX_MAPS_LEN: u64 = 16 * 1024 * 1024;
 
@@ -59,6 +62,24 @@ pub fn copy_private(pid: i32, base: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Memory of a process that is in RAM (proc_pid_smaps(5)): what it shares with others is divided
+/// among all that have it, so what several processes take is the sum.
+///
+/// # Errors
+/// When the process is gone, or may not be looked into.
+pub fn proportional(pid: i32) -> Result<Bytes> {
+    let path = PathBuf::from(format!("/proc/{pid}/smaps_rollup"));
+    let text = read_text(&path, MAX_ROLLUP_LEN)?;
+    let kib = proportional_of(&text);
+    let kib = kib.ok_or(io::Error::from(io::ErrorKind::InvalidData)).at("understand", &path)?;
+    Ok(Bytes::new(kib * 1024))
+}
+
+fn proportional_of(rollup: &str) -> Option<u64> {
+    let value = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    value.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 /// What becomes of a page that holds nothing but zeros.
@@ -247,6 +268,16 @@ mod tests {
         for garbage in [&b""[..], b"/a b/memory", b"x-y rw-p /a b/memory", b"7-8 /a b/memory"] {
             assert_eq!(view_of(garbage, 42, b"/a b/memory"), None);
         }
+    }
+
+    #[test]
+    fn what_is_shared_is_divided() {
+        let rollup = "5000-7fff ---p 0 00:00 0 [rollup]\nRss:  900 kB\nPss:   300 kB\n";
+        assert_eq!(proportional_of(rollup), Some(300));
+        assert_eq!(proportional_of("Pss: x kB"), None);
+        assert_eq!(proportional_of(""), None);
+        let own = proportional(rustix::process::getpid().as_raw_nonzero().get()).unwrap();
+        assert!(own.get() > 100_000, "{own}");
     }
 
     #[test]

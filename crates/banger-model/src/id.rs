@@ -1,5 +1,5 @@
 //! Names of hex digits, chosen at random or from a digest: of sandboxes, operations, leases,
-//! templates.
+//! templates, snapshots.
 
 /// Makes the type of a name of so many bytes, written in lowercase hex digits, and of the
 /// error for a text that is none.
@@ -91,6 +91,23 @@ random_id!(
     TemplateId, ParseTemplateError, "a template", 8
 );
 
+random_id!(
+    /// The id of a snapshot, that of the operation that takes it: sixteen lowercase hex digits.
+    SnapshotId, ParseSnapshotIdError, "a snapshot's id", 8
+);
+
+impl SnapshotId {
+    /// The id of the snapshot that this operation takes: asked for again, it is the same one.
+    pub fn of(operation: &OperationId) -> Self {
+        Self(operation.0.clone())
+    }
+
+    /// The operation that takes it.
+    pub fn operation(&self) -> OperationId {
+        OperationId(self.0.clone())
+    }
+}
+
 impl SandboxId {
     /// The random bytes that the id was made from.
     pub fn bytes(&self) -> [u8; Self::LEN / 2] {
@@ -109,6 +126,12 @@ mod tests {
         assert_eq!(id.as_str(), "0001abff107f");
         assert_eq!(id.bytes(), bytes);
         assert_eq!(id.as_str().parse(), Ok(id));
+    }
+
+    #[test]
+    fn a_snapshot_is_known_by_the_operation_that_takes_it() {
+        let operation = OperationId::from_random([7; 8]);
+        assert_eq!(SnapshotId::of(&operation).operation(), operation);
     }
 
     #[test]

@@ -28,16 +28,18 @@ pub use device::{BlockRole, LINK_PORT_NAME, VOLUME_SLOTS};
 pub use exit::{ExitCode, ProcessEnd};
 pub use generate::generate_name;
 pub use id::{
-    LeaseId, OperationId, ParseIdError, ParseLeaseError, ParseOperationError, ParseTemplateError,
-    SandboxId, TemplateId,
+    LeaseId, OperationId, ParseIdError, ParseLeaseError, ParseOperationError, ParseSnapshotIdError,
+    ParseTemplateError, SandboxId, SnapshotId, TemplateId,
 };
 pub use label::{Label, LabelError, LabelFilter, Labels};
 pub use lifetime::{Disposal, Lifetime, ParseRestartError, RestartPolicy};
 pub use limits::{ArgsError, Limits};
-pub use name::{ImageName, KernelName, NameError, SandboxName};
+pub use name::{
+    ImageName, KernelName, NameError, SandboxName, SnapshotName, SnapshotNameError, SnapshotTag,
+};
 pub use net::{GuestNet, MacAddress};
 pub use progress::{Progress, Silent};
-pub use record::{OperationRecord, OperationStatus, SandboxRecord};
+pub use record::{FromSnapshot, OperationRecord, OperationStatus, SandboxRecord, SnapshotPart};
 pub use size::{Bytes, ParseBytesError};
 pub use spec::{
     Accelerator, BootMode, CpuCount, DiskSize, EnvVar, MemorySize, NetworkMode, ParseNetworkError,

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::id::SnapshotId;
 use crate::time::Timestamp;
 
 /// How a sandbox is, with what is known only then.
@@ -39,7 +40,11 @@ pub enum State {
         cause: EndCause,
     },
     /// Its memory is being saved.
-    Pausing,
+    Pausing {
+        /// What comes afterwards; a daemon that knew of one thing only has not written it down.
+        #[serde(default)]
+        then: Afterwards,
+    },
     /// Its memory is on disk; it has no machine.
     Paused {
         /// Since then.
@@ -64,6 +69,22 @@ pub enum Origin {
     Disk,
     /// From its memory, as it was saved.
     Memory,
+}
+
+/// What becomes of a machine whose memory was saved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Afterwards {
+    /// It ends.
+    #[default]
+    Stay,
+    /// It goes on.
+    GoOn {
+        /// What is saved is this snapshot.
+        snapshot: SnapshotId,
+        /// It has run since then.
+        since: Timestamp,
+    },
 }
 
 /// How a machine is ended.
@@ -101,6 +122,10 @@ pub enum Event {
     Ended(Timestamp, EndCause),
     /// Its memory is to be saved.
     Pause,
+    /// This snapshot of it is to be taken.
+    Snapshot(SnapshotId),
+    /// The snapshot is taken; it runs on.
+    Taken,
     /// Its memory is saved; its machine stands still, and is of no use any more.
     Saved(Timestamp),
     /// Its memory could not be taken up, and is as it was.
@@ -120,6 +145,8 @@ pub enum Effect {
     End(StopKind),
     /// Save the machine's memory and end it.
     Save,
+    /// Save the machine as a snapshot and let it go on.
+    Snapshot,
     /// Throw the saved memory away.
     DropMemory,
     /// Remove everything; afterwards the sandbox is no more.
@@ -159,7 +186,13 @@ impl State {
             }
 
             (S::Running { .. }, Event::Stop(how)) => end(*how),
-            (S::Running { .. }, Event::Pause) => to(S::Pausing, Some(Effect::Save)),
+            (S::Running { .. }, Event::Pause) => {
+                to(S::Pausing { then: Afterwards::Stay }, Some(Effect::Save))
+            }
+            (S::Running { since }, Event::Snapshot(snapshot)) => {
+                let then = Afterwards::GoOn { snapshot: snapshot.clone(), since: *since };
+                to(S::Pausing { then }, Some(Effect::Snapshot))
+            }
             (S::Running { .. }, Event::Ended(at, cause)) => to(ended(*at, cause), None),
 
             (S::Stopping { how: StopKind::PowerOff }, Event::Stop(StopKind::Kill)) => {
@@ -169,10 +202,10 @@ impl State {
                 to(S::Stopped { since: *at, cause: EndCause::Asked }, None)
             }
 
-            (S::Pausing, Event::Saved(at)) => to(S::Paused { since: *at }, None),
-            (S::Pausing, Event::NotSaved(at)) => to(S::Running { since: *at }, None),
-            (S::Pausing, Event::Stop(StopKind::Kill)) => end(StopKind::Kill),
-            (S::Pausing, Event::Ended(at, cause)) => to(failed(*at, cause), None),
+            (S::Pausing { .. }, Event::Stop(StopKind::Kill)) => end(StopKind::Kill),
+            (S::Pausing { then }, event) => {
+                after_saving(then, event).map(|state| Step { state, effect: None })
+            }
 
             (S::Paused { since }, Event::Stop(_)) => {
                 let stopped = S::Stopped { since: *since, cause: EndCause::Asked };
@@ -190,7 +223,7 @@ impl State {
             Self::Running { .. } => "running",
             Self::Stopping { .. } => "stopping",
             Self::Stopped { .. } => "stopped",
-            Self::Pausing => "pausing",
+            Self::Pausing { .. } => "pausing",
             Self::Paused { .. } => "paused",
             Self::Failed { .. } => "failed",
             Self::Deleting => "deleting",
@@ -206,7 +239,20 @@ impl State {
     /// Whether there may be a machine in this state.
     pub fn has_machine(&self) -> bool {
         use State as S;
-        matches!(self, S::Starting { .. } | S::Running { .. } | S::Stopping { .. } | S::Pausing)
+        matches!(
+            self,
+            S::Starting { .. } | S::Running { .. } | S::Stopping { .. } | S::Pausing { .. }
+        )
+    }
+
+    /// Since when it has run without an end in sight: while a snapshot is taken, too.
+    pub fn runs_since(&self) -> Option<Timestamp> {
+        match self {
+            Self::Running { since } | Self::Pausing { then: Afterwards::GoOn { since, .. } } => {
+                Some(*since)
+            }
+            _ => None,
+        }
     }
 
     /// What is left to do in this state, when whoever did it has gone.
@@ -214,10 +260,25 @@ impl State {
         match self {
             Self::Starting { from } => Some(Effect::Boot(*from)),
             Self::Stopping { how } => Some(Effect::End(*how)),
-            Self::Pausing => Some(Effect::Save),
+            Self::Pausing { then: Afterwards::Stay } => Some(Effect::Save),
+            Self::Pausing { then: Afterwards::GoOn { .. } } => Some(Effect::Snapshot),
             Self::Deleting => Some(Effect::Remove),
             _ => None,
         }
+    }
+}
+
+/// Where a machine whose memory is being saved comes to with this event.
+fn after_saving(then: &Afterwards, event: &Event) -> Option<State> {
+    match (then, event) {
+        (Afterwards::Stay, Event::Saved(at)) => Some(State::Paused { since: *at }),
+        (Afterwards::Stay, Event::NotSaved(at)) => Some(State::Running { since: *at }),
+        (Afterwards::Stay, Event::Ended(at, cause)) => Some(failed(*at, cause)),
+        (Afterwards::GoOn { since, .. }, Event::Taken | Event::NotSaved(_)) => {
+            Some(State::Running { since: *since })
+        }
+        (Afterwards::GoOn { .. }, Event::Ended(at, cause)) => Some(ended(*at, cause)),
+        _ => None,
     }
 }
 
@@ -263,11 +324,16 @@ pub fn every_state() -> Vec<State> {
         State::Running { since: at },
         State::Stopping { how: StopKind::PowerOff },
         State::Stopped { since: at, cause: EndCause::Asked },
-        State::Pausing,
+        State::Pausing { then: Afterwards::Stay },
+        State::Pausing { then: Afterwards::GoOn { snapshot: a_snapshot(), since: at } },
         State::Paused { since: at },
         State::Failed { since: at, reason: "x".to_owned() },
         State::Deleting,
     ]
+}
+
+fn a_snapshot() -> SnapshotId {
+    SnapshotId::from_random([1; 8])
 }
 
 /// One value of each event, with its word.
@@ -281,6 +347,8 @@ pub fn every_event() -> Vec<(&'static str, Event)> {
         ("powered off", Event::Ended(at, EndCause::PoweredOff)),
         ("crashed", Event::Ended(at, EndCause::Failed("x".to_owned()))),
         ("pause", Event::Pause),
+        ("snapshot", Event::Snapshot(a_snapshot())),
+        ("taken", Event::Taken),
         ("saved", Event::Saved(at)),
         ("not saved", Event::NotSaved(at)),
         ("not resumed", Event::NotResumed(at)),

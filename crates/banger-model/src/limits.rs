@@ -29,6 +29,8 @@ impl Limits {
     pub const MAX_LABEL_VALUE_LEN: usize = 255;
     /// Most sandboxes of one owner, running or not.
     pub const MAX_SANDBOXES: usize = 4096;
+    /// Most copies that one fork makes: what a host of some size starts at once.
+    pub const MAX_FORKS: u16 = 64;
     /// Bytes that arguments and environment of one command may take together: what Linux itself
     /// accepts with its default stack limit (execve(2), "Limits on size of arguments").
     pub const MAX_ARGS_LEN: usize = 2 * 1024 * 1024;

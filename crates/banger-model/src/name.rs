@@ -114,6 +114,76 @@ name_type! {
     KernelName
 }
 
+name_type! {
+    /// What tells the snapshots of one sandbox apart.
+    SnapshotTag
+}
+
+impl SnapshotTag {
+    /// The tag that is a number.
+    pub fn numbered(n: u64) -> Self {
+        Self(n.to_string())
+    }
+}
+
+impl SandboxName {
+    /// This name with a number behind it; `None` when it would be too long.
+    pub fn numbered(&self, n: u64) -> Option<Self> {
+        format!("{self}-{n}").parse().ok()
+    }
+}
+
+/// What a user calls a snapshot: `NAME@TAG`, the name being that of its sandbox when it was taken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SnapshotName {
+    /// The sandbox.
+    pub sandbox: SandboxName,
+    /// Which of its snapshots.
+    pub tag: SnapshotTag,
+}
+
+/// Why a text is no snapshot's name.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SnapshotNameError {
+    /// Nothing tells the two parts apart.
+    #[error("{0:?} names no snapshot: write NAME@TAG, as `banger snapshot list` does")]
+    NoTag(String),
+    /// One of them cannot be.
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl FromStr for SnapshotName {
+    type Err = SnapshotNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts = text.split_once('@');
+        let (sandbox, tag) = parts.ok_or_else(|| SnapshotNameError::NoTag(text.to_owned()))?;
+        Ok(Self { sandbox: sandbox.parse()?, tag: tag.parse()? })
+    }
+}
+
+impl TryFrom<String> for SnapshotName {
+    type Error = SnapshotNameError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<SnapshotName> for String {
+    fn from(name: SnapshotName) -> Self {
+        name.to_string()
+    }
+}
+
+impl fmt::Display for SnapshotName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.sandbox, self.tag)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +193,26 @@ mod tests {
         for good in ["a", "web", "debian-bookworm", "python3.12-slim", "0"] {
             assert!(good.parse::<SandboxName>().is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_has_the_name_of_its_sandbox_and_a_tag() {
+        let name: SnapshotName = "web@before-upgrade".parse().unwrap();
+        assert_eq!((name.sandbox.as_str(), name.tag.as_str()), ("web", "before-upgrade"));
+        assert_eq!(name.to_string().parse(), Ok(name));
+        let none = "web".parse::<SnapshotName>().unwrap_err();
+        assert!(none.to_string().contains("write NAME@TAG"), "{none}");
+        for bad in ["web@", "@1", "web@1@2", "web@../x", "Web@1"] {
+            assert!(bad.parse::<SnapshotName>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_number_behind_a_name_makes_a_name_unless_it_is_too_long() {
+        let name: SandboxName = "web".parse().unwrap();
+        assert_eq!(name.numbered(12).unwrap().as_str(), "web-12");
+        let long: SandboxName = "a".repeat(62).parse().unwrap();
+        assert_eq!(long.numbered(1), None);
     }
 
     #[test]

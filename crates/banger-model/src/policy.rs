@@ -4,7 +4,8 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::lifecycle::{EndCause, Event, State, StopKind};
+use crate::id::{OperationId, SnapshotId};
+use crate::lifecycle::{Afterwards, EndCause, Event, State, StopKind};
 
 /// What somebody asks of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -22,6 +23,10 @@ pub enum Action {
     Pause,
     /// To go on with its saved memory.
     Resume,
+    /// To have a snapshot taken of it.
+    Snapshot,
+    /// To have copies made of it, by a snapshot that is theirs alone.
+    Fork,
     /// To go, if it does not run.
     Delete,
     /// To go, whatever it does.
@@ -35,13 +40,15 @@ impl Action {
     }
 
     /// Everything that can be asked.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Start,
         Self::Stop,
         Self::Kill,
         Self::Restart,
         Self::Pause,
         Self::Resume,
+        Self::Snapshot,
+        Self::Fork,
         Self::Delete,
         Self::DeleteForced,
     ];
@@ -74,13 +81,16 @@ pub enum Denial {
     /// There is nothing to save.
     #[error("it is {0}, and only what runs can be paused")]
     NotRunning(&'static str),
+    /// There is nothing to take a snapshot of.
+    #[error("it is {0}, and a snapshot is taken only of what runs")]
+    NoSnapshot(&'static str),
     /// There is no memory to take up.
     #[error("it is {0}, and only what is paused can be resumed; start it")]
     NotPaused(&'static str),
 }
 
-/// What is done about `action` in `state`.
-pub fn decide(action: Action, state: &State) -> Decision {
+/// What is done about `action`, asked for as `operation`, in `state`.
+pub fn decide(action: Action, operation: &OperationId, state: &State) -> Decision {
     use Decision::{Act, ActAndAskAgain, AlreadySo, Deny, Queue};
     use State as S;
     let deletes = matches!(action, Action::Delete | Action::DeleteForced);
@@ -89,7 +99,8 @@ pub fn decide(action: Action, state: &State) -> Decision {
         (_, S::Deleting) => Deny(Denial::BeingDeleted),
 
         (Action::Start, S::Running { .. } | S::Starting { .. }) => AlreadySo,
-        (Action::Start, S::Stopping { .. } | S::Pausing) => Queue,
+        (Action::Start | Action::Resume, S::Pausing { then: Afterwards::GoOn { .. } }) => AlreadySo,
+        (Action::Start, S::Stopping { .. } | S::Pausing { .. }) => Queue,
         (Action::Start, _) => Act(Event::Start),
 
         (Action::Stop | Action::Kill, S::Created | S::Stopped { .. } | S::Failed { .. }) => {
@@ -97,29 +108,45 @@ pub fn decide(action: Action, state: &State) -> Decision {
         }
         (Action::Stop, S::Stopping { .. }) => AlreadySo,
         (Action::Kill, S::Stopping { how: StopKind::Kill }) => AlreadySo,
-        (Action::Stop, S::Pausing) => Queue,
+        (Action::Stop, S::Pausing { .. }) => Queue,
         (Action::Stop, _) => Act(Event::Stop(StopKind::PowerOff)),
         (Action::Kill, _) => Act(Event::Stop(StopKind::Kill)),
 
         (Action::Restart, S::Running { .. } | S::Starting { .. }) => {
             ActAndAskAgain(Event::Stop(StopKind::PowerOff))
         }
-        (Action::Restart, S::Stopping { .. } | S::Pausing) => Queue,
+        (Action::Restart, S::Stopping { .. } | S::Pausing { .. }) => Queue,
         (Action::Restart, _) => Act(Event::Start),
 
         (Action::Pause, S::Running { .. }) => Act(Event::Pause),
-        (Action::Pause, S::Starting { .. }) => Queue,
-        (Action::Pause, S::Pausing | S::Paused { .. }) => AlreadySo,
+        (Action::Pause, S::Starting { .. } | S::Pausing { then: Afterwards::GoOn { .. } }) => Queue,
+        (Action::Pause, S::Pausing { .. } | S::Paused { .. }) => AlreadySo,
         (Action::Pause, _) => Deny(Denial::NotRunning(state.name())),
 
         (Action::Resume, S::Paused { .. }) => Act(Event::Start),
-        (Action::Resume, S::Pausing) => Queue,
+        (Action::Resume, S::Pausing { .. }) => Queue,
         (Action::Resume, S::Running { .. } | S::Starting { .. }) => AlreadySo,
         (Action::Resume, _) => Deny(Denial::NotPaused(state.name())),
+
+        (Action::Snapshot | Action::Fork, _) => decide_snapshot(&SnapshotId::of(operation), state),
 
         (Action::Delete, S::Created | S::Stopped { .. } | S::Failed { .. }) => Act(Event::Delete),
         (Action::Delete, _) => Deny(Denial::Active(state.name())),
         (Action::DeleteForced, _) => Act(Event::Delete),
+    }
+}
+
+/// One snapshot is taken after the other.
+fn decide_snapshot(wanted: &SnapshotId, state: &State) -> Decision {
+    match state {
+        State::Running { .. } => Decision::Act(Event::Snapshot(wanted.clone())),
+        State::Pausing { then: Afterwards::GoOn { snapshot, .. } } if snapshot == wanted => {
+            Decision::AlreadySo
+        }
+        State::Starting { .. } | State::Pausing { then: Afterwards::GoOn { .. } } => {
+            Decision::Queue
+        }
+        _ => Decision::Deny(Denial::NoSnapshot(state.name())),
     }
 }
 
@@ -136,6 +163,8 @@ pub enum Goal {
     Down,
     /// Its memory is saved.
     Paused,
+    /// A snapshot of it is taken. Whoever takes it says so: nothing else shows in its state.
+    Taken,
     /// It is no more.
     Gone,
 }
@@ -144,7 +173,9 @@ impl Goal {
     /// What `action` is to lead to, for a sandbox in `state` that has begun to start `boots`
     /// times.
     pub fn of(action: Action, state: &State, boots: u64) -> Self {
-        let up = matches!(state, State::Starting { .. } | State::Running { .. });
+        // What is being paused may come to run on, which is as good.
+        let up =
+            matches!(state, State::Starting { .. } | State::Running { .. } | State::Pausing { .. });
         match action {
             Action::Start | Action::Resume if up => {
                 Self::Running { after: boots.saturating_sub(1) }
@@ -152,6 +183,7 @@ impl Goal {
             Action::Start | Action::Resume | Action::Restart => Self::Running { after: boots },
             Action::Stop | Action::Kill => Self::Down,
             Action::Pause => Self::Paused,
+            Action::Snapshot | Action::Fork => Self::Taken,
             Action::Delete | Action::DeleteForced => Self::Gone,
         }
     }
@@ -179,6 +211,10 @@ impl Goal {
                 EndCause::Asked => Err("it was stopped meanwhile".to_owned()),
                 cause => Err(format!("it ran, and has ended: {cause}")),
             }),
+            (Self::Taken, S::Failed { reason, .. }) => Some(Err(reason.clone())),
+            (Self::Taken, S::Stopping { .. } | S::Stopped { .. }) => {
+                Some(Err("it was stopped meanwhile".to_owned()))
+            }
             (Self::Down, S::Created | S::Stopped { .. } | S::Failed { .. }) => Some(Ok(())),
             (Self::Paused, S::Paused { .. }) => Some(Ok(())),
             (Self::Paused, S::Failed { reason, .. }) => Some(Err(reason.clone())),
@@ -219,8 +255,8 @@ pub fn recover(state: &State, seen: Seen) -> Recovery {
     use State as S;
     match (state, seen) {
         (S::Running { .. }, Seen::Alive) => Recovery::Adopt,
-        (S::Running { .. } | S::Stopping { .. } | S::Pausing, Seen::Dead) => Recovery::Ended,
-        (S::Stopping { .. } | S::Pausing, Seen::Alive) => Recovery::AdoptAndGoOn,
+        (S::Running { .. } | S::Stopping { .. } | S::Pausing { .. }, Seen::Dead) => Recovery::Ended,
+        (S::Stopping { .. } | S::Pausing { .. }, Seen::Alive) => Recovery::AdoptAndGoOn,
         // Nobody was told that it runs: half a boot is not worth taking over.
         (S::Starting { .. } | S::Deleting, _) => Recovery::BeginAgain,
         (S::Created | S::Stopped { .. } | S::Paused { .. } | S::Failed { .. }, _) => {
@@ -235,12 +271,16 @@ mod tests {
     use crate::lifecycle::every_state;
     use crate::time::Timestamp;
 
+    fn asked() -> OperationId {
+        OperationId::from_random([7; 8])
+    }
+
     #[test]
     fn whatever_is_allowed_is_possible() {
         for state in every_state() {
             for action in Action::ALL {
                 if let Decision::Act(event) | Decision::ActAndAskAgain(event) =
-                    decide(action, &state)
+                    decide(action, &asked(), &state)
                 {
                     assert!(state.step(&event).is_some(), "{action:?} in {state:?}");
                 }
@@ -252,7 +292,7 @@ mod tests {
     fn what_is_so_already_reaches_its_goal_without_anyone_asking_again() {
         for state in every_state() {
             for action in Action::ALL {
-                if decide(action, &state) != Decision::AlreadySo {
+                if decide(action, &asked(), &state) != Decision::AlreadySo {
                     continue;
                 }
                 let under_way = state.pending().is_some();
@@ -266,7 +306,7 @@ mod tests {
     fn what_waits_waits_for_something_that_ends() {
         for state in every_state() {
             for action in Action::ALL {
-                if decide(action, &state) == Decision::Queue {
+                if decide(action, &asked(), &state) == Decision::Queue {
                     assert!(state.pending().is_some(), "{action:?} in {state:?}");
                 }
             }
@@ -276,10 +316,13 @@ mod tests {
     #[test]
     fn what_runs_is_deleted_only_by_force() {
         let running = State::Running { since: Timestamp(1) };
-        assert_eq!(decide(Action::Delete, &running), Decision::Deny(Denial::Active("running")));
-        assert_eq!(decide(Action::DeleteForced, &running), Decision::Act(Event::Delete));
+        assert_eq!(
+            decide(Action::Delete, &asked(), &running),
+            Decision::Deny(Denial::Active("running"))
+        );
+        assert_eq!(decide(Action::DeleteForced, &asked(), &running), Decision::Act(Event::Delete));
         for action in Action::ALL {
-            let decision = decide(action, &State::Deleting);
+            let decision = decide(action, &asked(), &State::Deleting);
             assert!(matches!(decision, Decision::AlreadySo | Decision::Deny(_)));
         }
     }
@@ -292,6 +335,33 @@ mod tests {
         assert_eq!(goal.outcome(Some(&running), 4), Some(Ok(())));
         assert!(goal.outcome(None, 4).unwrap().is_err());
         assert_eq!(Goal::Gone.outcome(None, 0), Some(Ok(())));
+    }
+
+    #[test]
+    fn one_snapshot_is_taken_after_the_other_and_only_of_what_runs() {
+        let running = State::Running { since: Timestamp(1) };
+        let other = OperationId::from_random([8; 8]);
+        for action in [Action::Snapshot, Action::Fork] {
+            let Decision::Act(event) = decide(action, &asked(), &running) else {
+                panic!("{action:?}")
+            };
+            let taking = running.step(&event).unwrap().state;
+            assert_eq!(decide(action, &asked(), &taking), Decision::AlreadySo);
+            assert_eq!(decide(action, &other, &taking), Decision::Queue);
+            assert_eq!(Goal::of(action, &running, 1).outcome(Some(&taking), 1), None);
+            let stopped = State::Stopped { since: Timestamp(1), cause: EndCause::Asked };
+            let denial = Denial::NoSnapshot("stopped");
+            assert_eq!(decide(action, &asked(), &stopped), Decision::Deny(denial));
+            assert!(Goal::Taken.outcome(Some(&stopped), 1).unwrap().is_err());
+        }
+    }
+
+    #[test]
+    fn who_wants_it_to_run_while_it_is_paused_gets_that_when_the_pause_fails() {
+        let pausing = State::Pausing { then: Afterwards::Stay };
+        let goal = Goal::of(Action::Start, &pausing, 3);
+        let running = State::Running { since: Timestamp(1) };
+        assert_eq!(goal.outcome(Some(&running), 3), Some(Ok(())));
     }
 
     #[test]

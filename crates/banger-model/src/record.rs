@@ -2,11 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{OperationId, SandboxId};
+use crate::id::{OperationId, SandboxId, SnapshotId};
 use crate::label::Labels;
 use crate::lifecycle::State;
 use crate::lifetime::Lifetime;
-use crate::name::SandboxName;
+use crate::name::{SandboxName, SnapshotTag};
 use crate::policy::{Action, Goal};
 use crate::spec::SandboxSpec;
 use crate::time::Timestamp;
@@ -35,6 +35,40 @@ pub struct SandboxRecord {
     /// When its policy starts it again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart_at: Option<Timestamp>,
+    /// What it was made from, if that is a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<FromSnapshot>,
+}
+
+impl SandboxRecord {
+    /// The snapshot that it begins with, as long as it was never up.
+    pub fn begins_with(&self) -> Option<&FromSnapshot> {
+        self.from.as_ref().filter(|from| from.up.is_none())
+    }
+}
+
+/// How a sandbox was made from a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromSnapshot {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// What of it.
+    pub part: SnapshotPart,
+    /// When it first was up. Until then each start begins with the snapshot; from then on the
+    /// sandbox needs it no more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up: Option<Timestamp>,
+}
+
+/// What of a snapshot a sandbox is made from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotPart {
+    /// All of it: its processes go on.
+    #[default]
+    Machine,
+    /// Its disk alone: it boots.
+    Disk,
 }
 
 /// How an operation is.
@@ -84,4 +118,7 @@ pub struct OperationRecord {
     pub started: Timestamp,
     /// How it is.
     pub status: OperationStatus,
+    /// The tag of the snapshot that is taken, if it is to have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<SnapshotTag>,
 }

@@ -3,9 +3,9 @@
 use banger_model::lifecycle::{EndCause, Origin, State, StopKind, every_state};
 use banger_model::policy::{Action, Goal};
 use banger_model::{
-    BootMode, Bytes, CpuCount, Disposal, LeaseId, Lifetime, NetworkMode, OperationId,
-    OperationRecord, OperationStatus, RestartPolicy, SandboxId, SandboxRecord, SandboxSpec, Span,
-    Timestamp,
+    BootMode, Bytes, CpuCount, Disposal, FromSnapshot, LeaseId, Lifetime, NetworkMode, OperationId,
+    OperationRecord, OperationStatus, RestartPolicy, SandboxId, SandboxRecord, SandboxSpec,
+    SnapshotId, SnapshotPart, Span, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -31,6 +31,7 @@ pub(crate) fn sandbox(n: u16, name: &str) -> SandboxRecord {
         boots: 0,
         restarts: 0,
         restart_at: None,
+        from: None,
     }
 }
 
@@ -53,6 +54,7 @@ pub(crate) fn operation(n: u16, finished: Option<u64>) -> OperationRecord {
             Some(at) => OperationStatus::Succeeded { at: Timestamp(at) },
             None => OperationStatus::Running,
         },
+        tag: None,
     }
 }
 
@@ -121,14 +123,22 @@ fn state() -> impl Strategy<Value = State> {
     ]
 }
 
+fn from() -> impl Strategy<Value = Option<FromSnapshot>> {
+    let part = prop_oneof![Just(SnapshotPart::Machine), Just(SnapshotPart::Disk)];
+    let id = any::<[u8; 8]>().prop_map(SnapshotId::from_random);
+    let from = (id, part, prop::option::of(time()));
+    prop::option::of(from.prop_map(|(snapshot, part, up)| FromSnapshot { snapshot, part, up }))
+}
+
 /// Any sandbox there may be.
 pub(crate) fn any_sandbox() -> impl Strategy<Value = SandboxRecord> {
     let labels = prop::collection::btree_map("[a-zA-Z0-9][a-z./_-]{0,20}", "[ -~é]{0,60}", 0..8)
         .prop_map(|labels| labels.try_into().unwrap());
     let id = any::<[u8; 6]>().prop_map(SandboxId::from_random);
-    let counts = (any::<u64>(), any::<u32>(), prop::option::of(time()));
+    let counts = (any::<u64>(), any::<u32>(), prop::option::of(time()), from());
     (id, name(), spec(), labels, lifetime(), time(), state(), counts).prop_map(
-        |(id, name, spec, labels, lifetime, created, state, (boots, restarts, restart_at))| {
+        |(id, name, spec, labels, lifetime, created, state, counts)| {
+            let (boots, restarts, restart_at, from) = counts;
             SandboxRecord {
                 id,
                 name: name.parse().unwrap(),
@@ -140,6 +150,7 @@ pub(crate) fn any_sandbox() -> impl Strategy<Value = SandboxRecord> {
                 boots,
                 restarts,
                 restart_at,
+                from,
             }
         },
     )
@@ -157,17 +168,20 @@ pub(crate) fn any_operation() -> impl Strategy<Value = OperationRecord> {
         any::<u64>().prop_map(|after| Goal::Running { after }),
         Just(Goal::Down),
         Just(Goal::Paused),
+        Just(Goal::Taken),
         Just(Goal::Gone),
     ];
     let ids = (any::<[u8; 8]>(), any::<[u8; 6]>());
-    (ids, prop::sample::select(Action::ALL.as_slice()), goal, time(), status).prop_map(
-        |((id, sandbox), action, goal, started, status)| OperationRecord {
+    let tag = prop::option::of(name().prop_map(|tag| tag.parse().unwrap()));
+    (ids, prop::sample::select(Action::ALL.as_slice()), goal, time(), status, tag).prop_map(
+        |((id, sandbox), action, goal, started, status, tag)| OperationRecord {
             id: OperationId::from_random(id),
             sandbox: SandboxId::from_random(sandbox),
             action,
             goal,
             started,
             status,
+            tag,
         },
     )
 }

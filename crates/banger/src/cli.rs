@@ -3,9 +3,9 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, completion, doctor, man, template_delete, template_list, template_prune, version,
-    vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_list, vm_logs, vm_prune, vm_run, vm_show,
-    vm_stats,
+    bench, completion, doctor, man, snapshot_delete, snapshot_list, template_delete, template_list,
+    template_prune, version, vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork, vm_list,
+    vm_logs, vm_prune, vm_run, vm_show, vm_snapshot, vm_stats,
 };
 
 /// Disposable Linux sandboxes, each a virtual machine of its own.
@@ -41,6 +41,9 @@ pub(crate) enum Command {
     /// Templates, which sandboxes are made from
     #[command(subcommand)]
     Template(Template),
+    /// Snapshots, what sandboxes were at one moment
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     Ps(vm_list::PsArgs),
     Doctor(doctor::Args),
     /// Measure
@@ -85,6 +88,8 @@ pub(crate) enum Vm {
     /// Take sandboxes up where they were paused
     #[command(after_help = "Examples:\n  banger vm resume web")]
     Resume(vm_act::Args),
+    Snapshot(vm_snapshot::Args),
+    Fork(vm_fork::Args),
     #[command(visible_alias = "rm")]
     Delete(vm_delete::Args),
     Prune(vm_prune::Args),
@@ -101,6 +106,15 @@ pub(crate) enum Template {
     #[command(visible_alias = "rm")]
     Delete(template_delete::Args),
     Prune(template_prune::Args),
+}
+
+/// A snapshot is named by the name of its sandbox and its tag.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Snapshot {
+    #[command(visible_alias = "ls")]
+    List(snapshot_list::Args),
+    #[command(visible_alias = "rm")]
+    Delete(snapshot_delete::Args),
 }
 
 #[cfg(test)]

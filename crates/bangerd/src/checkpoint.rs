@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// Every checkpoint there is, in the order of a sandbox's life.
-pub const CHECKPOINTS: [&str; 24] = [
+pub const CHECKPOINTS: [&str; 32] = [
     "create.reserved",
     "start.decided",
     "start.assets",
@@ -27,6 +27,14 @@ pub const CHECKPOINTS: [&str; 24] = [
     "pause.recorded",
     "resume.used",
     "resume.answered",
+    "snapshot.decided",
+    "snapshot.frozen",
+    "snapshot.paused",
+    "snapshot.saved",
+    "snapshot.resumed",
+    "snapshot.kept",
+    "snapshot.recorded",
+    "restore.filled",
     "stop.decided",
     "stop.off",
     "stop.cleared",

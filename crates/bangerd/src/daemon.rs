@@ -32,6 +32,7 @@ use crate::operations::{MAX_FINISHED, Operations, now};
 use crate::recovery::{recover, settle_leases};
 use crate::registry::Registry;
 use crate::shared::{MAX_BOOTS, Shared};
+use crate::snapshots::Snapshots;
 use crate::spares::Spares;
 use crate::store::{Memory, Reserve};
 use crate::templates::Templates;
@@ -80,6 +81,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let (store, remembered) = spawn_blocking(move || open(&database, &sandboxes)).await??;
     let shared = Arc::new(Shared {
         templates: Templates::below(home.templates()),
+        snapshots: Snapshots::below(home.snapshots()),
         home,
         arsenal: Arsenal::new(sources),
         relay,

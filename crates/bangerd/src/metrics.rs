@@ -149,6 +149,7 @@ mod tests {
             goal: Goal::Gone,
             started: Timestamp(0),
             status: OperationStatus::Succeeded { at: Timestamp(1) },
+            tag: None,
         });
         let text = metrics.render(std::iter::empty(), 3).unwrap();
         for line in [

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use banger_api::types::{Operation, Stage, StageProgress};
 use banger_host::clock;
@@ -57,6 +58,8 @@ impl Operations {
             status: record.status.clone(),
             stages: Vec::new(),
             log: Vec::new(),
+            tag: record.tag.clone(),
+            stood_still_ms: None,
         };
         let tracked = Tracked {
             record: Arc::new(Mutex::new(record)),
@@ -137,6 +140,12 @@ impl Tracked {
         let status = record.status.clone();
         *lock(&self.record) = record;
         self.change(|operation| operation.status = status);
+    }
+
+    /// The sandbox stood still so long for it.
+    pub(crate) fn stood_still(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.change(|operation| operation.stood_still_ms = Some(ms));
     }
 
     /// Adds a line to its log.
@@ -233,6 +242,7 @@ mod tests {
             goal: Goal::Down,
             started: Timestamp(n),
             status,
+            tag: None,
         }
     }
 

@@ -23,6 +23,7 @@ use crate::machine;
 use crate::operations::now;
 use crate::registry::Registry;
 use crate::shared::Shared;
+use crate::snapshots::Snapshot;
 
 /// Takes up what is remembered, and settles what is not.
 ///
@@ -39,9 +40,11 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
         }
     }
     let (root, templates) = (shared.home.sandboxes(), shared.home.templates());
+    let snapshots = shared.home.snapshots();
     let whole = !damaged.iter().any(|row| row.row == DamagedRow::Sandbox(None));
-    let found = spawn_blocking(move || {
+    let (found, snapshots) = spawn_blocking(move || {
         crate::templates::settle(&templates)?;
+        let snapshots = crate::snapshots::settle(&snapshots)?;
         ensure_private_dir(&root)?;
         let root =
             root.canonicalize().with_context(|| format!("cannot resolve {}", root.display()))?;
@@ -51,16 +54,18 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
         if whole {
             found.settle_orphans(&root, &kept);
         }
-        Ok::<_, anyhow::Error>(found)
+        Ok::<_, anyhow::Error>((found, snapshots))
     })
     .await??;
     let mut unfinished = settle_operations(registry, operations, &sandboxes).await;
+    settle_snapshots(shared, snapshots, &sandboxes, &unfinished);
     for record in sandboxes {
         let operations = unfinished.remove(&record.id).unwrap_or_default();
         forget_memory(shared, &record);
         let beginning = found.beginning(shared, &record).await;
         registry.drive(record, operations, beginning);
     }
+    shared.snapshots.sweep();
     settle_leases(registry)
 }
 
@@ -150,6 +155,27 @@ fn forget_memory(shared: &Shared, record: &SandboxRecord) {
     }
     if let Err(error) = machine::memory::forget(&shared.dir(&record.id)) {
         warn!(sandbox = %record.id, error = format!("{error:#}"), "saved memory remains");
+    }
+}
+
+/// Takes in the snapshots that are there, with who needs them and who takes one, before anybody
+/// goes on who may look for one.
+fn settle_snapshots(
+    shared: &Shared,
+    whole: Vec<Snapshot>,
+    sandboxes: &[SandboxRecord],
+    unfinished: &BTreeMap<SandboxId, Vec<OperationRecord>>,
+) {
+    for record in sandboxes {
+        if let Some(from) = record.begins_with() {
+            shared.snapshots.need(&from.snapshot, &record.id).keep();
+        }
+        for operation in unfinished.get(&record.id).into_iter().flatten() {
+            shared.operations.track(operation.clone(), &record.name);
+        }
+    }
+    for snapshot in whole {
+        shared.snapshots.add(snapshot);
     }
 }
 

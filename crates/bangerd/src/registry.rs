@@ -1,16 +1,19 @@
 //! Every sandbox there is: making new ones, finding those that are there.
 
+mod fork;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::anyhow;
 use banger_api::types::CreateSandbox;
 use banger_host::random;
 use banger_model::lifecycle::State;
 use banger_model::policy::{Action, Goal};
 use banger_model::{
-    OperationId, OperationRecord, OperationStatus, SandboxId, SandboxName, SandboxRecord,
-    generate_name,
+    FromSnapshot, OperationId, OperationRecord, OperationStatus, SandboxId, SandboxName,
+    SandboxRecord, SandboxSpec, SnapshotName, generate_name,
 };
 use banger_store::{Refused, Write, WriteFailed};
 use thiserror::Error;
@@ -21,8 +24,11 @@ use crate::leases;
 use crate::machine;
 use crate::operations::now;
 use crate::shared::Shared;
+use crate::snapshots::Need;
 use crate::spares::Spare;
 use crate::store::NotStored;
+
+pub(crate) use fork::ForkError;
 
 /// Names that are tried for a sandbox that was given none. Each is longer than the one before.
 const NAME_ATTEMPTS: usize = 8;
@@ -34,7 +40,11 @@ pub(crate) struct Registry {
     shared: Arc<Shared>,
     sandboxes: Mutex<BTreeMap<SandboxId, Handle>>,
     leases: leases::Turns,
+    forks: tokio::sync::Mutex<()>,
 }
+
+/// What a new sandbox is, the operation that starts it, and what it needs until it has begun.
+type Reserved = Result<(SandboxRecord, Option<OperationRecord>, Option<Need>), CreateError>;
 
 /// Why a sandbox cannot be created.
 #[derive(Debug, Error)]
@@ -42,6 +52,9 @@ pub(crate) enum CreateError {
     /// The request makes no sense on this host.
     #[error("{0:#}")]
     Impossible(anyhow::Error),
+    /// There is nothing to make it from.
+    #[error("there is no snapshot {0}")]
+    NoSnapshot(SnapshotName),
     /// It cannot be remembered: most likely its name is taken.
     #[error(transparent)]
     NotStored(#[from] NotStored),
@@ -94,7 +107,8 @@ pub(crate) enum ResolveError {
 impl Registry {
     /// One with no sandbox in it.
     pub(crate) fn new(shared: Arc<Shared>) -> Arc<Self> {
-        Arc::new(Self { shared, sandboxes: Mutex::default(), leases: leases::Turns::default() })
+        let (sandboxes, leases, forks) = Default::default();
+        Arc::new(Self { shared, sandboxes, leases, forks })
     }
 
     /// What all share.
@@ -115,7 +129,6 @@ impl Registry {
         self: &Arc<Self>,
         wanted: CreateSandbox,
     ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
-        machine::check_size(&wanted.spec).map_err(CreateError::Impossible)?;
         let Some(lease) = wanted.lifetime.lease.clone() else { return self.make(wanted).await };
         let _turn = self.leases.take(&lease).await;
         if let Some(known) = self.find(|view| view.record.lifetime.lease.as_ref() == Some(&lease)) {
@@ -131,12 +144,16 @@ impl Registry {
         self: &Arc<Self>,
         wanted: CreateSandbox,
     ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
-        let spare = match wanted.start {
-            true => self.shared.spares.take(&self.shared, &wanted.spec),
-            false => None,
+        let spare = match (&wanted.spec, wanted.start) {
+            (Some(spec), true) => self.shared.spares.take(&self.shared, spec),
+            _ => None,
         };
-        let reserved = self.reserve(wanted, spare.as_ref()).await;
-        let (record, operation) = match reserved {
+        let id = match &spare {
+            Some(spare) => spare.id.clone(),
+            None => SandboxId::from_random(random::bytes()?),
+        };
+        let reserved = self.reserve_made_of(wanted, id).await;
+        let (record, operation, need) = match reserved {
             Ok(reserved) => reserved,
             Err(error) => {
                 spare.into_iter().for_each(Spare::discard);
@@ -146,25 +163,63 @@ impl Registry {
         self.shared.checkpoints.reach("create.reserved").await;
         let id = operation.as_ref().map(|operation| operation.id.clone());
         let handle = self.drive(record, operation.into_iter().collect(), Beginning::New(spare));
+        if let Some(need) = need {
+            need.keep();
+        }
         Ok((handle.view(), id))
+    }
+
+    async fn reserve_made_of(&self, wanted: CreateSandbox, id: SandboxId) -> Reserved {
+        let (made_of, need) = self.made_of(&wanted, &id)?;
+        let (record, operation) = self.reserve(wanted, id, made_of).await?;
+        Ok((record, operation, need))
+    }
+
+    /// What a new sandbox is made of. A snapshot that it is made from stays for as long as it needs
+    /// that.
+    fn made_of(
+        &self,
+        wanted: &CreateSandbox,
+        id: &SandboxId,
+    ) -> Result<(MadeOf, Option<Need>), CreateError> {
+        let from = match (&wanted.spec, &wanted.from) {
+            (Some(spec), None) => {
+                machine::check_size(spec).map_err(CreateError::Impossible)?;
+                return Ok((MadeOf { spec: spec.clone(), from: None }, None));
+            }
+            (None, Some(from)) => from,
+            (Some(_), Some(_)) => {
+                let why = anyhow!("what is made from a snapshot is as that is: give no spec");
+                return Err(CreateError::Impossible(why));
+            }
+            (None, None) => {
+                let why = anyhow!("give a spec, or a snapshot to make the sandbox from");
+                return Err(CreateError::Impossible(why));
+            }
+        };
+        let found = self.shared.snapshots.need_named(&from.snapshot, id);
+        let (snapshot, need) =
+            found.ok_or_else(|| CreateError::NoSnapshot(from.snapshot.clone()))?;
+        let mut spec = snapshot.about.spec.clone();
+        machine::check_size(&spec).map_err(CreateError::Impossible)?;
+        spec.network = from.network.unwrap_or(spec.network);
+        let from = FromSnapshot { snapshot: snapshot.id.clone(), part: from.part, up: None };
+        Ok((MadeOf { spec, from: Some(from) }, Some(need)))
     }
 
     /// Claims a name and a place for a new sandbox: one transaction, and nothing else.
     async fn reserve(
         &self,
         wanted: CreateSandbox,
-        spare: Option<&Spare>,
+        id: SandboxId,
+        made_of: MadeOf,
     ) -> Result<(SandboxRecord, Option<OperationRecord>), CreateError> {
-        let id = match spare {
-            Some(spare) => spare.id.clone(),
-            None => SandboxId::from_random(random::bytes()?),
-        };
         let random = random::bytes()?;
         let attempts = if wanted.name.is_some() { 1 } else { NAME_ATTEMPTS };
         let mut attempt = 0;
         loop {
             let name = wanted.name.clone().unwrap_or_else(|| generate_name(random, attempt));
-            let record = record(&wanted, id.clone(), name);
+            let record = record(&wanted, id.clone(), name, made_of.clone());
             let operation = match wanted.start {
                 true => Some(starting(&record, random::bytes()?)),
                 false => None,
@@ -275,11 +330,24 @@ pub(crate) fn by_beginning<'a, T>(
     })
 }
 
-fn record(wanted: &CreateSandbox, id: SandboxId, name: SandboxName) -> SandboxRecord {
+/// What a new sandbox is made of.
+#[derive(Clone, Debug)]
+struct MadeOf {
+    spec: SandboxSpec,
+    from: Option<FromSnapshot>,
+}
+
+fn record(
+    wanted: &CreateSandbox,
+    id: SandboxId,
+    name: SandboxName,
+    made_of: MadeOf,
+) -> SandboxRecord {
+    let MadeOf { spec, from } = made_of;
     SandboxRecord {
         id,
         name,
-        spec: wanted.spec.clone(),
+        spec,
         labels: wanted.labels.clone(),
         lifetime: wanted.lifetime.clone(),
         created: now(),
@@ -287,6 +355,7 @@ fn record(wanted: &CreateSandbox, id: SandboxId, name: SandboxName) -> SandboxRe
         boots: 0,
         restarts: 0,
         restart_at: None,
+        from,
     }
 }
 
@@ -298,6 +367,7 @@ fn starting(record: &SandboxRecord, id: [u8; 8]) -> OperationRecord {
         goal: Goal::of(Action::Start, &record.state, record.boots),
         started: now(),
         status: OperationStatus::Running,
+        tag: None,
     }
 }
 

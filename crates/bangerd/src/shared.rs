@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoints;
 use crate::machine::HelperProgram;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
+use crate::snapshots::Snapshots;
 use crate::spares::Spares;
 use crate::store::Memory;
 use crate::templates::Templates;
@@ -31,6 +32,8 @@ pub(crate) struct Shared {
     pub templates: Arc<Templates>,
     /// Machines that wait to become sandboxes.
     pub spares: Spares,
+    /// What sandboxes were at one moment.
+    pub snapshots: Arc<Snapshots>,
     /// The program that stands before a sandbox's network.
     pub relay: HelperProgram,
     /// What is remembered.

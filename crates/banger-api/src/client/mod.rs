@@ -15,7 +15,7 @@ mod target;
 use std::fmt;
 use std::sync::Arc;
 
-use banger_model::{LabelFilter, OperationId, Timestamp};
+use banger_model::{LabelFilter, OperationId, SnapshotName, SnapshotTag, Timestamp};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
@@ -27,9 +27,9 @@ pub use session::{MAX_SIGNALS, ProcessSession, SessionControl, SessionError, Ses
 
 use crate::attach::PROTOCOL;
 use crate::types::{
-    CreateSandbox, Created, GuestProcess, LogChunk, LogSource, Operation, PathKind, ProblemCode,
-    ProcessId, PruneRequest, PruneTemplatesRequest, Pruned, PrunedTemplates, Sandbox, StartProcess,
-    StartedProcess, Stats, Template, Version,
+    CreateSandbox, Created, ForkSandbox, Forked, GuestProcess, LogChunk, LogSource, Operation,
+    PathKind, ProblemCode, ProcessId, PruneRequest, PruneTemplatesRequest, Pruned, PrunedTemplates,
+    Sandbox, Snapshot, StartProcess, StartedProcess, Stats, Template, Version,
 };
 use events::{Ending, Resume};
 use http::Ask;
@@ -148,6 +148,37 @@ impl Client {
         };
         let target = sandbox_target(sandbox).at(action).with("operation", new_id()?);
         self.fetch(Ask::post(target).repeatable()).await
+    }
+
+    /// Has a snapshot taken of a sandbox that runs; the operation tells its tag. Where the daemon
+    /// dies meanwhile, the next one is asked, and takes no second one.
+    pub async fn snapshot(
+        &self,
+        sandbox: &str,
+        tag: Option<&SnapshotTag>,
+    ) -> Result<Operation, ClientError> {
+        let target = sandbox_target(sandbox).at("snapshot").with("operation", new_id()?);
+        let target = target.with_some("tag", tag.map(SnapshotTag::as_str));
+        self.fetch(Ask::post(target).repeatable()).await
+    }
+
+    /// Makes copies of a sandbox that runs. Where the daemon dies meanwhile, the next one is asked,
+    /// and makes no more of them.
+    pub async fn fork(&self, sandbox: &str, wanted: &ForkSandbox) -> Result<Forked, ClientError> {
+        let target = sandbox_target(sandbox).at("fork").with("operation", new_id()?);
+        self.fetch(Ask::post(target).json(wanted)?.repeatable()).await
+    }
+
+    /// The snapshots that there are.
+    pub async fn snapshots(&self) -> Result<Vec<Snapshot>, ClientError> {
+        self.fetch(Ask::get(Target::new("snapshots"))).await
+    }
+
+    /// Removes a snapshot; answers with it as it was. Where the daemon dies meanwhile, the next one
+    /// is asked, and says so if it is gone already.
+    pub async fn delete_snapshot(&self, snapshot: &SnapshotName) -> Result<Snapshot, ClientError> {
+        let target = Target::new("snapshots").at(&snapshot.to_string());
+        self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
     }
 
     /// Deletes a sandbox and its disk.

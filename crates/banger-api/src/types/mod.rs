@@ -4,6 +4,7 @@ mod operation;
 mod problem;
 mod process;
 mod sandbox;
+mod snapshot;
 mod stats;
 mod template;
 mod text;
@@ -15,9 +16,10 @@ pub use process::{
     Window,
 };
 pub use sandbox::{
-    Condition, ConditionKind, CreateSandbox, Created, DiskUsage, LogChunk, LogSource, PruneRequest,
-    Pruned, Sandbox, SandboxDetail, Version,
+    Condition, ConditionKind, CreateFrom, CreateSandbox, Created, DiskUsage, ForkSandbox, Forked,
+    LogChunk, LogSource, PruneRequest, Pruned, Sandbox, SandboxDetail, Version,
 };
+pub use snapshot::Snapshot;
 pub use stats::{GuestUse, HostUse, Stats};
 pub use template::{PruneTemplatesRequest, PrunedTemplates, Template};
 pub use text::Text;

@@ -1,7 +1,7 @@
 //! What takes long.
 
 use banger_model::policy::Action;
-use banger_model::{OperationId, OperationStatus, SandboxId, SandboxName, Timestamp};
+use banger_model::{OperationId, OperationStatus, SandboxId, SandboxName, SnapshotTag, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -32,6 +32,14 @@ pub struct Operation {
     pub stages: Vec<Stage>,
     /// What is worth telling, oldest first.
     pub log: Vec<String>,
+    /// The tag of the snapshot that it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub tag: Option<SnapshotTag>,
+    /// How long the processes of the sandbox stood still for it, in milliseconds; known to the
+    /// daemon that did it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stood_still_ms: Option<u64>,
 }
 
 /// One part of an operation.

@@ -30,11 +30,11 @@ pub enum ProblemCode {
     TooSlow,
     /// Not the owner's process.
     Forbidden,
-    /// No such sandbox, operation, process or template.
+    /// No such sandbox, operation, process, template or snapshot.
     NotFound,
     /// The id prefix means more than one.
     Ambiguous,
-    /// Another sandbox has the name.
+    /// Another sandbox or snapshot has the name.
     NameTaken,
     /// Not in the state that the sandbox is in.
     Denied,

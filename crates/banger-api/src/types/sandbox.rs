@@ -1,12 +1,13 @@
 //! Sandboxes as they are asked for and shown.
 
 use banger_model::{
-    Labels, Lifetime, OperationId, SandboxId, SandboxName, SandboxSpec, TemplateId, Timestamp,
+    FromSnapshot, Labels, Lifetime, NetworkMode, OperationId, SandboxId, SandboxName, SandboxSpec,
+    SnapshotName, SnapshotPart, TemplateId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{GuestProcess, Text};
+use super::{GuestProcess, Operation, Text};
 
 /// What this daemon is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -27,9 +28,13 @@ pub struct CreateSandbox {
     #[schema(value_type = Option<String>)]
     #[serde(default)]
     pub name: Option<SandboxName>,
-    /// What it is made of.
-    #[schema(value_type = Object)]
-    pub spec: SandboxSpec,
+    /// What it is made of; none of what is made from a snapshot.
+    #[schema(value_type = Option<Object>)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spec: Option<SandboxSpec>,
+    /// The snapshot that it is made from, instead of `spec`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<CreateFrom>,
     /// Labels.
     #[schema(value_type = Object)]
     #[serde(default)]
@@ -41,6 +46,47 @@ pub struct CreateSandbox {
     /// Whether it is started, too.
     #[serde(default = "yes")]
     pub start: bool,
+}
+
+/// A snapshot that a sandbox is to be made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CreateFrom {
+    /// Its name, `NAME@TAG`.
+    #[schema(value_type = String, example = "web@1")]
+    pub snapshot: SnapshotName,
+    /// `machine`: its processes go on; `disk`: it boots from its disk alone.
+    #[schema(value_type = String)]
+    #[serde(default)]
+    pub part: SnapshotPart,
+    /// How the new sandbox is connected; none means as the old one was.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub network: Option<NetworkMode>,
+}
+
+/// Copies that are wanted of a sandbox that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ForkSandbox {
+    /// How many.
+    #[serde(default = "one")]
+    pub count: u16,
+    /// What their names begin with, a number behind it; none means their source's name.
+    #[schema(value_type = Option<String>)]
+    #[serde(default)]
+    pub name: Option<SandboxName>,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// A sandbox that was forked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Forked {
+    /// The operation that takes the snapshot which the copies are made from.
+    pub operation: Operation,
+    /// The copies, each with the operation that starts it.
+    pub copies: Vec<Created>,
 }
 
 fn yes() -> bool {
@@ -98,6 +144,10 @@ pub struct Sandbox {
     #[serde(default)]
     #[schema(value_type = Option<u64>)]
     pub restart_at: Option<Timestamp>,
+    /// The snapshot that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub from: Option<FromSnapshot>,
     /// What is not as it should be.
     pub conditions: Vec<Condition>,
     /// What is costly to find out: only when one sandbox is asked for.

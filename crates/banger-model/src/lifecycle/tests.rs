@@ -24,7 +24,7 @@ impl World {
                 self.memory = false;
             }
             Effect::End(_) => assert!(self.machine, "nothing to end"),
-            Effect::Save => assert!(self.machine, "nothing to save"),
+            Effect::Save | Effect::Snapshot => assert!(self.machine, "nothing to save"),
             Effect::DropMemory => {
                 assert!(std::mem::take(&mut self.memory), "no memory to drop");
             }
@@ -36,7 +36,7 @@ impl World {
     fn could(&self, event: &Event) -> bool {
         match event {
             Event::Booted(_) | Event::Ended(..) | Event::NotSaved(_) => self.machine,
-            Event::Saved(_) | Event::NotResumed(_) => self.machine,
+            Event::Saved(_) | Event::Taken | Event::NotResumed(_) => self.machine,
             _ => true,
         }
     }
@@ -81,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn a_state_comes_back_from_its_encoding(index in 0..10usize) {
+    fn a_state_comes_back_from_its_encoding(index in 0..every_state().len()) {
         let state = every_state().swap_remove(index);
         let json = serde_json::to_string(&state).unwrap();
         prop_assert!(json.contains(state.name()));
@@ -126,6 +126,27 @@ fn an_end_that_was_asked_for_is_no_failure_and_any_other_tells_why() {
     let off = Event::Ended(at, EndCause::PoweredOff);
     assert_eq!(running.step(&off).unwrap().state.name(), "stopped");
     assert_eq!(State::Starting { from: Origin::Disk }.step(&off).unwrap().state.name(), "failed");
+}
+
+#[test]
+fn a_snapshot_leaves_a_sandbox_as_it_was() {
+    let running = State::Running { since: Timestamp(1) };
+    let snapshot = SnapshotId::from_random([7; 8]);
+    let taking = running.step(&Event::Snapshot(snapshot)).unwrap();
+    assert_eq!(taking.effect, Some(Effect::Snapshot));
+    assert_eq!(taking.state.runs_since(), Some(Timestamp(1)));
+    for event in [Event::Taken, Event::NotSaved(Timestamp(9))] {
+        assert_eq!(taking.state.step(&event).unwrap().state, running, "{event:?}");
+    }
+    assert_eq!(taking.state.step(&Event::Saved(Timestamp(9))), None, "it does not stay paused");
+    let off = Event::Ended(Timestamp(9), EndCause::PoweredOff);
+    assert_eq!(taking.state.step(&off).unwrap().state.name(), "stopped");
+}
+
+#[test]
+fn a_pause_that_an_older_daemon_has_begun_stays_one() {
+    let old: State = serde_json::from_str(r#"{"state":"pausing"}"#).unwrap();
+    assert_eq!(old, State::Pausing { then: Afterwards::Stay });
 }
 
 #[test]

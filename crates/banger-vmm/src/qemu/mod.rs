@@ -28,7 +28,7 @@ pub use args::arguments;
 pub use discover::{DiscoverError, QemuVersion};
 pub use qmp::{DecodeError, QmpError, count_messages};
 
-use qmp::{Loaded, Qmp};
+use qmp::{Carrier, Loaded, Qmp};
 use running::QemuMachine;
 
 /// Name of QEMU's control socket in a machine's directory.
@@ -73,8 +73,11 @@ impl Qemu {
         if is_saved {
             load(&dir, &qmp).await?;
         }
-        if !carrier {
-            qmp.unplug(args::NIC, START_PATIENCE).await.map_err(PrepareError::Control)?;
+        // A machine that is loaded has the carrier that the saved one had.
+        if is_saved || !carrier {
+            let carrier = if carrier { Carrier::There } else { Carrier::Missing };
+            let set = qmp.set_carrier(args::NIC, carrier, START_PATIENCE).await;
+            set.map_err(PrepareError::Control)?;
         }
         Ok(PreparedQemu { dir, owned, qmp, memory: Some(memory) })
     }

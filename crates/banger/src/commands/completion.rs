@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use banger_api::client::{Client, ClientError, SocketPath};
-use banger_api::types::Template;
+use banger_api::types::{Snapshot, Template};
 use banger_host::fs::list_dir;
 use banger_host::home::Home;
 use banger_model::ExitCode;
@@ -84,6 +84,16 @@ pub(crate) fn templates() -> Vec<CompletionCandidate> {
         CompletionCandidate::new(template.id.to_string()).help(Some(about.into()))
     };
     templates.into_iter().map(candidate).collect()
+}
+
+/// The snapshots that are here, if a daemon runs.
+pub(crate) fn snapshots() -> Vec<CompletionCandidate> {
+    let snapshots = listed(async |client| client.snapshots().await);
+    let candidate = |snapshot: Snapshot| {
+        let about = format!("{}, {}", snapshot.image, snapshot.memory);
+        CompletionCandidate::new(snapshot.name.to_string()).help(Some(about.into()))
+    };
+    snapshots.into_iter().map(candidate).collect()
 }
 
 fn sandbox_names() -> Vec<String> {

@@ -6,6 +6,8 @@ pub(crate) mod completion;
 mod consent;
 pub(crate) mod doctor;
 pub(crate) mod man;
+pub(crate) mod snapshot_delete;
+pub(crate) mod snapshot_list;
 pub(crate) mod spec_args;
 pub(crate) mod template_delete;
 pub(crate) mod template_list;
@@ -16,17 +18,19 @@ pub(crate) mod vm_cp;
 pub(crate) mod vm_create;
 pub(crate) mod vm_delete;
 pub(crate) mod vm_exec;
+pub(crate) mod vm_fork;
 pub(crate) mod vm_list;
 pub(crate) mod vm_logs;
 pub(crate) mod vm_prune;
 pub(crate) mod vm_run;
 pub(crate) mod vm_show;
+pub(crate) mod vm_snapshot;
 pub(crate) mod vm_stats;
 
 use banger_api::client::{Client, SandboxAction};
 use banger_model::ExitCode;
 
-use crate::cli::{Cli, Command, Template, Vm};
+use crate::cli::{Cli, Command, Snapshot, Template, Vm};
 use crate::context::{self, Context};
 use crate::error::CommandError;
 
@@ -36,6 +40,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     match cli.command {
         Command::Vm(command) => run_vm(command, verbosity),
         Command::Template(command) => run_template(command, verbosity),
+        Command::Snapshot(command) => run_snapshot(command, verbosity),
         Command::Ps(args) => vm_list::run_ps(&args, verbosity),
         Command::Doctor(args) => doctor::run(&args),
         Command::Bench(what) => bench::run(&what),
@@ -59,6 +64,8 @@ fn run_vm(command: Vm, verbosity: u8) -> Result<ExitCode, CommandError> {
         Vm::Kill(args) => act(&args, SandboxAction::Kill),
         Vm::Pause(args) => act(&args, SandboxAction::Pause),
         Vm::Resume(args) => act(&args, SandboxAction::Resume),
+        Vm::Snapshot(args) => vm_snapshot::run(&args, verbosity),
+        Vm::Fork(args) => vm_fork::run(&args, verbosity),
         Vm::Delete(args) => vm_delete::run(&args, verbosity),
         Vm::Prune(args) => vm_prune::run(&args, verbosity),
         Vm::Logs(args) => vm_logs::run(&args, verbosity),
@@ -72,6 +79,13 @@ fn run_template(command: Template, verbosity: u8) -> Result<ExitCode, CommandErr
         Template::List(args) => template_list::run(&args, verbosity),
         Template::Delete(args) => template_delete::run(&args, verbosity),
         Template::Prune(args) => template_prune::run(&args, verbosity),
+    }
+}
+
+fn run_snapshot(command: Snapshot, verbosity: u8) -> Result<ExitCode, CommandError> {
+    match command {
+        Snapshot::List(args) => snapshot_list::run(&args, verbosity),
+        Snapshot::Delete(args) => snapshot_delete::run(&args, verbosity),
     }
 }
 

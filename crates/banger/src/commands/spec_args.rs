@@ -1,7 +1,9 @@
-//! What `vm run` and `vm create` have in common: what the sandbox is made of.
+//! What `vm run` and `vm create` have in common: what the sandbox is made of, or from.
 
+use banger_api::types::CreateFrom;
 use banger_model::{
     BootMode, CpuCount, DiskSize, ImageName, KernelName, MemorySize, NetworkMode, SandboxSpec,
+    SnapshotName, SnapshotPart,
 };
 use clap_complete::ArgValueCandidates;
 
@@ -25,18 +27,40 @@ pub(crate) struct SpecArgs {
     /// Size of the writable disk; it takes only the space that is written
     #[arg(long, default_value_t = DiskSize::DEFAULT)]
     disk: DiskSize,
-    /// How the sandbox is connected: user (a network of its own with a way out) or none
-    #[arg(long, default_value_t)]
-    network: NetworkMode,
+    /// How the sandbox is connected: user (a network of its own with a way out) or none [default:
+    /// user, or as the snapshot was]
+    #[arg(long)]
+    network: Option<NetworkMode>,
     /// Boot the kernel instead of restoring a template
     #[arg(long)]
     cold: bool,
+    /// Make it from a snapshot, whose image, kernel and sizes it has: its processes go on
+    #[arg(
+        long,
+        value_name = "NAME@TAG",
+        conflicts_with_all = ["image", "kernel", "cpus", "memory", "disk", "cold"],
+        add = ArgValueCandidates::new(completion::snapshots)
+    )]
+    from: Option<SnapshotName>,
+    /// Take only the disk of the snapshot, and boot from it: it has what was on the disk by then,
+    /// as after a power cut
+    #[arg(long, requires = "from")]
+    disk_only: bool,
 }
 
-impl From<SpecArgs> for SandboxSpec {
-    fn from(args: SpecArgs) -> Self {
-        let SpecArgs { image, kernel, cpus, memory, disk, network, cold } = args;
+/// What a sandbox is made of, or the snapshot that it is made from: one of both.
+pub(crate) type MadeOf = (Option<SandboxSpec>, Option<CreateFrom>);
+
+impl SpecArgs {
+    /// What was asked for.
+    pub(crate) fn made_of(self) -> MadeOf {
+        let Self { image, kernel, cpus, memory, disk, network, cold, from, disk_only } = self;
+        if let Some(snapshot) = from {
+            let part = if disk_only { SnapshotPart::Disk } else { SnapshotPart::Machine };
+            return (None, Some(CreateFrom { snapshot, part, network }));
+        }
         let boot = if cold { BootMode::Cold } else { BootMode::Template };
-        Self { image, kernel, cpus, memory, disk, network, boot }
+        let network = network.unwrap_or_default();
+        (Some(SandboxSpec { image, kernel, cpus, memory, disk, network, boot }), None)
     }
 }

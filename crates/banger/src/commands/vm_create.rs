@@ -24,6 +24,7 @@ use crate::progress;
 #[command(after_help = "Examples:\n  banger vm create web\n  \
                         banger vm create --memory 2G --disk 20G --label app=shop db\n  \
                         banger vm create --ttl 8h --idle-timeout 30m\n  \
+                        banger vm create --from web@1 again\n  \
                         name=$(banger vm create) && banger vm exec -it $name")]
 pub(crate) struct Args {
     /// Its name; one is made up where none is given
@@ -56,9 +57,11 @@ impl Args {
             self.labels.into_iter().map(|label| (label.key, label.value)).collect();
         let labels =
             Labels::try_from(labels).map_err(|error| CommandError::new(Kind::Usage, error))?;
+        let (spec, from) = self.spec.made_of();
         Ok(CreateSandbox {
             name: self.name,
-            spec: self.spec.into(),
+            spec,
+            from,
             labels,
             lifetime: Lifetime {
                 ttl: self.ttl,
@@ -151,7 +154,7 @@ async fn call_off(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_model::NetworkMode;
+    use banger_model::{NetworkMode, SnapshotPart};
     use clap::Parser;
 
     #[derive(Parser)]
@@ -178,6 +181,25 @@ mod tests {
         assert_eq!(all.lifetime.idle_timeout, Some(Span::from_secs(1800)));
         assert_eq!(all.lifetime.restart, RestartPolicy::OnFailure);
         assert_eq!(all.lifetime.disposal, Disposal::Remove);
-        assert_eq!((all.start, all.spec.network), (false, NetworkMode::None));
+        assert_eq!((all.start, all.spec.unwrap().network), (false, NetworkMode::None));
+    }
+
+    #[test]
+    fn what_is_made_from_a_snapshot_is_as_that_is() {
+        let made = wanted(&["--from", "web@1"]);
+        let from = made.from.unwrap();
+        assert_eq!((made.spec, from.snapshot.to_string().as_str()), (None, "web@1"));
+        assert_eq!((from.part, from.network), (SnapshotPart::Machine, None));
+        let disk = wanted(&["--from", "web@1", "--disk-only", "--network", "none"]).from.unwrap();
+        assert_eq!((disk.part, disk.network), (SnapshotPart::Disk, Some(NetworkMode::None)));
+        for wrong in [
+            &["--from", "web@1", "--memory", "1G"][..],
+            &["--from", "web@1", "--image", "debian-bookworm"],
+            &["--from", "web@1", "--cold"],
+            &["--from", "web"],
+            &["--disk-only"],
+        ] {
+            assert!(Line::try_parse_from(std::iter::once(&"create").chain(wrong)).is_err());
+        }
     }
 }

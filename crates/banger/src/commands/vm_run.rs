@@ -3,12 +3,10 @@
 use anyhow::{Result, anyhow, bail};
 use banger_api::client::{Client, ClientError, Force, SandboxAction};
 use banger_api::types::{Command, CreateSandbox, Created};
-use banger_model::{
-    Disposal, ExitCode, Labels, Lifetime, OperationStatus, RestartPolicy, SandboxSpec,
-};
+use banger_model::{Disposal, ExitCode, Labels, Lifetime, OperationStatus, RestartPolicy};
 
 use crate::commands::command_args::CommandArgs;
-use crate::commands::spec_args::SpecArgs;
+use crate::commands::spec_args::{MadeOf, SpecArgs};
 use crate::context::{self, Context};
 use crate::error::{CommandError, Kind};
 use crate::lease::Lease;
@@ -28,7 +26,8 @@ const ATTEMPTS: usize = 5;
 #[command(
     after_help = "Examples:\n  banger vm run\n  banger vm run -- python3 -c 'print(6*7)'\n  \
                         tar c . | banger vm run -- sh -c 'tar x && make'\n  \
-                        banger vm run --memory 2G --cpus 2 -it -- bash"
+                        banger vm run --memory 2G --cpus 2 -it -- bash\n  \
+                        banger vm run --from web@1 -- make test"
 )]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -42,11 +41,11 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let disposal = args.disposal();
-    let spec = SandboxSpec::from(args.spec);
+    let made_of = args.spec.made_of();
     let command = args.command.command()?;
     let context = Context::from_process()?;
     let runtime = context::runtime().map_err(|error| CommandError::new(Kind::Sandbox, error))?;
-    let ended = runtime.block_on(in_sandbox(&context, verbosity, spec, disposal, command));
+    let ended = runtime.block_on(in_sandbox(&context, verbosity, made_of, disposal, command));
     // Threads that still read standard input end with the process.
     runtime.shutdown_background();
     ended.map_err(CommandError::of_sandbox)
@@ -61,7 +60,7 @@ impl Args {
 async fn in_sandbox(
     context: &Context,
     verbosity: u8,
-    spec: SandboxSpec,
+    (spec, from): MadeOf,
     disposal: Disposal,
     command: Command,
 ) -> Result<ExitCode> {
@@ -76,6 +75,7 @@ async fn in_sandbox(
     let wanted = CreateSandbox {
         name: None,
         spec,
+        from,
         labels: Labels::default(),
         lifetime: Lifetime {
             ttl: None,

@@ -7,6 +7,7 @@
 
 mod cli;
 mod cp;
+mod fork;
 mod inside;
 mod lifetime;
 mod link;
@@ -18,6 +19,7 @@ mod prune;
 mod refusals;
 mod run;
 mod siblings;
+mod snapshot;
 mod spares;
 mod support;
 mod survival;

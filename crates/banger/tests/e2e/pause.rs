@@ -10,12 +10,12 @@ use crate::vm::fails;
 /// How often one is paused in a row.
 const CYCLES: usize = 10;
 
-fn show(env: &TestEnv, name: &str) -> Value {
+pub(crate) fn show(env: &TestEnv, name: &str) -> Value {
     let json = env.run(["vm", "show", name, "-o", "json"]).ok();
     serde_json::from_str(&json).unwrap()
 }
 
-fn exec(env: &TestEnv, name: &str, script: &str) -> String {
+pub(crate) fn exec(env: &TestEnv, name: &str, script: &str) -> String {
     env.run(["vm", "exec", name, "--", "sh", "-c", script]).ok()
 }
 
@@ -92,7 +92,7 @@ fn a_paused_sandbox_outlives_the_daemon_and_has_a_network_again() {
 }
 
 /// Starts a daemon that kills itself at a checkpoint, and waits until it answers.
-fn daemon_that_dies_at(env: &TestEnv, checkpoint: &str) -> std::process::Child {
+pub(crate) fn daemon_that_dies_at(env: &TestEnv, checkpoint: &str) -> std::process::Child {
     let program = env.program().with_file_name("bangerd");
     let mut daemon = std::process::Command::new(program);
     daemon.env_clear().env("PATH", std::env::var_os("PATH").unwrap());

@@ -14,13 +14,22 @@ use serde::de::DeserializeOwned;
 use crate::driver::AskError;
 use crate::exec::BadCommand;
 use crate::link::LinkFailed;
-use crate::registry::{CreateError, Kind, ResolveError};
+use crate::registry::{CreateError, ForkError, Kind, ResolveError};
+use crate::snapshots;
 use crate::store::NotStored;
 use crate::templates::NotRemoved;
 
 /// A problem on its way to a client.
 #[derive(Debug)]
 pub(crate) struct Failure(pub(crate) Problem);
+
+impl Failure {
+    /// With what failed before why.
+    pub(super) fn about(mut self, what: &str) -> Self {
+        self.0.detail = format!("{what}: {}", self.0.detail);
+        self
+    }
+}
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
@@ -112,6 +121,34 @@ impl From<NotRemoved> for Failure {
     }
 }
 
+impl From<snapshots::NotRemoved> for Failure {
+    fn from(error: snapshots::NotRemoved) -> Self {
+        let detail = error.to_string();
+        match error {
+            snapshots::NotRemoved::InUse(_, sandbox) => Problem::new(ProblemCode::InUse, detail)
+                .hint(format!(
+                    "`banger vm start {sandbox}` has it come up, `banger vm delete {sandbox}` deletes it"
+                )),
+            snapshots::NotRemoved::Missing(_) => Problem::new(ProblemCode::NotFound, detail)
+                .hint("`banger snapshot list` shows those that are there"),
+            snapshots::NotRemoved::Host(_) => Problem::new(ProblemCode::Failed, detail),
+        }
+        .into()
+    }
+}
+
+impl From<ForkError> for Failure {
+    fn from(error: ForkError) -> Self {
+        let code = match error {
+            ForkError::Ask(error) => return error.into(),
+            ForkError::Count(_) => ProblemCode::Invalid,
+            ForkError::Gone => ProblemCode::NotFound,
+            ForkError::Host(_) => ProblemCode::Failed,
+        };
+        Problem::new(code, error.to_string()).into()
+    }
+}
+
 impl From<NotStored> for Failure {
     fn from(error: NotStored) -> Self {
         let code = match &error.0 {
@@ -132,6 +169,9 @@ impl From<CreateError> for Failure {
             CreateError::Impossible(_) => {
                 Problem::new(ProblemCode::Invalid, error.to_string()).into()
             }
+            CreateError::NoSnapshot(_) => Problem::new(ProblemCode::NotFound, error.to_string())
+                .hint("`banger snapshot list` shows those that are there")
+                .into(),
             CreateError::Host(_) => Problem::new(ProblemCode::Failed, chain(&error)).into(),
         }
     }
@@ -151,6 +191,11 @@ impl From<AskError> for Failure {
             AskError::Gone => ProblemCode::NotFound,
             AskError::NotStored(error) => return error.into(),
             AskError::IdTaken => ProblemCode::Invalid,
+            AskError::TagTaken(ref name) => {
+                return Problem::new(ProblemCode::NameTaken, error.to_string())
+                    .hint(format!("choose another tag, or give none; `banger snapshot delete {name}` deletes it"))
+                    .into();
+            }
         };
         Problem::new(code, error.to_string()).into()
     }

@@ -7,6 +7,7 @@ mod meta;
 mod operations;
 mod processes;
 mod sandboxes;
+mod snapshots;
 mod templates;
 
 use std::sync::Arc;
@@ -65,6 +66,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
         operations::list,
         operations::show,
         operations::cancel,
+        snapshots::take,
+        snapshots::fork,
+        snapshots::list,
+        snapshots::delete,
         templates::list,
         templates::delete,
         templates::prune
@@ -79,7 +84,7 @@ pub(crate) type App = axum::extract::State<Arc<Registry>>;
 const METRICS: &str = "/metrics";
 
 /// Every path of [`Document`] with its methods, and no other; tests compare them.
-fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 24] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 28] {
     [
         ("/v1/version", get(meta::version)),
         ("/v1/openapi.json", get(meta::openapi)),
@@ -91,6 +96,10 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 24] {
         ("/v1/sandboxes/{sandbox}/restart", post(sandboxes::restart)),
         ("/v1/sandboxes/{sandbox}/pause", post(sandboxes::pause)),
         ("/v1/sandboxes/{sandbox}/resume", post(sandboxes::resume)),
+        ("/v1/sandboxes/{sandbox}/snapshot", post(snapshots::take)),
+        ("/v1/sandboxes/{sandbox}/fork", post(snapshots::fork)),
+        ("/v1/snapshots", get(snapshots::list)),
+        ("/v1/snapshots/{snapshot}", delete(snapshots::delete)),
         ("/v1/prune", post(sandboxes::prune)),
         ("/v1/sandboxes/{sandbox}/logs", get(events::logs)),
         ("/v1/sandboxes/{sandbox}/stats", get(events::stats)),

@@ -104,7 +104,7 @@ pub(super) struct Deletion {
 #[derive(Debug, Deserialize)]
 pub(super) struct Asking {
     /// What the client calls the operation.
-    operation: Option<OperationId>,
+    pub(super) operation: Option<OperationId>,
 }
 
 /// Remove a sandbox and everything in it
@@ -196,11 +196,10 @@ async fn act(
         Some(id) => id,
         None => new_id()?,
     };
-    let id = handle.ask(action, id).await.map_err(|error| {
-        let mut failure = Failure::from(error);
-        failure.0.detail = format!("cannot {} {name}: {}", word(action), failure.0.detail);
-        failure
-    })?;
+    let id = handle
+        .ask(action, id)
+        .await
+        .map_err(|error| Failure::from(error).about(&format!("cannot {} {name}", word(action))))?;
     Ok((StatusCode::ACCEPTED, Answer(operation(registry, &id)?)))
 }
 
@@ -212,6 +211,8 @@ fn word(action: Action) -> &'static str {
         Action::Restart => "restart",
         Action::Pause => "pause",
         Action::Resume => "resume",
+        Action::Snapshot => "snapshot",
+        Action::Fork => "fork",
         Action::Delete | Action::DeleteForced => "delete",
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use banger_model::lifecycle::State;
 use banger_model::policy::{Decision, decide};
-use banger_model::{OperationId, OperationRecord, SandboxRecord};
+use banger_model::{OperationId, OperationRecord, SandboxRecord, SnapshotTag};
 
 use crate::operations::{Audience, Tracked};
 use crate::shared::Shared;
@@ -32,7 +32,9 @@ impl Asked {
         operations: Vec<OperationRecord>,
     ) {
         for operation in operations {
-            let tracked = shared.operations.track(operation, &record.name);
+            // Others may wait for it already.
+            let known = shared.operations.find(&operation.id);
+            let tracked = known.unwrap_or_else(|| shared.operations.track(operation, &record.name));
             self.wait(&tracked);
         }
     }
@@ -69,6 +71,11 @@ impl Asked {
         self.joined.iter().chain(&self.waiting).find(|tracked| tracked.id() == *id).cloned()
     }
 
+    /// The tags that are spoken for.
+    pub(super) fn tags(&self) -> impl Iterator<Item = SnapshotTag> {
+        self.joined.iter().chain(&self.waiting).filter_map(|tracked| tracked.record().tag)
+    }
+
     /// How many want the sandbox to start.
     pub(super) fn starters(&self) -> usize {
         let starts = |tracked: &&Tracked| tracked.record().action.starts();
@@ -77,8 +84,8 @@ impl Asked {
 
     /// The first, taken out of those that wait, if it need not wait any more in this state.
     pub(super) fn next_waiting(&mut self, state: &State) -> Option<Tracked> {
-        let first = self.waiting.front()?;
-        match decide(first.record().action, state) {
+        let first = self.waiting.front()?.record();
+        match decide(first.action, &first.id, state) {
             Decision::Queue => None,
             _ => self.waiting.pop_front(),
         }

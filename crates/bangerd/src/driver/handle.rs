@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use banger_model::OperationId;
 use banger_model::policy::{Action, Denial};
+use banger_model::{OperationId, SnapshotName, SnapshotTag};
+use banger_store::Write;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::View;
@@ -30,11 +31,36 @@ pub(crate) enum AskError {
     /// The id is that of another operation.
     #[error("another operation has this id already")]
     IdTaken,
+    /// There is a snapshot of this name, or one is being taken.
+    #[error("there is a snapshot {0} already")]
+    TagTaken(SnapshotName),
+}
+
+/// What a sandbox is asked for.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// What.
+    pub action: Action,
+    /// What the caller calls the operation.
+    pub id: OperationId,
+    /// The tag of a snapshot; one is made up where none is given.
+    pub tag: Option<SnapshotTag>,
+    /// What is remembered in the same breath.
+    pub with: Vec<Write>,
+}
+
+/// Whether the sandbox was asked before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// It was not; what was to be remembered is.
+    Anew,
+    /// It was, with the same operation.
+    Before,
 }
 
 /// What a driver is told.
 pub(super) enum Order {
-    Ask { action: Action, id: OperationId, reply: oneshot::Sender<Result<OperationId, AskError>> },
+    Ask { wanted: Wanted, reply: oneshot::Sender<Result<Asked, AskError>> },
     Cancel { operation: OperationId, reply: oneshot::Sender<Result<(), AskError>> },
     LeaseFell,
 }
@@ -71,8 +97,17 @@ impl Handle {
         action: Action,
         id: OperationId,
     ) -> Result<OperationId, AskError> {
+        let wanted = Wanted { action, id: id.clone(), tag: None, with: Vec::new() };
+        self.ask_for(wanted).await.map(|_| id)
+    }
+
+    /// As [`Handle::ask`], for what has more to it.
+    ///
+    /// # Errors
+    /// [`AskError`]; then nothing is remembered.
+    pub(crate) async fn ask_for(&self, wanted: Wanted) -> Result<Asked, AskError> {
         let (reply, answer) = oneshot::channel();
-        self.orders.try_send(Order::Ask { action, id, reply }).map_err(refused)?;
+        self.orders.try_send(Order::Ask { wanted, reply }).map_err(refused)?;
         answer.await.unwrap_or(Err(AskError::Gone))
     }
 

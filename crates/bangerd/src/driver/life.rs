@@ -1,9 +1,12 @@
 //! What happens to a sandbox: from one state to the next, and what has to be done about it.
 
+use std::time::Duration;
+
 use banger_model::RestartPolicy;
-use banger_model::lifecycle::{Effect, EndCause, Event, State, StopKind};
+use banger_model::lifecycle::{Afterwards, Effect, EndCause, Event, State, StopKind};
 use banger_model::policy::{Recovery, Seen, recover};
 use banger_store::Write;
+use banger_vmm::RunState;
 use tracing::{error, info, warn};
 
 use super::minder::{Minder, News};
@@ -60,7 +63,10 @@ impl Driver {
     pub(super) async fn save(&mut self, mut with: Vec<Write>) {
         with.insert(0, Write::Update(self.record.clone()));
         match self.shared.store.write(with).await {
-            Ok(()) => self.unsaved = false,
+            Ok(()) => {
+                self.unsaved = false;
+                self.let_snapshot_go();
+            }
             Err(error) => {
                 error!(sandbox = %self.record.id, %error, "its state cannot be stored; trying again");
                 self.unsaved = true;
@@ -73,7 +79,9 @@ impl Driver {
     pub(super) async fn carry_out(&mut self, effect: Option<Effect>) {
         let Some(effect) = effect else { return };
         self.shared.checkpoints.reach(work::decided(effect)).await;
-        if !matches!(effect, Effect::End(StopKind::PowerOff) | Effect::Save) {
+        let needs_machine =
+            matches!(effect, Effect::End(StopKind::PowerOff) | Effect::Save | Effect::Snapshot);
+        if !needs_machine {
             self.lose_machine();
         }
         let audience = self.asked.audience();
@@ -101,6 +109,9 @@ impl Driver {
             Done::Booted(live, took) => {
                 self.shared.metrics.started(took);
                 self.take_machine(live);
+                if let Some(from) = &mut self.record.from {
+                    from.up.get_or_insert_with(now);
+                }
                 for condition in self.minder.as_ref().map(Minder::conditions).unwrap_or_default() {
                     self.asked.audience().log(&condition.message);
                 }
@@ -119,7 +130,20 @@ impl Driver {
                 // Whatever still stands there is of no use any more; who waits is told behind that.
                 self.begin(work::clear(&self.shared, &self.record));
             }
-            Done::NotSaved(reason) => self.give_up(&reason, Event::NotSaved(now())).await,
+            Done::NotSaved(reason) if self.record.state.runs_since().is_some() => {
+                self.snapshot_over(Event::NotSaved(now()), Err(reason)).await;
+                self.notice_end();
+            }
+            Done::NotSaved(reason) => {
+                self.give_up(&reason, Event::NotSaved(now())).await;
+                self.notice_end();
+            }
+            Done::Taken(stood_still) => {
+                self.snapshot_over(Event::Taken, Ok(stood_still)).await;
+                self.shared.checkpoints.reach("snapshot.recorded").await;
+                self.notice_end();
+            }
+            Done::NeverBegun(reason) => self.give_up(&reason, Event::Delete).await,
             Done::NotResumed(reason) => self.give_up(&reason, Event::NotResumed(now())).await,
             Done::Removed => self.removed().await,
             Done::Again(reason) => {
@@ -127,6 +151,44 @@ impl Driver {
                 self.again_at = Some(tokio::time::Instant::now() + TRY_AGAIN);
             }
             Done::Cleared | Done::Superseded => {}
+        }
+    }
+
+    /// A snapshot is taken, or cannot be. That and that the sandbox goes on is remembered at once:
+    /// a daemon that comes after this one does not do it again.
+    async fn snapshot_over(&mut self, event: Event, outcome: Result<Duration, String>) {
+        let State::Pausing { then: Afterwards::GoOn { snapshot, .. } } = &self.record.state else {
+            return;
+        };
+        let tracked = self.asked.find(&snapshot.operation());
+        let over = status(outcome.clone().map(drop));
+        let ended = tracked.map(|tracked| (tracked.ended(over), tracked));
+        let writes = ended.iter().map(|(record, _)| Write::PutOperation(record.clone())).collect();
+        self.happen(event, writes).await;
+        if let Some((record, tracked)) = ended {
+            self.asked.forget(&tracked);
+            self.shared.metrics.operation_ended(&record);
+            if let Ok(time) = outcome {
+                tracked.stood_still(time);
+            }
+            tracked.finish(record);
+        }
+    }
+
+    /// A machine may have ended while something was done about it, and whoever did that was told.
+    fn notice_end(&mut self) {
+        let Some(live) = &self.live else { return };
+        let RunState::Ended(reason) = live.machine.watch().borrow().clone() else { return };
+        if self.work.is_none() {
+            self.lose_machine();
+            self.begin(work::ended_by_itself(&self.shared, &self.record, reason));
+        }
+    }
+
+    /// Once it is remembered that it was up, it begins with its snapshot no more.
+    fn let_snapshot_go(&self) {
+        if let Some(from) = self.record.from.as_ref().filter(|from| from.up.is_some()) {
+            self.shared.snapshots.need_no_more(&from.snapshot, &self.record.id);
         }
     }
 
@@ -183,11 +245,9 @@ impl Driver {
         let at = now();
         let asked = matches!(self.record.state, State::Stopping { .. });
         let cause = if asked { EndCause::Asked } else { cause };
-        let ran = match &self.record.state {
-            State::Running { since } => at.since(*since),
-            _ => banger_model::Span::default(),
-        };
-        let wanted = matches!(self.record.state, State::Running { .. });
+        let runs_since = self.record.state.runs_since();
+        let ran = runs_since.map(|since| at.since(since)).unwrap_or_default();
+        let wanted = runs_since.is_some();
         self.record.restarts = RestartPolicy::failed_in_row(self.record.restarts, ran);
         let again = self.record.lifetime.restart.restart_after(&cause, self.record.restarts);
         // What never came up is not tried again by itself, unless it had run before.
@@ -212,6 +272,9 @@ impl Driver {
         while let Err(error) = self.shared.store.write(writes.clone()).await {
             error!(sandbox = %self.record.id, %error, "its removal cannot be stored; trying again");
             tokio::time::sleep(TRY_AGAIN).await;
+        }
+        if let Some(from) = &self.record.from {
+            self.shared.snapshots.need_no_more(&from.snapshot, &self.record.id);
         }
         self.shared.checkpoints.reach("delete.recorded").await;
         for (tracked, record) in ended {

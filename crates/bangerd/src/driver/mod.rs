@@ -18,6 +18,8 @@ mod life;
 mod minder;
 mod pause;
 mod requests;
+mod restore;
+mod snapshot;
 mod start;
 mod view;
 mod work;
@@ -42,7 +44,7 @@ use handle::Order;
 use minder::Minder;
 use work::Work;
 
-pub(crate) use handle::{AskError, Handle};
+pub(crate) use handle::{AskError, Asked as WasAsked, Handle, Wanted};
 pub(crate) use view::{Activity, View};
 
 /// Orders that may wait for one sandbox.
@@ -199,12 +201,12 @@ impl Driver {
                 self.finish(&tracked, Ok(())).await;
                 continue;
             }
-            let decision = decide(operation.action, &self.record.state);
+            let decision = decide(operation.action, &operation.id, &self.record.state);
             if let Decision::Deny(denial) = decision {
                 self.finish(&tracked, Err(denial.to_string())).await;
                 continue;
             }
-            if let Err(not_stored) = self.act(decision, &tracked).await {
+            if let Err(not_stored) = self.act(decision, &tracked, Vec::new()).await {
                 self.finish(&tracked, Err(not_stored.to_string())).await;
             }
         }

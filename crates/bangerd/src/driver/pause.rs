@@ -10,7 +10,7 @@ use tracing::warn;
 use super::start::{assets, blueprint};
 use super::work::{Done, Superseded, clear_up};
 use crate::machine::memory::{self, Saved};
-use crate::machine::{self, Live, Source};
+use crate::machine::{self, Blueprint, Live, Source};
 use crate::operations::Audience;
 use crate::shared::Shared;
 
@@ -93,12 +93,17 @@ async fn try_resume(
         () = superseded.wait() => return Ok(None),
         turn = shared.boots.acquire() => turn?,
     };
-    let blueprint = blueprint(Source::Memory(saved));
-    let prepared = machine::prepare(&blueprint, &shared.checkpoints).await?;
+    take_up(shared, &blueprint(Source::Memory(saved))).await.map(Some)
+}
+
+/// Has a machine go on with the saved memory in its directory, as its sandbox. The memory is used
+/// from the moment at which the machine is about to.
+pub(super) async fn take_up(shared: &Shared, blueprint: &Blueprint<'_>) -> Result<Live> {
+    let prepared = machine::prepare(blueprint, &shared.checkpoints).await?;
     shared.checkpoints.reach("start.prepared").await;
-    memory::mark_used(&dir)?;
+    memory::mark_used(blueprint.dir)?;
     shared.checkpoints.reach("resume.used").await;
-    let live = machine::boot(&blueprint, prepared).await?;
+    let live = machine::boot(blueprint, prepared).await?;
     memory::thaw(&live).await?;
-    Ok(Some(live))
+    Ok(live)
 }

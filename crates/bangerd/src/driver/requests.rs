@@ -2,20 +2,23 @@
 
 use banger_model::lifecycle::{Event, Origin, State, StopKind};
 use banger_model::policy::{Action, Decision, Goal, decide};
-use banger_model::{OperationId, OperationRecord, OperationStatus};
+use banger_model::{OperationId, OperationRecord, OperationStatus, SnapshotName, SnapshotTag};
 use banger_store::Write;
 use tracing::{info, warn};
 
-use super::handle::{AskError, Order};
+use super::handle::{AskError, Asked, Order, Wanted};
 use super::{Driver, MAX_ASKED};
 use crate::operations::{Tracked, now};
 use crate::store::NotStored;
 
+/// Larger tags that are numbers are somebody's own.
+const MAX_NUMBER: u64 = 1 << 32;
+
 impl Driver {
     pub(super) async fn obey(&mut self, order: Order) {
         match order {
-            Order::Ask { action, id, reply } => {
-                let answer = self.ask(action, id).await;
+            Order::Ask { wanted, reply } => {
+                let answer = self.ask(wanted).await;
                 let _ = reply.send(answer);
             }
             Order::Cancel { operation, reply } => {
@@ -29,23 +32,24 @@ impl Driver {
         }
     }
 
-    pub(super) async fn ask(
-        &mut self,
-        action: Action,
-        id: OperationId,
-    ) -> Result<OperationId, AskError> {
+    pub(super) async fn ask(&mut self, wanted: Wanted) -> Result<Asked, AskError> {
+        let Wanted { action, id, tag, with } = wanted;
         if let Some(known) = self.shared.operations.find(&id) {
             let known = known.record();
             let same = known.sandbox == self.record.id && known.action == action;
-            return if same { Ok(id) } else { Err(AskError::IdTaken) };
+            return if same { Ok(Asked::Before) } else { Err(AskError::IdTaken) };
         }
-        let decision = decide(action, &self.record.state);
+        let decision = decide(action, &id, &self.record.state);
         if let Decision::Deny(denial) = decision {
             return Err(denial.into());
         }
         if self.asked.len() >= MAX_ASKED {
             return Err(AskError::Busy);
         }
+        let tag = match action {
+            Action::Snapshot => Some(self.free_tag(tag)?),
+            _ => None,
+        };
         let record = OperationRecord {
             id,
             sandbox: self.record.id.clone(),
@@ -53,14 +57,32 @@ impl Driver {
             goal: Goal::of(action, &self.record.state, self.record.boots),
             started: now(),
             status: OperationStatus::Running,
+            tag,
         };
         let tracked = self.shared.operations.track(record, &self.record.name);
-        if let Err(not_stored) = self.act(decision, &tracked).await {
+        if let Err(not_stored) = self.act(decision, &tracked, with).await {
             let status = OperationStatus::Failed { at: now(), error: not_stored.to_string() };
             tracked.finish(tracked.ended(status));
             return Err(not_stored.into());
         }
-        Ok(tracked.id())
+        Ok(Asked::Anew)
+    }
+
+    /// The tag that a new snapshot gets: this one, or the next number. Nobody else takes one of a
+    /// sandbox of this name meanwhile, for there is no other.
+    fn free_tag(&self, wanted: Option<SnapshotTag>) -> Result<SnapshotTag, AskError> {
+        let mut taken = self.shared.snapshots.tags_of(&self.record.name);
+        taken.extend(self.asked.tags());
+        let Some(tag) = wanted else {
+            let numbers = taken.iter().filter_map(|tag| tag.as_str().parse::<u64>().ok());
+            let last = numbers.filter(|n| *n < MAX_NUMBER).max().unwrap_or(0);
+            return Ok(SnapshotTag::numbered(last + 1));
+        };
+        if taken.contains(&tag) {
+            let sandbox = self.record.name.clone();
+            return Err(AskError::TagTaken(SnapshotName { sandbox, tag }));
+        }
+        Ok(tag)
     }
 
     /// Does about a request what was decided, and remembers the request in the same breath.
@@ -68,20 +90,21 @@ impl Driver {
         &mut self,
         decision: Decision,
         tracked: &Tracked,
+        with: Vec<Write>,
     ) -> Result<(), NotStored> {
-        let remember = Write::PutOperation(tracked.record());
+        let mut writes = with;
+        writes.push(Write::PutOperation(tracked.record()));
         match decision {
             Decision::Act(event) => {
                 self.asked.join(tracked);
-                self.change(&event, vec![remember]).await
+                self.change(&event, writes).await
             }
             Decision::ActAndAskAgain(event) => {
                 self.asked.wait(tracked);
-                self.change(&event, vec![remember]).await
+                self.change(&event, writes).await
             }
             Decision::AlreadySo => {
                 self.asked.join(tracked);
-                let mut writes = vec![remember];
                 let mut record = self.record.clone();
                 // Who stops what is down already means it to stay down.
                 if matches!(tracked.record().goal, Goal::Down) && record.restart_at.take().is_some()
@@ -92,7 +115,7 @@ impl Driver {
             }
             Decision::Queue => {
                 self.asked.wait(tracked);
-                self.shared.store.write(vec![remember]).await
+                self.shared.store.write(writes).await
             }
             Decision::Deny(_) => Ok(()),
         }

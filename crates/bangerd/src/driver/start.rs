@@ -65,7 +65,7 @@ async fn try_start(
     machine::clear(&dir).await?;
     // It begins with its disk: what was in its memory does not fit that any more.
     memory::forget(&dir)?;
-    if record.boots <= 1 {
+    if record.boots <= 1 && record.from.is_none() {
         // Nobody has ever used what a first start has left that came to nothing.
         remove_all(&dir.join(DISK))?;
     }

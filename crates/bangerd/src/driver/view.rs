@@ -37,12 +37,14 @@ impl View {
             boots,
             restarts,
             restart_at,
+            from,
         } = self.record.clone();
         let (since, reason) = match &state {
-            State::Running { since } | State::Paused { since } => (Some(*since), None),
+            State::Paused { since } => (Some(*since), None),
             State::Stopped { since, cause } => (Some(*since), Some(cause.to_string())),
             State::Failed { since, reason } => (Some(*since), Some(reason.clone())),
             State::Created => (Some(created), None),
+            state if state.runs_since().is_some() => (state.runs_since(), None),
             _ => (None, None),
         };
         let expires = lifetime.ttl.map(|ttl| created.after(ttl));
@@ -60,6 +62,7 @@ impl View {
             boots,
             restarts,
             restart_at,
+            from,
             conditions: self.conditions.clone(),
             detail: None,
         }

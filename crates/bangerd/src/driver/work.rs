@@ -15,8 +15,8 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 
-use super::pause;
 use super::start::start;
+use super::{pause, restore, snapshot};
 use crate::machine::{self, Live, memory};
 use crate::operations::Audience;
 use crate::shared::Shared;
@@ -36,6 +36,10 @@ pub(super) enum Done {
     Saved,
     /// Its memory could not be saved, for this reason; it runs on.
     NotSaved(String),
+    /// A snapshot of it is taken, for which it stood still so long.
+    Taken(Duration),
+    /// The snapshot that it was to begin with was never taken, for this reason.
+    NeverBegun(String),
     /// Its memory could not be taken up, for this reason, and is as it was.
     NotResumed(String),
     /// Nothing of it is left on the host.
@@ -82,6 +86,11 @@ impl Superseded {
         if self.0.wait_for(|yes| *yes).await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Whether it is so already.
+    pub(super) fn is_so(&self) -> bool {
+        *self.0.borrow()
     }
 }
 
@@ -136,6 +145,7 @@ pub(super) fn decided(effect: Effect) -> &'static str {
     match effect {
         Effect::Boot(_) => "start.decided",
         Effect::Save => "pause.decided",
+        Effect::Snapshot => "snapshot.decided",
         Effect::End(_) | Effect::DropMemory => "stop.decided",
         Effect::Remove => "delete.decided",
     }
@@ -162,9 +172,10 @@ pub(super) fn effect(
     let Given { live, spare, audience } = given;
     Begin::new(Kind::Changes, |superseded| async move {
         match effect {
-            Effect::Boot(Origin::Disk) => {
-                start(&shared, &record, spare, superseded, audience).await
-            }
+            Effect::Boot(Origin::Disk) => match record.begins_with() {
+                Some(from) => restore::begin(&shared, &record, from, superseded, audience).await,
+                None => start(&shared, &record, spare, superseded, audience).await,
+            },
             Effect::End(StopKind::PowerOff) => {
                 power_off(&shared, &record, live, superseded, audience).await
             }
@@ -174,6 +185,7 @@ pub(super) fn effect(
                 pause::resume(&shared, &record, superseded, audience).await
             }
             Effect::Save => pause::save(&shared, &record, live, audience).await,
+            Effect::Snapshot => snapshot::take(&shared, &record, live, superseded, audience).await,
             Effect::DropMemory => drop_memory(&shared, &record).await,
         }
     })

@@ -5,13 +5,13 @@
 //! so, before the machine executes anything. The files stay: the machine's memory is still theirs,
 //! as far as it has not written to it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{
-    create_new, ensure_private_dir, exchange, file_size, is_there, open_file, read_bounded,
-    remove_all, rename, sync_parent, write_atomic,
+    create_new, ensure_private_dir, exchange, file_size, is_there, link_file, open_file,
+    read_bounded, remove_all, rename, sync_parent, write_atomic,
 };
 use banger_link::Request;
 use banger_model::{Bytes, MemorySize};
@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::Live;
+use crate::saved::files;
 
 /// Where it is, in the sandbox's directory.
 const SAVED: &str = "saved";
@@ -53,18 +54,19 @@ pub(crate) enum Saved {
     Used,
 }
 
+/// Where saved memory is in the directory of a sandbox.
+pub(crate) fn place(dir: &Path) -> PathBuf {
+    dir.join(SAVED)
+}
+
 /// What there is of saved memory in the directory of a sandbox.
 pub(crate) fn look(dir: &Path) -> Saved {
-    let saved = dir.join(SAVED);
+    let saved = place(dir);
     match (is_there(&saved), is_there(&saved.join(USED))) {
         (false, _) => Saved::Nothing,
         (true, true) => Saved::Used,
         (true, false) => Saved::Whole(files(&saved)),
     }
-}
-
-fn files(dir: &Path) -> SavedMachine {
-    SavedMachine { memory: dir.join("memory"), devices: dir.join("devices") }
 }
 
 /// Saves the memory of a machine that runs. Afterwards the machine stands still, and what was
@@ -80,13 +82,13 @@ pub(crate) async fn save(live: &Live, dir: &Path) -> Result<()> {
     let saved = try_save(live, dir).await;
     if saved.is_err() {
         // Whatever went wrong: it ran, and is to run.
-        let _ = live.machine.resume().await;
-        let _ = timeout(FREEZE_PATIENCE, live.link.request(Request::Thaw)).await;
+        let _ = go_on(live).await;
     }
     saved
 }
 
-fn stands_still(machine: &dyn Running) -> bool {
+/// Whether somebody has stopped a machine's processors.
+pub(crate) fn stands_still(machine: &dyn Running) -> bool {
     *machine.watch().borrow() == RunState::Paused
 }
 
@@ -95,10 +97,7 @@ async fn try_save(live: &Live, dir: &Path) -> Result<()> {
         // Left so by a daemon that died: it cannot be asked anything.
         live.machine.resume().await?;
     }
-    timeout(FREEZE_PATIENCE, live.link.request(Request::Freeze))
-        .await
-        .context("the guest does not answer")?
-        .context("its processes cannot be frozen")?;
+    freeze(live).await?;
     live.machine.pause().await?;
     let new = dir.join(NEW);
     spawn_blocking({
@@ -111,16 +110,35 @@ async fn try_save(live: &Live, dir: &Path) -> Result<()> {
     spawn_blocking(move || keep(&dir)).await?
 }
 
+/// Has the processes of a machine stand still.
+///
+/// # Errors
+/// When the guest does not do that in time.
+pub(crate) async fn freeze(live: &Live) -> Result<()> {
+    timeout(FREEZE_PATIENCE, live.link.request(Request::Freeze))
+        .await
+        .context("the guest does not answer")?
+        .context("its processes cannot be frozen")?;
+    Ok(())
+}
+
+/// Lets a machine that stands still go on, and its processes with it.
+///
+/// # Errors
+/// When one of both does not.
+pub(crate) async fn go_on(live: &Live) -> Result<()> {
+    live.machine.resume().await?;
+    timeout(FREEZE_PATIENCE, thaw(live)).await.context("the guest does not answer")?
+}
+
 /// Puts what was saved in the place of what was saved before, once all of it is on the disk.
 fn keep(dir: &Path) -> Result<()> {
-    let (new, saved) = (dir.join(NEW), dir.join(SAVED));
+    let (new, saved) = (dir.join(NEW), place(dir));
     let made = files(&new);
-    let size = |path: &Path| Ok::<_, anyhow::Error>(file_size(path)?.apparent);
-    let about = About { memory: size(&made.memory)?, devices: size(&made.devices)? };
     for file in [&made.memory, &made.devices, &dir.join(super::DISK)] {
         open_file(file)?.sync_all().with_context(|| format!("cannot sync {}", file.display()))?;
     }
-    write_atomic(&new.join(ABOUT), &serde_json::to_vec(&about)?)?;
+    describe(&new)?;
     if !is_there(&saved) {
         return Ok(rename(&new, &saved)?);
     }
@@ -130,6 +148,29 @@ fn keep(dir: &Path) -> Result<()> {
         warn!(dir = %new.display(), %error, "memory that was saved before remains");
     }
     Ok(())
+}
+
+fn describe(new: &Path) -> Result<()> {
+    let made = files(new);
+    let size = |path: &Path| Ok::<_, anyhow::Error>(file_size(path)?.apparent);
+    let about = About { memory: size(&made.memory)?, devices: size(&made.devices)? };
+    Ok(write_atomic(&new.join(ABOUT), &serde_json::to_vec(&about)?)?)
+}
+
+/// Gives the sandbox in `dir` memory that was saved elsewhere, in place of its own. It is the same
+/// file as there: all who go on with it share it, and none writes to it.
+///
+/// # Errors
+/// When that cannot be done; then there is none.
+pub(crate) fn link(saved: &SavedMachine, dir: &Path) -> Result<()> {
+    forget(dir)?;
+    let new = dir.join(NEW);
+    ensure_private_dir(&new)?;
+    let here = files(&new);
+    link_file(&saved.memory, &here.memory)?;
+    link_file(&saved.devices, &here.devices)?;
+    describe(&new)?;
+    Ok(rename(&new, &place(dir))?)
 }
 
 /// The saved memory in a directory, checked.
@@ -152,7 +193,7 @@ pub(crate) fn whole(saved: &SavedMachine, size: MemorySize) -> Result<()> {
 /// # Errors
 /// When that cannot be written down.
 pub(crate) fn mark_used(dir: &Path) -> Result<()> {
-    let mark = dir.join(SAVED).join(USED);
+    let mark = place(dir).join(USED);
     create_new(&mark)?;
     Ok(sync_parent(&mark)?)
 }

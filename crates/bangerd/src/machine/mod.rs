@@ -1,9 +1,11 @@
 //! One sandbox's machine: made, booted, taken over and ended. Everything about it is found from
 //! its directory, so whoever knows that can take it over.
 
+pub(crate) mod fill;
 pub(crate) mod memory;
 mod network;
 mod space;
+pub(crate) mod still;
 pub(crate) mod time;
 
 use std::ffi::OsString;

@@ -13,11 +13,12 @@ use tracing::warn;
 
 use super::rehearse::rehearse;
 use super::shape::Shape;
-use super::template::{self, DISK};
+use super::template;
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
 use crate::machine;
 use crate::operations::now;
+use crate::saved;
 
 /// Where the machine is that becomes the template, below the template's directory.
 pub(super) const MACHINE: &str = "machine";
@@ -88,7 +89,7 @@ async fn save_one(
     assets: &Assets,
     checkpoints: &Checkpoints,
 ) -> Result<()> {
-    let disk = dir.join(DISK);
+    let disk = saved::disk(dir);
     create_disk(&disk, spec.disk.bytes())?;
     let machine = machine_of(assets, spec, (place, disk));
     let prepared = assets.vmm.prepare(machine).await?;
@@ -100,7 +101,7 @@ async fn save_one(
     drop(link);
     checkpoints.reach("template.settled").await;
     machine.pause().await?;
-    machine.save(&template::files(dir)).await?;
+    machine.save(&saved::files(dir)).await?;
     machine.kill().await?;
     Ok(())
 }

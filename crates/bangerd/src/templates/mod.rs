@@ -31,6 +31,9 @@ use crate::operations::now;
 
 pub(crate) use make::{make, shape};
 pub(crate) use rehearse::{rehearse, run_to_end};
+pub use shape::Shape;
+#[cfg(test)]
+pub(crate) use shape::tests::shape as shape_for_tests;
 pub use template::{About, Template};
 
 /// What all templates may take on the disk; those that were not used for the longest time go.

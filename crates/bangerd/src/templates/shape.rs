@@ -52,6 +52,19 @@ impl Shape {
         })
     }
 
+    /// Whether a machine of this shape can go on with what was saved of one of that shape. It
+    /// brings its agent along, so that may be another.
+    pub(crate) fn can_go_on_with(&self, saved: &Self) -> bool {
+        let Self { format, initramfs, .. } = saved.clone();
+        Self { format, initramfs, ..self.clone() } == *saved
+    }
+
+    /// Whether a disk that was written over the image of that shape belongs over the image of
+    /// this one.
+    pub(crate) fn has_image_of(&self, saved: &Self) -> bool {
+        self.image == saved.image
+    }
+
     /// The name of the template of this shape.
     ///
     /// # Errors
@@ -79,6 +92,24 @@ pub(crate) mod tests {
             memory: MemorySize::DEFAULT,
             disk: DiskSize::DEFAULT,
         }
+    }
+
+    #[test]
+    fn memory_fits_another_agent_and_nothing_else() {
+        assert!(Shape { initramfs: "j".to_owned(), ..shape() }.can_go_on_with(&shape()));
+        let others = [
+            Shape { machine: "qemu 7.3".to_owned(), ..shape() },
+            Shape { processor: "another".to_owned(), ..shape() },
+            Shape { kernel: "l".to_owned(), ..shape() },
+            Shape { image: "n".to_owned(), ..shape() },
+            Shape { cpus: CpuCount::TWO, ..shape() },
+            Shape { memory: "1G".parse().unwrap(), ..shape() },
+            Shape { disk: "9G".parse().unwrap(), ..shape() },
+        ];
+        for other in &others {
+            assert!(!other.can_go_on_with(&shape()), "{other:?}");
+        }
+        assert!(others[0].has_image_of(&shape()) && !others[3].has_image_of(&shape()));
     }
 
     #[test]

@@ -5,24 +5,19 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail};
-use banger_host::fs::{file_size, read_bounded, write_atomic};
+use banger_host::fs::{read_bounded, write_atomic};
 use banger_model::{Bytes, ImageName, KernelName, TemplateId, Timestamp};
 use banger_vmm::SavedMachine;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::shape::Shape;
+use crate::saved;
 
-/// Files of a template.
-const MEMORY: &str = "memory";
-const DEVICES: &str = "devices";
-pub(super) const DISK: &str = "disk.ext4";
+/// Files of a template beside those of the machine.
 const ABOUT: &str = "template.json";
 const USES: &str = "uses.json";
 /// Longest descriptions that make sense, in bytes.
 const MAX_ABOUT_LEN: u64 = 64 * 1024;
-/// Largest state of devices that makes sense: it is half a megabyte.
-const MAX_DEVICES_LEN: u64 = 64 * 1024 * 1024;
 
 /// What is known about a template.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,11 +54,6 @@ pub struct Template {
     last: AtomicU64,
 }
 
-/// The files of the template in this directory.
-pub(super) fn files(dir: &Path) -> SavedMachine {
-    SavedMachine { memory: dir.join(MEMORY), devices: dir.join(DEVICES) }
-}
-
 /// Writes down what is known about a template whose files are there.
 pub(super) fn describe(
     dir: &Path,
@@ -71,14 +61,9 @@ pub(super) fn describe(
     (image, kernel): (ImageName, KernelName),
     made: Timestamp,
 ) -> Result<()> {
-    let devices_sha256 = digest(&files(dir).devices)?;
+    let devices_sha256 = saved::digest(dir)?;
     let about = About { shape, image, kernel, made, devices_sha256 };
     Ok(write_atomic(&dir.join(ABOUT), &serde_json::to_vec_pretty(&about)?)?)
-}
-
-fn digest(devices: &Path) -> Result<String> {
-    let bytes = read_bounded(devices, MAX_DEVICES_LEN)?;
-    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 impl Template {
@@ -94,20 +79,7 @@ impl Template {
         if dir.file_name().is_none_or(|name| name != id.as_str()) {
             bail!("{} is the template of another shape", dir.display());
         }
-        let SavedMachine { memory, devices } = files(dir);
-        let wanted =
-            [(memory, about.shape.memory.bytes()), (dir.join(DISK), about.shape.disk.bytes())];
-        let mut size = file_size(&devices)?.real.get();
-        for (file, len) in wanted {
-            let there = file_size(&file)?;
-            if there.apparent != len {
-                bail!("{} has {} instead of {len}", file.display(), there.apparent);
-            }
-            size += there.real.get();
-        }
-        if digest(&devices)? != about.devices_sha256 {
-            bail!("{} is not what was written", devices.display());
-        }
+        let size = saved::check(dir, &about.shape, &about.devices_sha256)?;
         // Who has forgotten how often it was used starts anew.
         let uses = read_bounded(&dir.join(USES), MAX_ABOUT_LEN).ok();
         let uses: Uses =
@@ -118,18 +90,18 @@ impl Template {
             hits: AtomicU64::new(uses.hits),
             about,
             dir: dir.to_owned(),
-            size: Bytes::new(size),
+            size,
         })
     }
 
     /// What a machine is restored from.
     pub fn saved(&self) -> SavedMachine {
-        files(&self.dir)
+        saved::files(&self.dir)
     }
 
     /// The disk that a new sandbox gets a copy of.
     pub fn disk(&self) -> PathBuf {
-        self.dir.join(DISK)
+        saved::disk(&self.dir)
     }
 
     /// What its files take on the disk.
@@ -187,12 +159,12 @@ pub(super) mod tests {
     }
 
     pub(crate) fn fill(dir: &Path, shape: Shape) {
-        let SavedMachine { memory, devices } = files(dir);
+        let SavedMachine { memory, devices } = saved::files(dir);
         let sparse = |path: &Path, len: Bytes| {
             banger_host::fs::create_new(path).unwrap().set_len(len.get()).unwrap();
         };
         sparse(&memory, shape.memory.bytes());
-        sparse(&dir.join(DISK), shape.disk.bytes());
+        sparse(&saved::disk(dir), shape.disk.bytes());
         write_atomic(&devices, b"devices").unwrap();
         let names = ("an-image".parse().unwrap(), "a-kernel".parse().unwrap());
         describe(dir, shape, names, Timestamp(7)).unwrap();
@@ -217,10 +189,10 @@ pub(super) mod tests {
         let breaks: [(&str, Break); 6] = [
             ("no description", |dir| banger_host::fs::remove_all(&dir.join(ABOUT)).unwrap()),
             ("garbage", |dir| write_atomic(&dir.join(ABOUT), b"{").unwrap()),
-            ("short memory", |dir| write_atomic(&dir.join(MEMORY), b"x").unwrap()),
-            ("no disk", |dir| banger_host::fs::remove_all(&dir.join(DISK)).unwrap()),
-            ("other devices", |dir| write_atomic(&dir.join(DEVICES), b"x").unwrap()),
-            ("no devices", |dir| banger_host::fs::remove_all(&dir.join(DEVICES)).unwrap()),
+            ("short memory", |dir| write_atomic(&saved::files(dir).memory, b"x").unwrap()),
+            ("no disk", |dir| banger_host::fs::remove_all(&saved::disk(dir)).unwrap()),
+            ("other devices", |dir| write_atomic(&saved::files(dir).devices, b"x").unwrap()),
+            ("no devices", |dir| banger_host::fs::remove_all(&saved::files(dir).devices).unwrap()),
         ];
         for (what, break_it) in breaks {
             let root = tempfile::tempdir().unwrap();

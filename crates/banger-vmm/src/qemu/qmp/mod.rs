@@ -126,9 +126,14 @@ impl Qmp {
         }
     }
 
-    /// Takes the carrier from the network device of this name.
-    pub(crate) async fn unplug(&self, device: &str, patience: Duration) -> Result<(), QmpError> {
-        let arguments = json!({ "name": device, "up": false });
+    /// Gives the network device of this name a carrier, or takes it.
+    pub(crate) async fn set_carrier(
+        &self,
+        device: &str,
+        carrier: Carrier,
+        patience: Duration,
+    ) -> Result<(), QmpError> {
+        let arguments = json!({ "name": device, "up": carrier == Carrier::There });
         self.execute("set_link", arguments, patience).await.map(drop)
     }
 
@@ -148,6 +153,13 @@ impl Qmp {
     pub(crate) fn observed(&self) -> watch::Receiver<Observed> {
         self.observed.clone()
     }
+}
+
+/// Whether a network device is connected to anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    There,
+    Missing,
 }
 
 /// Waits for the greeting, which is the first message.

@@ -1,5 +1,6 @@
 //! `banger bench`: how long things take here, beside what else there is.
 
+mod fork;
 mod run;
 mod start;
 
@@ -15,12 +16,14 @@ use crate::error::CommandError;
 pub(crate) enum Bench {
     Start(start::Args),
     Run(run::Args),
+    Fork(fork::Args),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode, CommandError> {
     match bench {
         Bench::Start(args) => start::run(args),
         Bench::Run(args) => run::run(args),
+        Bench::Fork(args) => fork::run(args),
     }
 }
 

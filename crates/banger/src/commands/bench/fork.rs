@@ -1,0 +1,238 @@
+//! `banger bench fork`: from a sandbox that is warm to several.
+
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use banger_api::client::{Client, Force};
+use banger_api::types::{CreateSandbox, Created, ForkSandbox};
+use banger_host::command::Tool;
+use banger_host::memory::proportional;
+use banger_model::{
+    BootMode, Bytes, DiskSize, ExitCode, ImageName, KernelName, Labels, Lifetime, Limits,
+    MemorySize, NetworkMode, OperationId, OperationStatus, SandboxSpec, Silent,
+};
+use clap::value_parser;
+use serde::Serialize;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::{Distribution, heading};
+use crate::context::{self, Context};
+use crate::error::CommandError;
+use crate::lease::Lease;
+use crate::output::{self, Format};
+use crate::progress;
+
+/// Longest time for one command in a sandbox.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// A process that answers from its memory.
+const WARM: &str = "
+    mkfifo /root/ask /root/answer
+    cat > /root/keeper <<'EOF'
+while read line < /root/ask; do echo warm > /root/answer; done
+EOF
+    setsid sh /root/keeper </dev/null >/dev/null 2>&1 &";
+const ASK: &str = "echo > /root/ask; cat /root/answer";
+
+/// Measure the time from one sandbox to several copies of it in which its process answers
+///
+/// A process is started in a sandbox and asked once. Then the sandbox is forked, and the process is
+/// asked in each copy at once.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  banger bench fork\n  banger bench fork -n 8 --rounds 10 -o json"
+)]
+pub(crate) struct Args {
+    /// How many copies
+    #[arg(
+        long,
+        short = 'n',
+        default_value_t = 4,
+        value_parser = value_parser!(u16).range(1..=i64::from(Limits::MAX_FORKS))
+    )]
+    count: u16,
+    /// How often it is measured
+    #[arg(long, default_value = "5")]
+    rounds: NonZeroU32,
+    /// Memory of the sandbox
+    #[arg(long, default_value_t = MemorySize::DEFAULT)]
+    memory: MemorySize,
+    /// How the sandbox is connected
+    #[arg(long, default_value_t = NetworkMode::None)]
+    network: NetworkMode,
+    /// The form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// What was measured. Field names are stable; times are in milliseconds.
+#[derive(Debug, Serialize)]
+struct Report {
+    accelerator: String,
+    rounds: u32,
+    copies: u16,
+    /// How long the source stood still.
+    stood_still: Distribution,
+    /// From the request until all copies run.
+    running: Distribution,
+    /// From the request until the process has answered in all copies.
+    answered: Distribution,
+    /// Bytes of memory that each copy adds to what its host uses, in the mean: the last round.
+    memory_per_copy: u64,
+}
+
+struct Round {
+    stood_still: Duration,
+    running: Duration,
+    answered: Duration,
+    memory_per_copy: Bytes,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
+    let runtime = context::runtime()?;
+    let report = runtime.block_on(measure(args))?;
+    match args.output {
+        Format::Json => output::json(&report)?,
+        Format::Text => print(&report)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn measure(args: &Args) -> Result<Report> {
+    let context = Context::from_process()?;
+    let progress = progress::to_stderr();
+    let client = context.client(0);
+    // Held to the end: whatever becomes of this, the source goes with it.
+    let lease = Lease::take(&context.home)?;
+    progress.stage("starting a sandbox");
+    let created = client.create(&wanted(args, &lease)?).await?;
+    let operation = created.operation.context("the daemon does not start the sandbox")?;
+    succeeded(&client, &operation).await?;
+    let source = created.sandbox.id.to_string();
+    exec(&context.program, &source, WARM).await?;
+    exec(&context.program, &source, ASK).await?;
+    let mut rounds = Vec::new();
+    for round in 1..=args.rounds.get() {
+        progress.stage(&format!("round {round} of {}", args.rounds));
+        rounds.push(fork(&client, &context.program, &source, args.count).await?);
+    }
+    let shown = client.show(&source).await?;
+    client.delete(&source, Force::Yes).await?;
+    let times = |time: fn(&Round) -> Duration| Distribution::of(rounds.iter().map(time).collect());
+    Ok(Report {
+        accelerator: shown.detail.and_then(|detail| detail.accelerator).unwrap_or_default(),
+        rounds: args.rounds.get(),
+        copies: args.count,
+        stood_still: times(|round| round.stood_still),
+        running: times(|round| round.running),
+        answered: times(|round| round.answered),
+        memory_per_copy: rounds.last().map_or(0, |round| round.memory_per_copy.get()),
+    })
+}
+
+fn wanted(args: &Args, lease: &Lease) -> Result<CreateSandbox> {
+    let (image, kernel): (ImageName, KernelName) =
+        ("debian-bookworm".parse()?, "debian-cloud".parse()?);
+    let spec = SandboxSpec {
+        image,
+        kernel,
+        cpus: None,
+        memory: args.memory,
+        disk: DiskSize::DEFAULT,
+        network: args.network,
+        boot: BootMode::Template,
+    };
+    Ok(CreateSandbox {
+        name: None,
+        spec: Some(spec),
+        from: None,
+        labels: Labels::default(),
+        lifetime: Lifetime { lease: Some(lease.id()), ..Lifetime::default() },
+        start: true,
+    })
+}
+
+/// Waits until an operation has succeeded.
+async fn succeeded(client: &Client, operation: &OperationId) -> Result<Option<Duration>> {
+    let ended = progress::follow(client, operation, &Silent).await?;
+    match ended.status {
+        OperationStatus::Succeeded { .. } => Ok(ended.stood_still_ms.map(Duration::from_millis)),
+        OperationStatus::Failed { error, .. } => Err(anyhow!(error)),
+        _ => bail!("it was called off"),
+    }
+}
+
+async fn exec(program: &Path, sandbox: &str, script: &str) -> Result<()> {
+    let tool = Tool::new(program).args(["vm", "exec", sandbox, "--", "sh", "-c", script]);
+    spawn_blocking(move || tool.capture(PATIENCE)).await??;
+    Ok(())
+}
+
+/// One fork, of which nothing is left afterwards.
+async fn fork(client: &Client, program: &Path, source: &str, count: u16) -> Result<Round> {
+    let before = memory(client, source).await?;
+    let begin = Instant::now();
+    let forked = client.fork(source, &ForkSandbox { count, name: None }).await?;
+    let copies = &forked.copies;
+    let measured = async {
+        let (stood_still, up) = follow(client, program, &forked.operation.id, copies).await?;
+        let answered = begin.elapsed();
+        let mut after = memory(client, source).await?.get();
+        for copy in copies {
+            after += memory(client, copy.sandbox.id.as_str()).await?.get();
+        }
+        let added = after.saturating_sub(before.get()) / u64::from(count);
+        let memory_per_copy = Bytes::new(added);
+        Ok(Round { stood_still, running: up - begin, answered, memory_per_copy })
+    };
+    let measured = measured.await;
+    for copy in copies {
+        let gone = client.delete(copy.sandbox.id.as_str(), Force::Yes).await?;
+        progress::follow(client, &gone.id, &Silent).await?;
+    }
+    measured
+}
+
+/// Waits until the process has answered in each copy; returns how long the source stood still, and
+/// when all copies ran.
+async fn follow(
+    client: &Client,
+    program: &Path,
+    taking: &OperationId,
+    copies: &[Created],
+) -> Result<(Duration, Instant)> {
+    let stood_still = succeeded(client, taking).await?;
+    for copy in copies {
+        let operation = copy.operation.as_ref().context("the daemon does not start a copy")?;
+        succeeded(client, operation).await?;
+    }
+    let running = Instant::now();
+    let mut asked = JoinSet::new();
+    for copy in copies {
+        let (program, copy): (PathBuf, _) = (program.to_owned(), copy.sandbox.id.to_string());
+        asked.spawn(async move { exec(&program, &copy, ASK).await });
+    }
+    while let Some(answered) = asked.join_next().await {
+        answered??;
+    }
+    Ok((stood_still.unwrap_or_default(), running))
+}
+
+/// What a sandbox's machine takes of the host's memory.
+async fn memory(client: &Client, sandbox: &str) -> Result<Bytes> {
+    let detail = client.show(sandbox).await?.detail;
+    let pid = detail.and_then(|detail| detail.vmm_pid).context("a sandbox has no machine")?;
+    Ok(spawn_blocking(move || proportional(pid)).await??)
+}
+
+fn print(report: &Report) -> Result<(), CommandError> {
+    let Report { rounds, copies, accelerator, .. } = report;
+    output::line(format!("{rounds} rounds of {copies} copies, {accelerator}; milliseconds"))?;
+    output::line(heading())?;
+    output::line(report.stood_still.line("the source stands still"))?;
+    output::line(report.running.line("fork → all copies run"))?;
+    output::line(report.answered.line("fork → its process answers in all"))?;
+    let memory = Bytes::new(report.memory_per_copy);
+    output::line(format!("memory that each copy adds: {memory}"))
+}

@@ -1,0 +1,75 @@
+//! `banger snapshot list`.
+
+use banger_api::types::Snapshot;
+use banger_model::{Bytes, ExitCode, Timestamp};
+
+use crate::commands::vm_list::now;
+use crate::commands::with_daemon;
+use crate::error::CommandError;
+use crate::output::{self, Format, Table};
+
+/// List snapshots: what sandboxes were at one moment
+///
+/// SIZE is the space that each takes on the disk; what a file system shares between files counts
+/// for each.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  banger snapshot list\n  banger snapshot list -o json\n  \
+                        banger vm create --from web@1 again")]
+pub(crate) struct Args {
+    /// Print names and nothing else
+    #[arg(long, short, conflicts_with = "output")]
+    quiet: bool,
+    /// The form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
+    let snapshots = with_daemon(verbosity, async |client| Ok(client.snapshots().await?))?;
+    match args.output {
+        _ if args.quiet => {
+            let names: String = snapshots.iter().map(|s| format!("{}\n", s.name)).collect();
+            output::text(&names)?;
+        }
+        Format::Json => output::json(&snapshots)?,
+        Format::Text => output::text(&table(&snapshots, now()))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(snapshots: &[Snapshot], now: Timestamp) -> String {
+    let mut table = Table::new(["NAME", "IMAGE", "MEMORY", "DISK", "SIZE", "AGE"]);
+    for snapshot in snapshots {
+        table.row([
+            snapshot.name.to_string(),
+            snapshot.image.to_string(),
+            snapshot.memory.to_string(),
+            snapshot.disk.to_string(),
+            Bytes::new(snapshot.size).to_string(),
+            now.since(snapshot.created).to_string(),
+        ]);
+    }
+    table.render(&[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_shows_what_each_is_and_costs() {
+        let snapshot: Snapshot = serde_json::from_value(serde_json::json!({
+            "id": "0123456789abcdef", "name": "web@1", "image": "debian-bookworm",
+            "kernel": "debian-cloud", "cpus": 2, "memory": 536_870_912,
+            "disk": 8_589_934_592_u64, "accelerator": "tcg", "size": 200 << 20,
+            "apparent": 9_126_805_504_u64, "created": 1000,
+        }))
+        .unwrap();
+        assert_eq!(
+            table(&[snapshot], Timestamp(62_000)),
+            "NAME   IMAGE            MEMORY  DISK  SIZE  AGE\n\
+             web@1  debian-bookworm  512M    8G    200M  1m 1s\n"
+        );
+        assert_eq!(table(&[], Timestamp(0)), "NAME  IMAGE  MEMORY  DISK  SIZE  AGE\n");
+    }
+}

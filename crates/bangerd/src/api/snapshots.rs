@@ -1,0 +1,137 @@
+//! Snapshots and forks: taken of sandboxes that run, shown and removed.
+
+use std::sync::Arc;
+
+use axum::Json as Answer;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use banger_api::types::{
+    Created, ForkSandbox, Forked, Operation, Problem, ProblemCode, Snapshot as Shown,
+};
+use banger_model::policy::Action;
+use banger_model::{OperationId, SnapshotId, SnapshotName, SnapshotTag};
+use serde::Deserialize;
+
+use super::App;
+use super::error::{Failure, Json, Query};
+use super::sandboxes::{Asking, operation};
+use crate::driver::{View, Wanted};
+use crate::operations::new_id;
+use crate::registry::Registry;
+use crate::snapshots::Snapshot;
+
+/// How a snapshot is asked for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Taking {
+    /// What the client calls the operation.
+    operation: Option<OperationId>,
+    tag: Option<SnapshotTag>,
+}
+
+/// Take a snapshot of a sandbox that runs, and let it run on
+///
+/// The operation tells the tag, which is the next number where none is given. When it has
+/// succeeded the snapshot is there.
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/snapshot", params(("sandbox" = String, Path), ("tag" = Option<String>, Query, description = "What tells it apart from other snapshots of this sandbox"), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn take(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+    Query(Taking { operation: id, tag }): Query<Taking>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    if let Some(known) = known(&registry, id.as_ref(), Action::Snapshot) {
+        return Ok((StatusCode::ACCEPTED, Answer(known)));
+    }
+    let handle = registry.resolve(&sandbox)?;
+    let id = chosen(id)?;
+    let name = handle.view().record.name.clone();
+    let wanted = Wanted { action: Action::Snapshot, id: id.clone(), tag, with: Vec::new() };
+    handle.ask_for(wanted).await.map_err(|error| {
+        Failure::from(error).about(&format!("cannot take a snapshot of {name}"))
+    })?;
+    Ok((StatusCode::ACCEPTED, Answer(operation(&registry, &id)?)))
+}
+
+/// Make copies of a sandbox that runs, in which its processes go on
+///
+/// The answer comes when the copies are remembered, long before they run: each has an operation
+/// that tells. Asked again with the same operation, it is the same fork.
+#[utoipa::path(post, path = "/v1/sandboxes/{sandbox}/fork", request_body = ForkSandbox, params(("sandbox" = String, Path), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits. Asked again with it, it is the same operation")), responses((status = 201, body = Forked), (status = "default", body = Problem)))]
+pub(super) async fn fork(
+    State(registry): App,
+    Path(sandbox): Path<String>,
+    Query(Asking { operation: id }): Query<Asking>,
+    Json(wanted): Json<ForkSandbox>,
+) -> Result<(StatusCode, Answer<Forked>), Failure> {
+    let id = chosen(id)?;
+    let views = match known(&registry, Some(&id), Action::Fork) {
+        // Its source may be gone by now.
+        Some(_) => registry.forked(&SnapshotId::of(&id)),
+        None => registry.fork(registry.resolve(&sandbox)?, id.clone(), wanted).await,
+    };
+    let views =
+        views.map_err(|error| Failure::from(error).about(&format!("cannot fork {sandbox}")))?;
+    let copies = views.iter().map(|view| copy(&registry, view)).collect();
+    let forked = Forked { operation: operation(&registry, &id)?, copies };
+    Ok((StatusCode::CREATED, Answer(forked)))
+}
+
+fn copy(registry: &Registry, view: &Arc<View>) -> Created {
+    let operation = registry.shared().operations.last_of(&view.record.id);
+    Created { sandbox: view.sandbox(), operation }
+}
+
+fn chosen(id: Option<OperationId>) -> Result<OperationId, Failure> {
+    Ok(match id {
+        Some(id) => id,
+        None => new_id()?,
+    })
+}
+
+/// The operation of this id, if this was asked before.
+fn known(registry: &Registry, id: Option<&OperationId>, action: Action) -> Option<Operation> {
+    let known = registry.shared().operations.find(id?)?.operation();
+    (known.action == action).then(|| known.as_ref().clone())
+}
+
+/// All snapshots, oldest first
+#[utoipa::path(get, path = "/v1/snapshots", responses((status = 200, body = Vec<Shown>), (status = "default", body = Problem)))]
+pub(super) async fn list(State(registry): App) -> Answer<Vec<Shown>> {
+    let all = registry.shared().snapshots.list();
+    let mut all: Vec<_> = all.iter().filter_map(|snapshot| shown(snapshot)).collect();
+    all.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+    Answer(all)
+}
+
+/// Remove a snapshot
+///
+/// Answers with it as it was. Sandboxes that were made from it and have been up stay as they are.
+#[utoipa::path(delete, path = "/v1/snapshots/{snapshot}", params(("snapshot" = String, Path, description = "Its name, `NAME@TAG`")), responses((status = 200, body = Shown), (status = "default", body = Problem)))]
+pub(super) async fn delete(
+    State(registry): App,
+    Path(snapshot): Path<String>,
+) -> Result<Answer<Shown>, Failure> {
+    let name: SnapshotName =
+        snapshot.parse().map_err(|error: banger_model::SnapshotNameError| {
+            Problem::new(ProblemCode::Invalid, error.to_string())
+        })?;
+    let removed = registry.shared().snapshots.remove(&name).await?;
+    let gone = || Problem::new(ProblemCode::NotFound, format!("there is no snapshot {name}"));
+    Ok(Answer(shown(&removed).ok_or_else(gone)?))
+}
+
+fn shown(snapshot: &Snapshot) -> Option<Shown> {
+    let about = &snapshot.about;
+    Some(Shown {
+        id: snapshot.id.clone(),
+        name: snapshot.name()?,
+        image: about.spec.image.clone(),
+        kernel: about.spec.kernel.clone(),
+        cpus: about.shape.cpus,
+        memory: about.shape.memory,
+        disk: about.shape.disk,
+        accelerator: about.accelerator,
+        size: snapshot.size.get(),
+        apparent: snapshot.apparent.get(),
+        created: about.created,
+    })
+}

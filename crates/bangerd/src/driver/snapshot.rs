@@ -1,0 +1,119 @@
+//! Taking a snapshot of a sandbox that runs, and runs on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use banger_host::fs::ensure_private_dir;
+use banger_host::staged::Staged;
+use banger_model::lifecycle::{Afterwards, State};
+use banger_model::{Progress as _, SandboxRecord, SnapshotId};
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use super::start::assets;
+use super::work::{Done, Superseded};
+use crate::machine::{Live, memory, still};
+use crate::operations::{Audience, now};
+use crate::shared::Shared;
+use crate::snapshots::{About, Snapshot};
+use crate::{saved, templates};
+
+/// Takes the snapshot that the sandbox's state tells of. Its machine goes on, whatever comes of it.
+pub(super) async fn take(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    live: Option<Live>,
+    superseded: Superseded,
+    audience: Audience,
+) -> Done {
+    let State::Pausing { then: Afterwards::GoOn { snapshot, .. } } = &record.state else {
+        return Done::Superseded;
+    };
+    let Some(live) = live else { return Done::NotSaved("there is no machine".to_owned()) };
+    match try_take(shared, record, (snapshot, &live), superseded, &audience).await {
+        Ok(stood_still) => {
+            shared.checkpoints.reach("snapshot.kept").await;
+            info!(sandbox = %record.id, %snapshot, ms = stood_still.as_millis(), "a snapshot is taken");
+            Done::Taken(stood_still)
+        }
+        Err(error) => {
+            warn!(sandbox = %record.id, error = format!("{error:#}"), "no snapshot");
+            Done::NotSaved(format!("{error:#}"))
+        }
+    }
+}
+
+/// Returns how long the sandbox stood still.
+async fn try_take(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    (id, live): (&SnapshotId, &Live),
+    mut superseded: Superseded,
+    audience: &Audience,
+) -> Result<Duration> {
+    audience.stage("taking a snapshot");
+    if shared.snapshots.get(id).is_some() {
+        // A daemon before this one has come so far, and may have left the machine as it was then.
+        memory::go_on(live).await?;
+        return Ok(Duration::ZERO);
+    }
+    let about = about(shared, record, (id, live), &mut superseded, audience);
+    let Some(about) = about.await? else { bail!("something else was asked for meanwhile") };
+    let (dir, target) = (shared.dir(&record.id), shared.snapshots.dir(id));
+    let root = shared.home.snapshots();
+    ensure_private_dir(&root)?;
+    still::check_room(live, &dir, &root, record.spec.memory.bytes())?;
+    let staged = spawn_blocking({
+        let target = target.clone();
+        move || Staged::begin(&target)
+    })
+    .await??;
+    let stood_still = still::copy(live, &dir, staged.path(), &shared.checkpoints).await?;
+    if superseded.is_so() {
+        bail!("something else was asked for meanwhile");
+    }
+    audience.stage("writing the snapshot");
+    let snapshot = spawn_blocking(move || {
+        let devices_sha256 = saved::digest(staged.path())?;
+        About { devices_sha256, ..about }.write(staged.path())?;
+        staged.commit()?;
+        Snapshot::open(&target)
+    })
+    .await??;
+    shared.snapshots.add(snapshot);
+    Ok(stood_still)
+}
+
+/// What is known about the snapshot before it is taken; `None` when something else was asked for
+/// meanwhile.
+async fn about(
+    shared: &Arc<Shared>,
+    record: &SandboxRecord,
+    (id, live): (&SnapshotId, &Live),
+    superseded: &mut Superseded,
+    audience: &Audience,
+) -> Result<Option<About>> {
+    let Some(assets) = assets(shared, record, superseded, audience).await? else {
+        return Ok(None);
+    };
+    if assets.accelerator != live.accelerator {
+        bail!(
+            "its machine is executed by {}, and one that is made now would be by {}; stop it and \
+             start it",
+            live.accelerator,
+            assets.accelerator
+        );
+    }
+    let asked = shared.operations.find(&id.operation());
+    let asked = asked.context("nobody knows who asked for it")?;
+    Ok(Some(About {
+        sandbox: record.name.clone(),
+        tag: asked.record().tag,
+        spec: record.spec.clone(),
+        shape: templates::shape(&assets, &record.spec)?,
+        accelerator: live.accelerator,
+        created: now(),
+        devices_sha256: String::new(),
+    }))
+}

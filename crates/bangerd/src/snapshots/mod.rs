@@ -1,0 +1,259 @@
+//! Snapshots: what sandboxes were at one moment, from which others are made.
+//!
+//! A snapshot is whole or not there, and never changes. One with a tag stays until its user
+//! removes it. One without is of a fork, and goes when the last sandbox that is made from it has
+//! come up: from then on each has all that it needs in its own directory.
+
+mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Result;
+use banger_host::fs::{ensure_private_dir, list_dir, remove_all, rename};
+use banger_host::staged;
+use banger_model::{SandboxId, SandboxName, SnapshotId, SnapshotName, SnapshotTag};
+use thiserror::Error;
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+pub(crate) use snapshot::{About, Snapshot};
+
+/// Every snapshot there is, and who needs it.
+#[derive(Debug)]
+pub(crate) struct Snapshots {
+    root: PathBuf,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    whole: BTreeMap<SnapshotId, Arc<Snapshot>>,
+    /// Sandboxes that begin with a snapshot and were never up; it may not be there yet.
+    needs: BTreeMap<SnapshotId, BTreeSet<SandboxId>>,
+}
+
+/// Why a snapshot is not removed.
+#[derive(Debug, Error)]
+pub(crate) enum NotRemoved {
+    /// A sandbox would never come up.
+    #[error("snapshot {0} is in use: sandbox {1} was made from it, and was never up")]
+    InUse(SnapshotName, SandboxId),
+    /// There is none.
+    #[error("there is no snapshot {0}")]
+    Missing(SnapshotName),
+    /// Its files cannot be removed.
+    #[error("{0:#}")]
+    Host(#[from] anyhow::Error),
+}
+
+impl Inner {
+    /// Takes out a snapshot that nobody can name, once nobody needs it.
+    fn take_unneeded(&mut self, id: &SnapshotId) -> Option<Arc<Snapshot>> {
+        let named = self.whole.get(id)?.about.tag.is_some();
+        if named || self.needs.contains_key(id) {
+            return None;
+        }
+        self.whole.remove(id)
+    }
+}
+
+impl Snapshots {
+    /// Those below this directory, of which none is known yet.
+    pub(crate) fn below(root: PathBuf) -> Arc<Self> {
+        Arc::new(Self { root, inner: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a snapshot is, or is to be.
+    pub(crate) fn dir(&self, id: &SnapshotId) -> PathBuf {
+        self.root.join(id.as_str())
+    }
+
+    /// Takes in one that is there, or was just made. It goes again if nobody could ever use it.
+    pub(crate) fn add(&self, snapshot: Snapshot) {
+        let id = snapshot.id.clone();
+        let mut inner = self.lock();
+        inner.whole.insert(id.clone(), Arc::new(snapshot));
+        let unneeded = inner.take_unneeded(&id);
+        drop(inner);
+        self.remove_soon(unneeded);
+    }
+
+    /// The snapshot of this id, if it is there.
+    pub(crate) fn get(&self, id: &SnapshotId) -> Option<Arc<Snapshot>> {
+        self.lock().whole.get(id).cloned()
+    }
+
+    /// Those that have a tag.
+    pub(crate) fn list(&self) -> Vec<Arc<Snapshot>> {
+        let inner = self.lock();
+        inner.whole.values().filter(|snapshot| snapshot.about.tag.is_some()).cloned().collect()
+    }
+
+    /// The tags that snapshots of sandboxes of this name have.
+    pub(crate) fn tags_of(&self, sandbox: &SandboxName) -> BTreeSet<SnapshotTag> {
+        let all = self.list();
+        let its = all.iter().filter(|snapshot| snapshot.about.sandbox == *sandbox);
+        its.filter_map(|snapshot| snapshot.about.tag.clone()).collect()
+    }
+
+    /// A sandbox is to be made from this snapshot: it stays until that was up.
+    pub(crate) fn need(self: &Arc<Self>, id: &SnapshotId, sandbox: &SandboxId) -> Need {
+        self.lock().needs.entry(id.clone()).or_default().insert(sandbox.clone());
+        Need { snapshots: self.clone(), id: id.clone(), sandbox: Some(sandbox.clone()) }
+    }
+
+    /// A sandbox is to be made from the snapshot of this name; `None` when there is none.
+    pub(crate) fn need_named(
+        self: &Arc<Self>,
+        name: &SnapshotName,
+        sandbox: &SandboxId,
+    ) -> Option<(Arc<Snapshot>, Need)> {
+        let mut inner = self.lock();
+        let snapshot = inner.whole.values().find(|snapshot| snapshot.has_name(name)).cloned()?;
+        let id = snapshot.id.clone();
+        inner.needs.entry(id.clone()).or_default().insert(sandbox.clone());
+        drop(inner);
+        Some((snapshot, Need { snapshots: self.clone(), id, sandbox: Some(sandbox.clone()) }))
+    }
+
+    /// A sandbox that was made from it was up, or is gone.
+    pub(crate) fn need_no_more(&self, id: &SnapshotId, sandbox: &SandboxId) {
+        let mut inner = self.lock();
+        let Some(needs) = inner.needs.get_mut(id) else { return };
+        needs.remove(sandbox);
+        if needs.is_empty() {
+            inner.needs.remove(id);
+        }
+        let unneeded = inner.take_unneeded(id);
+        drop(inner);
+        self.remove_soon(unneeded);
+    }
+
+    /// Removes what a fork left whose daemon died.
+    pub(crate) fn sweep(&self) {
+        let ids: Vec<_> = self.lock().whole.keys().cloned().collect();
+        for id in ids {
+            let unneeded = self.lock().take_unneeded(&id);
+            self.remove_soon(unneeded);
+        }
+    }
+
+    /// Nobody waits until what nobody needs is gone; a daemon that dies meanwhile is followed by
+    /// one that removes it.
+    fn remove_soon(&self, unneeded: Option<Arc<Snapshot>>) {
+        let Some(snapshot) = unneeded else { return };
+        let root = self.root.clone();
+        spawn_blocking(move || {
+            if let Err(error) = remove_files(&root, &snapshot.id) {
+                warn!(snapshot = %snapshot.id, error = format!("{error:#}"), "a snapshot that nobody needs remains");
+            }
+        });
+    }
+
+    /// Removes a snapshot; returns how it was. What was made from it and was up stays as it is.
+    ///
+    /// # Errors
+    /// [`NotRemoved`].
+    pub(crate) async fn remove(&self, name: &SnapshotName) -> Result<Arc<Snapshot>, NotRemoved> {
+        let snapshot = {
+            let mut inner = self.lock();
+            let found = inner.whole.values().find(|snapshot| snapshot.has_name(name));
+            let id = found.ok_or_else(|| NotRemoved::Missing(name.clone()))?.id.clone();
+            if let Some(sandbox) = inner.needs.get(&id).and_then(BTreeSet::first) {
+                return Err(NotRemoved::InUse(name.clone(), sandbox.clone()));
+            }
+            inner.whole.remove(&id).ok_or_else(|| NotRemoved::Missing(name.clone()))?
+        };
+        let (root, id) = (self.root.clone(), snapshot.id.clone());
+        let removed = spawn_blocking(move || remove_files(&root, &id)).await;
+        removed.map_err(anyhow::Error::from)??;
+        info!(snapshot = %name, "removed a snapshot");
+        Ok(snapshot)
+    }
+}
+
+/// Says that a snapshot is needed for a sandbox that is about to be remembered. Dropped before
+/// [`Need::keep`], it is not.
+#[derive(Debug)]
+pub(crate) struct Need {
+    snapshots: Arc<Snapshots>,
+    id: SnapshotId,
+    sandbox: Option<SandboxId>,
+}
+
+impl Need {
+    /// The sandbox is remembered: whoever drives it tells when it needs the snapshot no more.
+    pub(crate) fn keep(mut self) {
+        self.sandbox = None;
+    }
+}
+
+impl Drop for Need {
+    fn drop(&mut self) {
+        if let Some(sandbox) = self.sandbox.take() {
+            self.snapshots.need_no_more(&self.id, &sandbox);
+        }
+    }
+}
+
+/// What is half removed is not whole any more, and swept if this is killed.
+fn aside(root: &Path, id: &SnapshotId) -> PathBuf {
+    root.join(format!(".{id}.new"))
+}
+
+fn lock_of(root: &Path, id: &SnapshotId) -> PathBuf {
+    root.join(format!(".{id}.lock"))
+}
+
+fn remove_files(root: &Path, id: &SnapshotId) -> Result<()> {
+    let aside = aside(root, id);
+    rename(&root.join(id.as_str()), &aside)?;
+    remove_all(&aside)?;
+    // An id is used once: nobody waits for this lock.
+    Ok(remove_all(&lock_of(root, id))?)
+}
+
+/// Removes what was not finished when its daemon died, and returns the snapshots that are whole.
+///
+/// # Errors
+/// When the directory of snapshots cannot be looked at.
+pub(crate) fn settle(root: &Path) -> Result<Vec<Snapshot>> {
+    ensure_private_dir(root)?;
+    let swept = staged::sweep(root, |_| Ok(()))?;
+    if swept > 0 {
+        info!(swept, "removed snapshots that were not finished");
+    }
+    let mut whole = Vec::new();
+    for name in list_dir(root)? {
+        let Some(name) = name.to_str() else { continue };
+        let locked = name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock"));
+        if locked.is_some_and(|id| id.parse::<SnapshotId>().is_ok()) {
+            // Nobody makes one now: this daemon is alone, and has not begun.
+            remove_all(&root.join(name))?;
+        }
+        if name.parse::<SnapshotId>().is_err() {
+            continue;
+        }
+        match Snapshot::open(&root.join(name)) {
+            Ok(snapshot) => whole.push(snapshot),
+            // Somebody may still want what is left of it.
+            Err(error) => {
+                warn!(
+                    snapshot = name,
+                    error = format!("{error:#}"),
+                    "a snapshot is not whole, and not used"
+                );
+            }
+        }
+    }
+    Ok(whole)
+}
+
+#[cfg(test)]
+mod tests;

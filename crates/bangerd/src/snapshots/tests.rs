@@ -1,0 +1,124 @@
+//! Which snapshots stay, for whom and how long.
+
+use banger_host::fs::{create_new, is_there, write_atomic};
+use banger_host::staged::Staged;
+use banger_model::{
+    Accelerator, BootMode, DiskSize, MemorySize, NetworkMode, OperationId, SandboxSpec, Timestamp,
+};
+
+use super::*;
+use crate::saved;
+use crate::templates::shape_for_tests as shape;
+
+fn about(tag: Option<&str>) -> About {
+    About {
+        sandbox: "web".parse().unwrap(),
+        tag: tag.map(|tag| tag.parse().unwrap()),
+        spec: SandboxSpec {
+            image: "an-image".parse().unwrap(),
+            kernel: "a-kernel".parse().unwrap(),
+            cpus: None,
+            memory: MemorySize::DEFAULT,
+            disk: DiskSize::DEFAULT,
+            network: NetworkMode::User,
+            boot: BootMode::Template,
+        },
+        shape: shape(),
+        accelerator: Accelerator::Tcg,
+        created: Timestamp(7),
+        devices_sha256: String::new(),
+    }
+}
+
+fn id(byte: u8) -> SnapshotId {
+    SnapshotId::of(&OperationId::from_random([byte; 8]))
+}
+
+fn sandbox(byte: u8) -> SandboxId {
+    SandboxId::from_random([byte; 6])
+}
+
+/// Makes a snapshot with nothing in it.
+fn make(root: &Path, id: &SnapshotId, tag: Option<&str>) -> Snapshot {
+    let staged = Staged::begin(&root.join(id.as_str())).unwrap();
+    let (dir, about) = (staged.path().to_owned(), about(tag));
+    let files = saved::files(&dir);
+    write_atomic(&files.devices, b"devices").unwrap();
+    create_new(&files.memory).unwrap().set_len(about.shape.memory.bytes().get()).unwrap();
+    create_new(&saved::disk(&dir)).unwrap().set_len(about.shape.disk.bytes().get()).unwrap();
+    let devices_sha256 = saved::digest(&dir).unwrap();
+    About { devices_sha256, ..about }.write(&dir).unwrap();
+    staged.commit().unwrap();
+    Snapshot::open(&root.join(id.as_str())).unwrap()
+}
+
+/// Everything that is below the directory of snapshots.
+fn names(root: &Path) -> Vec<String> {
+    let names = list_dir(root).unwrap().into_iter();
+    names.map(|name| name.into_string().unwrap()).collect()
+}
+
+/// Waits for what is removed without anybody waiting.
+async fn until_gone(path: &Path) {
+    while is_there(path) {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_can_name_goes_with_the_last_who_needs_it() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::below(root.path().to_owned());
+    snapshots.need(&id(1), &sandbox(1)).keep();
+    snapshots.need(&id(1), &sandbox(2)).keep();
+    snapshots.add(make(root.path(), &id(1), None));
+    assert!(snapshots.list().is_empty(), "it is not shown");
+    snapshots.need_no_more(&id(1), &sandbox(1));
+    snapshots.need_no_more(&id(1), &sandbox(1));
+    assert!(snapshots.get(&id(1)).is_some());
+    snapshots.need_no_more(&id(1), &sandbox(2));
+    assert!(snapshots.get(&id(1)).is_none());
+    until_gone(&root.path().join(id(1).as_str())).await;
+    // All for whom it was taken are gone by the time that it is there.
+    snapshots.add(make(root.path(), &id(2), None));
+    assert!(snapshots.get(&id(2)).is_none());
+    until_gone(&root.path().join(id(2).as_str())).await;
+}
+
+#[tokio::test]
+async fn a_snapshot_with_a_tag_stays_until_its_user_removes_it() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::below(root.path().to_owned());
+    snapshots.add(make(root.path(), &id(1), Some("a")));
+    let name: SnapshotName = "web@a".parse().unwrap();
+    assert_eq!(snapshots.tags_of(&name.sandbox), [name.tag.clone()].into());
+    let (found, need) = snapshots.need_named(&name, &sandbox(1)).unwrap();
+    assert_eq!(found.name(), Some(name.clone()));
+    let refused = snapshots.remove(&name).await.unwrap_err();
+    assert!(matches!(refused, NotRemoved::InUse(_, by) if by == sandbox(1)));
+    // The sandbox was never remembered.
+    drop(need);
+    snapshots.sweep();
+    assert!(snapshots.get(&id(1)).is_some());
+    assert!(snapshots.need_named(&"web@b".parse().unwrap(), &sandbox(1)).is_none());
+    snapshots.remove(&name).await.unwrap();
+    assert!(matches!(snapshots.remove(&name).await, Err(NotRemoved::Missing(_))));
+    assert_eq!(names(root.path()), [""; 0]);
+}
+
+#[test]
+fn a_daemon_finds_what_is_whole_and_removes_what_was_not_finished() {
+    let root = tempfile::tempdir().unwrap();
+    make(root.path(), &id(1), Some("a"));
+    make(root.path(), &id(2), Some("b"));
+    // One that is not whole is not used, and not removed.
+    remove_all(&saved::files(&root.path().join(id(2).as_str())).devices).unwrap();
+    // One was being taken, another being removed.
+    ensure_private_dir(&aside(root.path(), &id(3))).unwrap();
+    make(root.path(), &id(4), None);
+    rename(&root.path().join(id(4).as_str()), &aside(root.path(), &id(4))).unwrap();
+    let whole = settle(root.path()).unwrap();
+    assert_eq!(whole.iter().map(|found| found.id.clone()).collect::<Vec<_>>(), [id(1)]);
+    assert_eq!(names(root.path()), [id(1).as_str(), id(2).as_str()]);
+    assert!(Snapshot::open(&root.path().join(id(1).as_str())).unwrap().check().is_ok());
+}
