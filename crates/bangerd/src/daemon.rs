@@ -10,13 +10,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{ensure_private_dir, file_size, is_there, list_dir, remove_all};
 use banger_host::home::Home;
-use banger_host::lock::FileLock;
-use banger_host::socket;
 use banger_model::{SandboxId, Span, Timestamp};
 use banger_store::{Store, Write};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
@@ -36,10 +33,8 @@ use crate::snapshots::Snapshots;
 use crate::spares::Spares;
 use crate::store::{Memory, Reserve};
 use crate::templates::Templates;
-use crate::{api, server, spares};
+use crate::{api, seat, server, spares};
 
-/// How long a daemon that is ending may keep this one waiting.
-const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 /// Between two times that old operations are forgotten.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
 /// How long spare machines may take to end with the daemon.
@@ -72,9 +67,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let Settings { sources, relay, socket, ready, spares, checkpoints } = settings;
     let home = sources.home.clone();
     let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    // In this order: who starts a daemon on demand waits for it with the socket's lock in hand.
-    let listener = listen(&home, socket)?;
-    let _lock = take_lock(&home).await?;
+    let (listener, _lock) = seat::take(&home, socket).await?;
     raise_descriptors();
     let (database, sandboxes) = (home.database(), home.sandboxes());
     let reserve = Reserve::beside(&database);
@@ -121,25 +114,6 @@ pub async fn run(settings: Settings) -> Result<()> {
     Ok(())
 }
 
-/// One daemon works on a home. Another that is just ending is waited for.
-async fn take_lock(home: &Home) -> Result<FileLock> {
-    let path = home.daemon_lock();
-    if let Some(parent) = path.parent() {
-        ensure_private_dir(parent)?;
-    }
-    if let Some(lock) = FileLock::try_acquire(&path)? {
-        return Ok(lock);
-    }
-    let waited = spawn_blocking({
-        let path = path.clone();
-        move || FileLock::acquire(&path)
-    });
-    match timeout(LOCK_PATIENCE, waited).await {
-        Ok(lock) => Ok(lock??),
-        Err(_) => bail!("another bangerd works on this home: it holds {}", path.display()),
-    }
-}
-
 fn open(database: &Path, sandboxes: &Path) -> Result<(Store, banger_store::Remembered)> {
     refuse_to_forget(database, sandboxes)?;
     let store = Store::open(database)?;
@@ -165,27 +139,6 @@ fn refuse_to_forget(database: &Path, sandboxes: &Path) -> Result<()> {
         sandboxes.display(),
         database.display()
     )
-}
-
-/// The socket: inherited from whoever started the daemon, or made here.
-fn listen(home: &Home, inherited: Option<OwnedFd>) -> Result<UnixListener> {
-    let socket = match inherited {
-        Some(socket) => socket,
-        None => bind(home)?,
-    };
-    let listener = std::os::unix::net::UnixListener::from(socket);
-    listener.set_nonblocking(true).context("cannot use the socket")?;
-    UnixListener::from_std(listener).context("cannot use the socket")
-}
-
-/// A socket of its own. Whoever starts a daemon on demand does the same under the same lock.
-fn bind(home: &Home) -> Result<OwnedFd> {
-    ensure_private_dir(home.runtime())?;
-    let _starting = FileLock::acquire(&home.start_lock())?;
-    if socket::connect_now(&home.socket()).is_ok() {
-        bail!("another bangerd listens at {}", home.socket().display());
-    }
-    Ok(socket::listen_private(&home.socket())?)
 }
 
 /// As many descriptors as this user may have: each sandbox takes some, each connection one.

@@ -29,6 +29,7 @@ mod operations;
 mod recovery;
 mod registry;
 mod saved;
+mod seat;
 mod server;
 mod shared;
 mod snapshots;
