@@ -167,7 +167,10 @@ impl TestEnv {
         // Its command line goes first, its sockets later: only then nobody can connect to it.
         wait_until("the daemon is gone", || {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.rsplit_once(')').is_none_or(|(_, rest)| rest.starts_with(" Z"))
+            // The first thread may have ended, and another wait for the disk with all that is open.
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten();
+            let first_ended = |(_, rest): (&str, &str)| rest.starts_with(" Z");
+            stat.rsplit_once(')').is_none_or(first_ended) && threads.count() <= 1
         });
     }
 
