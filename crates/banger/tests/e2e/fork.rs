@@ -66,6 +66,8 @@ fn each_copy_goes_on_as_somebody_else_and_the_source_hardly_notices() {
     let Some(env) = TestEnv::with_machines() else { return };
     env.run(["vm", "create", "web", "--label", "app=shop"]).ok();
     exec(&env, "web", &format!("echo before > /root/file\n{KEEPER}\n{TICKER}"));
+    // The kernel makes up its boot id when it is first asked: a copy would make up its own.
+    exec(&env, "web", &UNIQUE.join("\n"));
     let told = exec(&env, "web", ASK);
     let (secret, _) = told.trim().split_once(' ').unwrap();
     let names = fork(&env, &["web", "-n", &COPIES.to_string()]);
@@ -110,7 +112,7 @@ fn each_copy_goes_on_as_somebody_else_and_the_source_hardly_notices() {
 fn a_copy_is_a_sandbox_like_any_other() {
     let Some(env) = TestEnv::with_machines() else { return };
     env.run(["vm", "create", "web", "--network", "none"]).ok();
-    exec(&env, "web", &format!("echo here > /root/file; sync\n{KEEPER}"));
+    exec(&env, "web", &format!("echo here > /root/file; sync\n{KEEPER}\n{ASK}"));
     let first = fork(&env, &["web", "--name", "first"]);
     assert_eq!(first, ["first-1"]);
     env.run(["vm", "delete", "--force", "web"]).ok();
@@ -137,7 +139,8 @@ fn a_copy_is_a_sandbox_like_any_other() {
 fn a_daemon_that_dies_in_a_fork_is_followed_by_one_that_finishes_it() {
     let Some(env) = TestEnv::with_machines() else { return };
     env.run(["vm", "create", "web", "--network", "none"]).ok();
-    exec(&env, "web", KEEPER);
+    // It knows its secret once it has told it.
+    exec(&env, "web", &format!("{KEEPER}\n{ASK}"));
     let boot = show(&env, "web")["detail"]["boot_id"].clone();
     for checkpoint in [
         "snapshot.decided",
@@ -161,7 +164,8 @@ fn a_daemon_that_dies_in_a_fork_is_followed_by_one_that_finishes_it() {
         assert_eq!(secrets.len(), 1, "{checkpoint}: {told:?}");
         wait_until("what only the copies needed is gone", || snapshots(&env) == 0);
         env.run(["vm", "delete", "--force", "web-1", "web-2"]).ok();
-        assert_eq!(env.sandboxes().len(), 1, "{checkpoint}");
+        let listed = env.run(["vm", "list"]).ok();
+        assert_eq!(env.sandboxes().len(), 1, "{checkpoint}: {listed} {:?}", env.sandboxes());
     }
     assert_eq!(show(&env, "web")["detail"]["boot_id"], boot, "it was never booted again");
     env.run(["vm", "delete", "--force", "web"]).ok();

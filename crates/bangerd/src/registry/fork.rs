@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use anyhow::Result;
 use banger_api::types::ForkSandbox;
 use banger_host::random;
 use banger_model::lifecycle::State;
@@ -122,15 +123,20 @@ impl Registry {
         let views = self.list();
         let taken = views.iter().map(|view| &view.record.name).collect();
         let prefix = wanted.name.as_ref().unwrap_or(&source.name);
+        let names = names(prefix, wanted.count, &taken, attempt)?;
+        let ids = names.iter().map(|_| Ok(SandboxId::from_random(random::bytes()?)));
+        let ids: Result<BTreeSet<_>> = ids.collect();
+        // Made at the same time, they are listed in the order of their ids.
+        let (created, ids) = (now(), ids?);
         let mut copies = Vec::new();
-        for name in names(prefix, wanted.count, &taken, attempt)? {
+        for (id, name) in ids.into_iter().zip(names) {
             let record = SandboxRecord {
-                id: SandboxId::from_random(random::bytes().map_err(anyhow::Error::from)?),
+                id,
                 name,
                 spec: source.spec.clone(),
                 labels: source.labels.clone(),
                 lifetime: Lifetime::default(),
-                created: now(),
+                created,
                 state: State::Created,
                 boots: 0,
                 restarts: 0,
