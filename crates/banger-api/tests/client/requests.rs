@@ -163,8 +163,9 @@ async fn snapshots_and_forks_are_asked_for_by_name_and_asked_again_as_the_same()
     let (tag, name) = (snapshot.name.tag.clone(), snapshot.name.clone());
     let server = async {
         let first = fake.request().await.named();
-        let again = fake.answer("POST /v1/sandboxes/web/snapshot?tag=1", &operation("running"));
-        assert_eq!(again.await.named(), first);
+        let taking = operation("running");
+        let again = fake.answer("POST /v1/sandboxes/web/snapshot?tag=1", &taking).await;
+        assert_eq!(again.named(), first);
         let first = fake.request().await.named();
         let asked = fake.answer("POST /v1/sandboxes/web/fork", &forked).await;
         assert_eq!(asked.named(), first);
