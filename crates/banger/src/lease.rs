@@ -1,7 +1,7 @@
 //! A lease: a sandbox that was made with one goes when this process does.
 
 use anyhow::Result;
-use banger_host::fs::{ensure_private_dir, is_there, remove_all};
+use banger_host::fs::{ensure_private_dir, remove_all};
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
 use banger_host::random;
@@ -22,14 +22,9 @@ impl Lease {
     /// When the file cannot be made.
     pub(crate) fn take(home: &Home) -> Result<Self> {
         ensure_private_dir(&home.leases())?;
-        loop {
-            let id = LeaseId::from_random(random::bytes()?);
-            let lock = FileLock::acquire(&home.lease(&id))?;
-            // A daemon that tidies up may have met it before it was locked.
-            if is_there(&home.lease(&id)) {
-                return Ok(Self { id, home: home.clone(), _lock: lock });
-            }
-        }
+        let id = LeaseId::from_random(random::bytes()?);
+        let lock = FileLock::acquire(&home.lease(&id))?;
+        Ok(Self { id, home: home.clone(), _lock: lock })
     }
 
     /// What the daemon is to watch.

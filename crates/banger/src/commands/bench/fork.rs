@@ -4,28 +4,22 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result};
 use banger_api::client::{Client, Force};
-use banger_api::types::{CreateSandbox, Created, ForkSandbox};
-use banger_host::command::Tool;
-use banger_host::memory::proportional;
-use banger_model::{
-    BootMode, Bytes, DiskSize, ExitCode, ImageName, KernelName, Labels, Lifetime, Limits,
-    MemorySize, NetworkMode, OperationId, OperationStatus, SandboxSpec, Silent,
-};
+use banger_api::types::{Created, ForkSandbox};
+use banger_model::{Bytes, ExitCode, Limits, MemorySize, NetworkMode, OperationId, Silent};
 use clap::value_parser;
 use serde::Serialize;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
-use super::{Distribution, heading};
+use super::subject::{exec, memory, start, succeeded, wanted};
+use super::{Distribution, Shown, heading};
 use crate::context::{self, Context};
 use crate::error::CommandError;
 use crate::lease::Lease;
-use crate::output::{self, Format};
+use crate::output;
 use crate::progress;
 
-/// Longest time for one command in a sandbox.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// A process that answers from its memory.
 const WARM: &str = "
     mkfifo /root/ask /root/answer
@@ -61,9 +55,8 @@ pub(crate) struct Args {
     /// How the sandbox is connected
     #[arg(long, default_value_t = NetworkMode::None)]
     network: NetworkMode,
-    /// The form of the output
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    #[command(flatten)]
+    shown: Shown,
 }
 
 /// What was measured. Field names are stable; times are in milliseconds.
@@ -92,11 +85,7 @@ struct Round {
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     let runtime = context::runtime()?;
     let report = runtime.block_on(measure(args))?;
-    match args.output {
-        Format::Json => output::json(&report)?,
-        Format::Text => print(&report)?,
-    }
-    Ok(ExitCode::SUCCESS)
+    args.shown.show(&report, print)
 }
 
 async fn measure(args: &Args) -> Result<Report> {
@@ -106,12 +95,9 @@ async fn measure(args: &Args) -> Result<Report> {
     // Held to the end: whatever becomes of this, the source goes with it.
     let lease = Lease::take(&context.home)?;
     progress.stage("starting a sandbox");
-    let created = client.create(&wanted(args, &lease)?).await?;
-    let operation = created.operation.context("the daemon does not start the sandbox")?;
-    succeeded(&client, &operation).await?;
-    let source = created.sandbox.id.to_string();
-    exec(&context.program, &source, WARM).await?;
-    exec(&context.program, &source, ASK).await?;
+    let source = start(&client, &wanted(args.memory, args.network, &lease)?).await?;
+    exec(&context.program, &source, &["sh", "-c", WARM]).await?;
+    exec(&context.program, &source, &["sh", "-c", ASK]).await?;
     let mut rounds = Vec::new();
     for round in 1..=args.rounds.get() {
         progress.stage(&format!("round {round} of {}", args.rounds));
@@ -129,44 +115,6 @@ async fn measure(args: &Args) -> Result<Report> {
         answered: times(|round| round.answered),
         memory_per_copy: rounds.last().map_or(0, |round| round.memory_per_copy.get()),
     })
-}
-
-fn wanted(args: &Args, lease: &Lease) -> Result<CreateSandbox> {
-    let (image, kernel): (ImageName, KernelName) =
-        ("debian-bookworm".parse()?, "debian-cloud".parse()?);
-    let spec = SandboxSpec {
-        image,
-        kernel,
-        cpus: None,
-        memory: args.memory,
-        disk: DiskSize::DEFAULT,
-        network: args.network,
-        boot: BootMode::Template,
-    };
-    Ok(CreateSandbox {
-        name: None,
-        spec: Some(spec),
-        from: None,
-        labels: Labels::default(),
-        lifetime: Lifetime { lease: Some(lease.id()), ..Lifetime::default() },
-        start: true,
-    })
-}
-
-/// Waits until an operation has succeeded.
-async fn succeeded(client: &Client, operation: &OperationId) -> Result<Option<Duration>> {
-    let ended = progress::follow(client, operation, &Silent).await?;
-    match ended.status {
-        OperationStatus::Succeeded { .. } => Ok(ended.stood_still_ms.map(Duration::from_millis)),
-        OperationStatus::Failed { error, .. } => Err(anyhow!(error)),
-        _ => bail!("it was called off"),
-    }
-}
-
-async fn exec(program: &Path, sandbox: &str, script: &str) -> Result<()> {
-    let tool = Tool::new(program).args(["vm", "exec", sandbox, "--", "sh", "-c", script]);
-    spawn_blocking(move || tool.capture(PATIENCE)).await??;
-    Ok(())
 }
 
 /// One fork, of which nothing is left afterwards.
@@ -211,19 +159,12 @@ async fn follow(
     let mut asked = JoinSet::new();
     for copy in copies {
         let (program, copy): (PathBuf, _) = (program.to_owned(), copy.sandbox.id.to_string());
-        asked.spawn(async move { exec(&program, &copy, ASK).await });
+        asked.spawn(async move { exec(&program, &copy, &["sh", "-c", ASK]).await });
     }
     while let Some(answered) = asked.join_next().await {
         answered??;
     }
     Ok((stood_still.unwrap_or_default(), running))
-}
-
-/// What a sandbox's machine takes of the host's memory.
-async fn memory(client: &Client, sandbox: &str) -> Result<Bytes> {
-    let detail = client.show(sandbox).await?.detail;
-    let pid = detail.and_then(|detail| detail.vmm_pid).context("a sandbox has no machine")?;
-    Ok(spawn_blocking(move || proportional(pid)).await??)
 }
 
 fn print(report: &Report) -> Result<(), CommandError> {

@@ -1,29 +1,71 @@
 //! `banger bench`: how long things take here, beside what else there is.
 
+mod burst;
+mod compare;
+mod exec;
 mod fork;
 mod run;
 mod start;
+mod subject;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use banger_model::ExitCode;
 use serde::Serialize;
 
 use crate::error::CommandError;
+use crate::output::{self, Format};
 
 /// What is measured.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Bench {
     Start(start::Args),
     Run(run::Args),
+    Exec(exec::Args),
     Fork(fork::Args),
+    Burst(burst::Args),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode, CommandError> {
     match bench {
         Bench::Start(args) => start::run(args),
         Bench::Run(args) => run::run(args),
+        Bench::Exec(args) => exec::run(args),
         Bench::Fork(args) => fork::run(args),
+        Bench::Burst(args) => burst::run(args),
+    }
+}
+
+/// How a report is shown.
+#[derive(Debug, clap::Args)]
+struct Shown {
+    /// The form of the output
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+    /// An earlier report of the same measurement (`-o json`), to compare this one with
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+}
+
+impl Shown {
+    fn show<R: Serialize>(
+        &self,
+        report: &R,
+        print: impl FnOnce(&R) -> Result<(), CommandError>,
+    ) -> Result<ExitCode, CommandError> {
+        match self.output {
+            Format::Json => output::json(report)?,
+            Format::Text => print(report)?,
+        }
+        if let Some(file) = &self.compare {
+            let compared = compare::compare(report, file)?;
+            match self.output {
+                Format::Json => output::notice(&compared),
+                Format::Text => output::text(&compared)?,
+            }
+        }
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -10,10 +10,10 @@ use banger_host::facts;
 use banger_model::{ExitCode, NetworkMode};
 use serde::Serialize;
 
-use super::{Distribution, heading};
+use super::{Distribution, Shown, heading};
 use crate::context::Context;
 use crate::error::CommandError;
-use crate::output::{self, Format};
+use crate::output;
 use crate::progress;
 
 /// Longest time for one command.
@@ -36,9 +36,8 @@ pub(crate) struct Args {
     /// A directory with the same root file system, for podman
     #[arg(long, value_name = "DIR")]
     podman_rootfs: Option<PathBuf>,
-    /// The form of the output
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    #[command(flatten)]
+    shown: Shown,
 }
 
 /// What was measured. Field names are stable; times are in milliseconds.
@@ -66,11 +65,7 @@ impl Commands {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     let report = measure(args)?;
-    match args.output {
-        Format::Json => output::json(&report)?,
-        Format::Text => print(&report)?,
-    }
-    Ok(ExitCode::SUCCESS)
+    args.shown.show(&report, print)
 }
 
 fn measure(args: &Args) -> Result<Report> {

@@ -13,10 +13,10 @@ use bangerd::bench::{Started, floor, start, template};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
-use super::{Distribution, heading};
+use super::{Distribution, Shown, heading};
 use crate::context::{self, Context};
 use crate::error::CommandError;
-use crate::output::{self, Format};
+use crate::output;
 use crate::progress;
 
 /// Measure the time from nothing to a command's end, beside the least that the host allows
@@ -46,9 +46,8 @@ pub(crate) struct Args {
     /// Show what each part of a start takes
     #[arg(long)]
     phases: bool,
-    /// The form of the output
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    #[command(flatten)]
+    shown: Shown,
 }
 
 /// What was measured. Field names are stable; times are in milliseconds.
@@ -97,11 +96,7 @@ impl Starts {
 pub(super) fn run(args: &Args) -> Result<ExitCode, CommandError> {
     let runtime = context::runtime()?;
     let report = runtime.block_on(measure(args))?;
-    match args.output {
-        Format::Json => output::json(&report)?,
-        Format::Text => print(&report, args.phases)?,
-    }
-    Ok(ExitCode::SUCCESS)
+    args.shown.show(&report, |report| print(report, args.phases))
 }
 
 async fn measure(args: &Args) -> Result<Report> {
