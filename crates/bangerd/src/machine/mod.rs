@@ -2,6 +2,7 @@
 //! its directory, so whoever knows that can take it over.
 
 pub(crate) mod fill;
+mod furnish;
 pub(crate) mod memory;
 mod network;
 mod space;
@@ -14,20 +15,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use banger_host::fs::{
-    clone_file, ensure_private_dir, is_there, read_bounded, remove_all, rename, write_atomic,
-};
+use banger_host::fs::ensure_private_dir;
 use banger_host::{clock, facts, random};
-use banger_image::ext4::create_disk;
 use banger_link::{Identity, Request};
-use banger_model::{
-    Accelerator, Bytes, GuestNet, NetworkMode, SandboxId, SandboxName, SandboxSpec, TemplateId,
-};
-use banger_net::{NetBackend, UserNet};
-use banger_vmm::{
-    EndReason, Machine, Net, PrepareError, RunState, Running, SavedMachine, Start, Vmm, reap,
-};
-use serde::{Deserialize, Serialize};
+use banger_model::{Accelerator, Bytes, GuestNet, SandboxId, SandboxName, SandboxSpec};
+use banger_net::UserNet;
+use banger_vmm::{EndReason, RunState, Running, SavedMachine, Vmm, reap};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -36,6 +29,9 @@ use crate::checkpoint::Checkpoints;
 use crate::link::Link;
 use crate::templates::{Template, Templates};
 
+use furnish::{Furnished, NEW_DISK, machine_id, read_notes};
+
+pub(crate) use furnish::{furnish, template_of};
 pub use network::{Network, network_end, wait_for_network_end};
 pub use space::{MIN_FREE, check_space, resume_when_there_is_space};
 
@@ -51,14 +47,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 pub const POWER_OFF_TIMEOUT: Duration = Duration::from_secs(30);
 /// The sandbox's writable disk.
 pub const DISK: &str = "disk.ext4";
-/// The disk while it is made.
-const NEW_DISK: &str = "disk.ext4.new";
-/// What does not change from one boot of a sandbox to the next.
-const MACHINE_ID: &str = "machine-id";
-/// What a daemon that takes the machine over must know beside what the monitor tells.
-const NOTES: &str = "machine.json";
-/// Longest notes that make sense, in bytes.
-const MAX_NOTES_LEN: u64 = 4096;
 
 /// A program of ours that runs beside a machine: usually this very executable.
 #[derive(Clone, Debug)]
@@ -136,14 +124,6 @@ pub struct Phases {
     pub answered: Duration,
     /// It is this sandbox and no other.
     pub identified: Duration,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Notes {
-    accelerator: Accelerator,
-    connected: bool,
-    #[serde(default)]
-    template: Option<TemplateId>,
 }
 
 /// A machine with all its devices that has not executed anything. Dropped, it is ended.
@@ -409,114 +389,6 @@ pub fn check_size(spec: &SandboxSpec) -> Result<()> {
     Ok(())
 }
 
-/// A machine with everything it is connected to, not yet there.
-pub(crate) struct Furnished {
-    pub(crate) machine: Machine,
-    plan: UserNet,
-    network: Network,
-    source: Source,
-}
-
-/// Makes a machine's disk, where it has none yet, and its network, and describes the machine.
-pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
-    let Blueprint { id, dir, spec, assets, .. } = blueprint;
-    let (dir, disk) = (dir.to_path_buf(), dir.join(DISK));
-    // What has written to a disk knows it otherwise than a template does.
-    let source = match blueprint.source.clone() {
-        Source::Template(_) if is_there(&disk) => Source::Kernel,
-        source => source,
-    };
-    let plan = UserNet::plan(id);
-    let in_dir = InDir {
-        disk: disk.clone(),
-        dir: dir.clone(),
-        spec: (*spec).clone(),
-        plan: plan.clone(),
-        relay: blueprint.relay.clone(),
-        accelerator: assets.accelerator,
-        source: source.clone(),
-    };
-    // It starts programs and waits for the disk.
-    let (net, network) = spawn_blocking(move || in_dir.furnish()).await??;
-    let machine = Machine {
-        dir,
-        start: match &source {
-            Source::Kernel => assets.start(),
-            Source::Template(template) => Start::Saved(template.saved()),
-            Source::Memory(saved) => Start::Saved(saved.clone()),
-        },
-        accelerator: assets.accelerator,
-        cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
-        memory: spec.memory,
-        disks: assets.disks(disk),
-        mac: plan.mac,
-        net: net.map_or(Net::Absent, Net::Backend),
-    };
-    Ok(Furnished { machine, plan, network, source })
-}
-
-/// What of a machine lies in its directory, and the programs of its network.
-struct InDir {
-    dir: PathBuf,
-    disk: PathBuf,
-    spec: SandboxSpec,
-    plan: UserNet,
-    relay: HelperProgram,
-    accelerator: Accelerator,
-    source: Source,
-}
-
-impl InDir {
-    fn furnish(&self) -> Result<(Option<NetBackend>, Network)> {
-        let template = match &self.source {
-            Source::Template(template) => Some(&**template),
-            Source::Kernel | Source::Memory(_) => None,
-        };
-        make_disk(&self.disk, &self.spec, template)?;
-        // Read again when the guest is told: then nobody waits for the disk.
-        machine_id(&self.dir)?;
-        let (net, network) = match self.spec.network {
-            NetworkMode::None => (None, Network::Absent),
-            NetworkMode::User => network::start(&self.plan, &self.dir, &self.relay)?,
-        };
-        let notes = Notes {
-            accelerator: self.accelerator,
-            connected: net.is_some(),
-            template: template.map(|template| template.id.clone()),
-        };
-        write_atomic(&self.dir.join(NOTES), &serde_json::to_vec(&notes)?)?;
-        Ok((net, network))
-    }
-}
-
-/// Makes the sandbox's disk once: whole, or not at all.
-fn make_disk(disk: &Path, spec: &SandboxSpec, template: Option<&Template>) -> Result<()> {
-    if is_there(disk) {
-        return Ok(());
-    }
-    let aside = disk.with_file_name(NEW_DISK);
-    remove_all(&aside)?;
-    match template {
-        // A template whose files are gone is one that cannot be loaded.
-        Some(template) => clone_file(&template.disk(), &aside)
-            .map(drop)
-            .map_err(|error| PrepareError::Load { said: format!("{:#}", anyhow!(error)) })?,
-        None => create_disk(&aside, spec.disk.bytes())?,
-    }
-    Ok(rename(&aside, disk)?)
-}
-
-/// The template that the machine in `dir` was made from, as far as it is written down.
-pub(crate) fn template_of(dir: &Path) -> Option<TemplateId> {
-    read_notes(dir).ok()?.template
-}
-
-fn read_notes(dir: &Path) -> Result<Notes> {
-    let json = read_bounded(&dir.join(NOTES), MAX_NOTES_LEN)?;
-    serde_json::from_slice(&json)
-        .with_context(|| format!("cannot understand {}", dir.join(NOTES).display()))
-}
-
 fn begin_link(machine: &Arc<dyn Running>) -> Result<Link> {
     let machine = machine.clone();
     Ok(Link::begin(Arc::new(move || {
@@ -542,18 +414,4 @@ fn identity(blueprint: &Blueprint<'_>, plan: &UserNet, net: Option<GuestNet>) ->
         mac: plan.mac,
         net,
     })
-}
-
-/// The machine id of the sandbox in `dir`: chosen at its first boot, the same in all others.
-fn machine_id(dir: &Path) -> Result<[u8; 16]> {
-    let path = dir.join(MACHINE_ID);
-    if path.exists() {
-        let stored = read_bounded(&path, 16)?;
-        if let Ok(id) = stored.try_into() {
-            return Ok(id);
-        }
-    }
-    let id = random::bytes()?;
-    write_atomic(&path, &id)?;
-    Ok(id)
 }

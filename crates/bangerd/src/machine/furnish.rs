@@ -1,0 +1,157 @@
+//! What a machine needs before it is there: its disk, its network, an id, and notes for whoever takes
+//! it over.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use banger_host::fs::{clone_file, is_there, read_bounded, remove_all, rename, write_atomic};
+use banger_host::random;
+use banger_image::ext4::create_disk;
+use banger_model::{Accelerator, NetworkMode, SandboxSpec, TemplateId};
+use banger_net::{NetBackend, UserNet};
+use banger_vmm::{Machine, Net, PrepareError, Start};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+
+use super::{Blueprint, DISK, HelperProgram, Network, Source, network};
+use crate::templates::Template;
+
+/// The disk while it is made.
+pub(super) const NEW_DISK: &str = "disk.ext4.new";
+/// What does not change from one boot of a sandbox to the next.
+const MACHINE_ID: &str = "machine-id";
+/// What a daemon that takes the machine over must know beside what the monitor tells.
+const NOTES: &str = "machine.json";
+/// Longest notes that make sense, in bytes.
+const MAX_NOTES_LEN: u64 = 4096;
+
+/// What a daemon that takes the machine over must know beside what the monitor tells.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Notes {
+    pub(super) accelerator: Accelerator,
+    pub(super) connected: bool,
+    #[serde(default)]
+    pub(super) template: Option<TemplateId>,
+}
+
+/// A machine with everything it is connected to, not yet there.
+pub(crate) struct Furnished {
+    pub(crate) machine: Machine,
+    pub(super) plan: UserNet,
+    pub(super) network: Network,
+    pub(super) source: Source,
+}
+
+/// Makes a machine's disk, where it has none yet, and its network, and describes the machine.
+pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
+    let Blueprint { id, dir, spec, assets, .. } = blueprint;
+    let (dir, disk) = (dir.to_path_buf(), dir.join(DISK));
+    // What has written to a disk knows it otherwise than a template does.
+    let source = match blueprint.source.clone() {
+        Source::Template(_) if is_there(&disk) => Source::Kernel,
+        source => source,
+    };
+    let plan = UserNet::plan(id);
+    let in_dir = InDir {
+        disk: disk.clone(),
+        dir: dir.clone(),
+        spec: (*spec).clone(),
+        plan: plan.clone(),
+        relay: blueprint.relay.clone(),
+        accelerator: assets.accelerator,
+        source: source.clone(),
+    };
+    // It starts programs and waits for the disk.
+    let (net, network) = spawn_blocking(move || in_dir.furnish()).await??;
+    let machine = Machine {
+        dir,
+        start: match &source {
+            Source::Kernel => assets.start(),
+            Source::Template(template) => Start::Saved(template.saved()),
+            Source::Memory(saved) => Start::Saved(saved.clone()),
+        },
+        accelerator: assets.accelerator,
+        cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
+        memory: spec.memory,
+        disks: assets.disks(disk),
+        mac: plan.mac,
+        net: net.map_or(Net::Absent, Net::Backend),
+    };
+    Ok(Furnished { machine, plan, network, source })
+}
+
+/// What of a machine lies in its directory, and the programs of its network.
+struct InDir {
+    dir: PathBuf,
+    disk: PathBuf,
+    spec: SandboxSpec,
+    plan: UserNet,
+    relay: HelperProgram,
+    accelerator: Accelerator,
+    source: Source,
+}
+
+impl InDir {
+    fn furnish(&self) -> Result<(Option<NetBackend>, Network)> {
+        let template = match &self.source {
+            Source::Template(template) => Some(&**template),
+            Source::Kernel | Source::Memory(_) => None,
+        };
+        make_disk(&self.disk, &self.spec, template)?;
+        // Read again when the guest is told: then nobody waits for the disk.
+        machine_id(&self.dir)?;
+        let (net, network) = match self.spec.network {
+            NetworkMode::None => (None, Network::Absent),
+            NetworkMode::User => network::start(&self.plan, &self.dir, &self.relay)?,
+        };
+        let notes = Notes {
+            accelerator: self.accelerator,
+            connected: net.is_some(),
+            template: template.map(|template| template.id.clone()),
+        };
+        write_atomic(&self.dir.join(NOTES), &serde_json::to_vec(&notes)?)?;
+        Ok((net, network))
+    }
+}
+
+/// Makes the sandbox's disk once: whole, or not at all.
+fn make_disk(disk: &Path, spec: &SandboxSpec, template: Option<&Template>) -> Result<()> {
+    if is_there(disk) {
+        return Ok(());
+    }
+    let aside = disk.with_file_name(NEW_DISK);
+    remove_all(&aside)?;
+    match template {
+        // A template whose files are gone is one that cannot be loaded.
+        Some(template) => clone_file(&template.disk(), &aside)
+            .map(drop)
+            .map_err(|error| PrepareError::Load { said: format!("{:#}", anyhow!(error)) })?,
+        None => create_disk(&aside, spec.disk.bytes())?,
+    }
+    Ok(rename(&aside, disk)?)
+}
+
+/// The template that the machine in `dir` was made from, as far as it is written down.
+pub(crate) fn template_of(dir: &Path) -> Option<TemplateId> {
+    read_notes(dir).ok()?.template
+}
+
+pub(super) fn read_notes(dir: &Path) -> Result<Notes> {
+    let json = read_bounded(&dir.join(NOTES), MAX_NOTES_LEN)?;
+    serde_json::from_slice(&json)
+        .with_context(|| format!("cannot understand {}", dir.join(NOTES).display()))
+}
+
+/// The machine id of the sandbox in `dir`: chosen at its first boot, the same in all others.
+pub(super) fn machine_id(dir: &Path) -> Result<[u8; 16]> {
+    let path = dir.join(MACHINE_ID);
+    if path.exists() {
+        let stored = read_bounded(&path, 16)?;
+        if let Ok(id) = stored.try_into() {
+            return Ok(id);
+        }
+    }
+    let id = random::bytes()?;
+    write_atomic(&path, &id)?;
+    Ok(id)
+}
