@@ -45,9 +45,9 @@ struct Args {
     /// The number of a descriptor to tell that it is ready
     #[arg(long, hide = true)]
     ready_fd: Option<RawFd>,
-    /// Most machines that wait to become sandboxes; 0: none
-    #[arg(long, env = "BANGER_SPARES", default_value_t = spares::DEFAULT_MOST)]
-    spares: usize,
+    /// Most machines that wait to become sandboxes; 0: none [default: by the host's memory]
+    #[arg(long, env = "BANGER_SPARES")]
+    spares: Option<usize>,
     /// Stop at a checkpoint: `NAME=kill` or `NAME=hold`
     #[arg(long, hide = true)]
     checkpoint: Vec<Checkpoint>,
@@ -117,7 +117,7 @@ fn run(args: Args) -> Result<()> {
         relay,
         socket,
         ready,
-        spares: args.spares,
+        spares: args.spares.unwrap_or_else(spares::default_most),
         checkpoints,
     }));
     if let Err(error) = &ended {

@@ -28,8 +28,12 @@ use spare::Recipe;
 
 pub(crate) use spare::Spare;
 
-/// Most spares where nothing else is said.
-pub const DEFAULT_MOST: usize = 4;
+/// What of the host's memory spares may take where nothing else is said, in parts.
+const DEFAULT_PART: u64 = 32;
+/// What one takes, about.
+const COST: Bytes = Bytes::mib(64);
+/// Most spares where nothing else is said, however large the host.
+const DEFAULT_CAP: u64 = 16;
 /// Most kinds that are kept in mind.
 const MAX_KINDS: usize = 64;
 /// What of the host's memory must stay free beside a spare, in parts.
@@ -54,6 +58,13 @@ struct Line {
     recipe: Recipe,
     demand: Demand,
     ready: Vec<Spare>,
+}
+
+/// How many spares there are at most where nothing else is said: what a small part of the host's
+/// memory is good for, and one at least.
+pub fn default_most() -> usize {
+    let total = facts::memory().map_or(0, |(total, _)| total);
+    usize::try_from((total / DEFAULT_PART / COST.get()).clamp(1, DEFAULT_CAP)).unwrap_or(1)
 }
 
 /// What is to be done next.

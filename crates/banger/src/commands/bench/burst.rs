@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use banger_api::client::{Client, Force};
 use banger_api::types::CreateSandbox;
-use banger_model::{Bytes, ExitCode, MemorySize, NetworkMode, Silent};
+use banger_model::{Bytes, ExitCode, MemorySize, NetworkMode, Silent, Span};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -35,6 +35,9 @@ pub(crate) struct Args {
     /// How often it is measured
     #[arg(long, default_value = "5")]
     rounds: NonZeroU32,
+    /// How long to wait before each round: the daemon makes machines ahead meanwhile
+    #[arg(long, value_name = "SPAN", default_value = "0s")]
+    rest: Span,
     /// Memory of each sandbox
     #[arg(long, default_value_t = MemorySize::DEFAULT)]
     memory: MemorySize,
@@ -78,6 +81,7 @@ async fn measure(args: &Args) -> Result<Report> {
     let (mut each, mut all, mut last) = (Vec::new(), Vec::new(), Bytes::new(0));
     for round in 1..=args.rounds.get() {
         progress.stage(&format!("round {round} of {}", args.rounds));
+        tokio::time::sleep(args.rest.as_duration()).await;
         let round = burst(&context, &client, args, args.count.get()).await?;
         each.extend(round.each);
         all.push(round.all);
