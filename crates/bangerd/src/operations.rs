@@ -76,6 +76,11 @@ impl Operations {
         lock(&self.0).get(id).cloned()
     }
 
+    /// An operation that never came to be.
+    pub(crate) fn forget(&self, id: &OperationId) {
+        lock(&self.0).remove(id);
+    }
+
     /// The last that was asked of a sandbox.
     pub(crate) fn last_of(&self, sandbox: &SandboxId) -> Option<OperationId> {
         let all = self.list();

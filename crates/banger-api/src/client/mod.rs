@@ -157,8 +157,9 @@ impl Client {
         sandbox: &str,
         tag: Option<&SnapshotTag>,
     ) -> Result<Operation, ClientError> {
-        let target = sandbox_target(sandbox).at("snapshot").with("operation", new_id()?);
+        let target = sandbox_target(sandbox).at("snapshot");
         let target = target.with_some("tag", tag.map(SnapshotTag::as_str));
+        let target = target.with("operation", new_id()?);
         self.fetch(Ask::post(target).repeatable()).await
     }
 

@@ -2,9 +2,9 @@
 
 use banger_api::client::{Client, ClientError, ConnectError, Force, SandboxAction, SocketPath};
 use banger_api::types::{
-    GuestProcess, Operation, PathKind, Problem, ProblemCode, ProcessId, PruneRequest,
-    PruneTemplatesRequest, Pruned, PrunedTemplates, StartProcess, StartedProcess, Template,
-    Version,
+    ForkSandbox, Forked, GuestProcess, Operation, PathKind, Problem, ProblemCode, ProcessId,
+    PruneRequest, PruneTemplatesRequest, Pruned, PrunedTemplates, Snapshot, StartProcess,
+    StartedProcess, Template, Version,
 };
 use banger_model::Timestamp;
 use serde_json::json;
@@ -148,6 +148,39 @@ async fn what_is_asked_of_a_sandbox_is_asked_again_as_the_same_operation() {
     let server = async move { drop(fake.request().await) };
     let (_, answer) = tokio::join!(server, client.delete("web", Force::No));
     assert!(matches!(answer, Err(ClientError::Interrupted { .. })), "{answer:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn snapshots_and_forks_are_asked_for_by_name_and_asked_again_as_the_same() {
+    let (client, mut fake) = Fake::new();
+    let snapshot: Snapshot = serde_json::from_value(json!({
+        "id": "0123456789abcdef", "name": "web@1", "image": "i", "kernel": "k", "cpus": 1,
+        "memory": 536_870_912, "disk": 8_589_934_592_u64, "accelerator": "tcg", "size": 7,
+        "apparent": 9, "created": 1,
+    }))
+    .unwrap();
+    let forked = Forked { operation: operation("running"), copies: vec![] };
+    let (tag, name) = (snapshot.name.tag.clone(), snapshot.name.clone());
+    let server = async {
+        let first = fake.request().await.named();
+        let taking = operation("running");
+        let again = fake.answer("POST /v1/sandboxes/web/snapshot?tag=1", &taking).await;
+        assert_eq!(again.named(), first);
+        let first = fake.request().await.named();
+        let asked = fake.answer("POST /v1/sandboxes/web/fork", &forked).await;
+        assert_eq!(asked.named(), first);
+        assert_eq!(asked.body, br#"{"count":2,"name":null}"#);
+        fake.answer("GET /v1/snapshots", &vec![snapshot.clone()]).await;
+        fake.answer("DELETE /v1/snapshots/web%401", &snapshot).await;
+    };
+    let calls = async {
+        client.snapshot("web", Some(&tag)).await.unwrap();
+        let wanted = ForkSandbox { count: 2, name: None };
+        assert_eq!(client.fork("web", &wanted).await.unwrap(), forked);
+        assert_eq!(client.snapshots().await.unwrap(), std::slice::from_ref(&snapshot));
+        assert_eq!(client.delete_snapshot(&name).await.unwrap(), snapshot);
+    };
+    tokio::join!(server, calls);
 }
 
 #[tokio::test(start_paused = true)]

@@ -66,6 +66,8 @@ fn each_copy_goes_on_as_somebody_else_and_the_source_hardly_notices() {
     let Some(env) = TestEnv::with_machines() else { return };
     env.run(["vm", "create", "web", "--label", "app=shop"]).ok();
     exec(&env, "web", &format!("echo before > /root/file\n{KEEPER}\n{TICKER}"));
+    // The kernel makes up its boot id when it is first asked: a copy would make up its own.
+    exec(&env, "web", &UNIQUE.join("\n"));
     let told = exec(&env, "web", ASK);
     let (secret, _) = told.trim().split_once(' ').unwrap();
     let names = fork(&env, &["web", "-n", &COPIES.to_string()]);

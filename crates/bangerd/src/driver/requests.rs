@@ -63,6 +63,8 @@ impl Driver {
         if let Err(not_stored) = self.act(decision, &tracked, with).await {
             let status = OperationStatus::Failed { at: now(), error: not_stored.to_string() };
             tracked.finish(tracked.ended(status));
+            // Nothing of it is remembered: who asks again asks for the first time.
+            self.shared.operations.forget(&tracked.id());
             return Err(not_stored.into());
         }
         Ok(Asked::Anew)

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::start::assets;
 use super::work::{Done, Superseded};
-use crate::machine::{Live, memory, still};
+use crate::machine::{Live, still};
 use crate::operations::{Audience, now};
 use crate::shared::Shared;
 use crate::snapshots::{About, Snapshot};
@@ -54,8 +54,7 @@ async fn try_take(
 ) -> Result<Duration> {
     audience.stage("taking a snapshot");
     if shared.snapshots.get(id).is_some() {
-        // A daemon before this one has come so far, and may have left the machine as it was then.
-        memory::go_on(live).await?;
+        // A daemon before this one has come so far. Its machine went on before that.
         return Ok(Duration::ZERO);
     }
     let about = about(shared, record, (id, live), &mut superseded, audience);
