@@ -86,7 +86,7 @@ impl World {
         let state = state.parent().unwrap_or(&state);
         let usual = ["banger.db", "banger.db-wal", "banger.db-shm", "bangerd.lock", "sandboxes"];
         let usual = usual.into_iter().chain(["banger.reserve"]);
-        let usual = usual.chain(["leases", "host", "templates"]).collect();
+        let usual = usual.chain(["leases", "host", "templates", "snapshots"]).collect();
         let host = ["kvm.json", "kvm.lock", "tsc.json", "tsc.lock"].into();
         let runtime = ["bangerd.sock", "start.lock"].into();
         let places: [(&Path, BTreeSet<&str>); 3] =
