@@ -13,8 +13,14 @@ use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, memfd_create};
 use crate::files::{read_bounded, set};
 
 /// Memory that is left free while the rest is taken: what the kernel needs to go on, and never
-/// fills in so short a time.
+/// fills in so short a time. A part of it is the same everywhere (the zone for old devices)...
 const RESERVE: u64 = 24 * 1024 * 1024;
+/// ...and what is kept for interrupts and for reclaiming grows with the whole; this part of it is
+/// twice as much. A first process that takes what the kernel cannot give is a panic.
+const RESERVE_PART: u64 = 32;
+/// Most that is taken. The kernel hands out what is in pieces first, which is what was in use; what
+/// never was is clear, and taking it would only cost time: 7 s for each GiB under emulation.
+const MOST: u64 = 128 * 1024 * 1024;
 /// How much is taken at once.
 const STEP: u64 = 8 * 1024 * 1024;
 /// What drops clean pages, and names and inodes (proc_sys_vm(5)).
@@ -35,7 +41,9 @@ pub(crate) fn settle() -> io::Result<()> {
 fn clear_free_memory() -> io::Result<()> {
     let taken = memfd_create("banger-clear", MemfdFlags::CLOEXEC)?;
     let mut at = 0;
-    while free_memory()? > RESERVE + STEP {
+    let (total, _) = memory()?;
+    let reserve = RESERVE + total / RESERVE_PART;
+    while at < MOST && memory()?.1 > reserve + STEP {
         // The kernel clears every page of it, and frees it all when the file is closed.
         if fallocate(&taken, FallocateFlags::empty(), at, STEP).is_err() {
             break;
@@ -45,17 +53,20 @@ fn clear_free_memory() -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes of memory that nothing uses.
-fn free_memory() -> io::Result<u64> {
+/// Bytes of memory that there are, and that nothing uses.
+fn memory() -> io::Result<(u64, u64)> {
     let text = read_bounded(Path::new("/proc/meminfo"), MAX_MEMINFO_LEN)?;
-    free_of(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    total_and_free(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn free_of(meminfo: &[u8]) -> Option<u64> {
+fn total_and_free(meminfo: &[u8]) -> Option<(u64, u64)> {
     let text = std::str::from_utf8(meminfo).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemFree:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+    let field = |name| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    Some((field("MemTotal:")?, field("MemFree:")?))
 }
 
 #[cfg(test)]
@@ -64,10 +75,11 @@ mod tests {
 
     #[test]
     fn free_memory_is_read_with_care() {
-        assert_eq!(free_of(b"MemTotal: 9 kB\nMemFree:         12 kB\n"), Some(12 * 1024));
-        for bad in [&b""[..], b"MemFree: x kB", b"MemFree: 1", b"\xff"] {
-            assert_eq!(free_of(bad), None);
+        let both = total_and_free(b"MemTotal: 9 kB\nMemFree:         12 kB\n");
+        assert_eq!(both, Some((9 * 1024, 12 * 1024)));
+        for bad in [&b""[..], b"MemTotal: 1 kB\nMemFree: x kB", b"MemFree: 1 kB", b"\xff"] {
+            assert_eq!(total_and_free(bad), None);
         }
-        assert!(free_memory().unwrap() > 0);
+        assert!(memory().unwrap().0 > 0);
     }
 }

@@ -202,3 +202,15 @@ fn a_template_that_is_damaged_behind_the_daemons_back_is_done_without() {
     assert_eq!(log.matches(" WARN ").count(), 1, "{log}");
     assert!(log.contains("a template is of no use"), "{log}");
 }
+
+/// A guest that is made small must not take more than it has, however much that is.
+#[test]
+fn a_template_is_made_whatever_the_memory() {
+    let Some(env) = with_own_templates() else { return };
+    for memory in ["256M", "1G", "3G"] {
+        let ran = env.run(["vm", "run", "--memory", memory, "--network", "none", "--", "true"]);
+        assert_eq!((ran.status, ran.stderr.contains("no template")), (0, false), "{}", ran.stderr);
+    }
+    let list = env.run(["template", "list", "-q"]).ok();
+    assert_eq!(list.lines().count(), 3, "{list}");
+}
