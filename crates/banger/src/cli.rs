@@ -128,6 +128,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_given_has_a_value_that_makes_sense() {
+        use clap::error::ErrorKind;
+        let mut open = vec![(vec!["banger".to_owned()], Cli::command())];
+        while let Some((path, command)) = open.pop() {
+            if let Err(error) = Cli::try_parse_from(&path) {
+                let kind = error.kind();
+                assert!(kind != ErrorKind::ValueValidation, "{path:?}: {error}");
+                assert!(kind != ErrorKind::InvalidValue, "{path:?}: {error}");
+            }
+            for below in command.get_subcommands() {
+                let name = below.get_name().to_owned();
+                open.push(([path.clone(), vec![name]].concat(), below.clone()));
+            }
+        }
+    }
+
+    #[test]
     fn every_command_says_what_it_does_and_those_with_more_to_say_say_it() {
         let mut open = vec![Cli::command()];
         let mut long = 0;

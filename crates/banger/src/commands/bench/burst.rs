@@ -36,8 +36,8 @@ pub(crate) struct Args {
     #[arg(long, default_value = "5")]
     rounds: NonZeroU32,
     /// How long to wait before each round: the daemon makes machines ahead meanwhile
-    #[arg(long, value_name = "SPAN", default_value = "0s")]
-    rest: Span,
+    #[arg(long, value_name = "SPAN")]
+    rest: Option<Span>,
     /// Memory of each sandbox
     #[arg(long, default_value_t = MemorySize::DEFAULT)]
     memory: MemorySize,
@@ -81,7 +81,9 @@ async fn measure(args: &Args) -> Result<Report> {
     let (mut each, mut all, mut last) = (Vec::new(), Vec::new(), Bytes::new(0));
     for round in 1..=args.rounds.get() {
         progress.stage(&format!("round {round} of {}", args.rounds));
-        tokio::time::sleep(args.rest.as_duration()).await;
+        if let Some(rest) = args.rest {
+            tokio::time::sleep(rest.as_duration()).await;
+        }
         let round = burst(&context, &client, args, args.count.get()).await?;
         each.extend(round.each);
         all.push(round.all);
