@@ -170,14 +170,14 @@ async fn snapshots_and_forks_are_asked_for_by_name_and_asked_again_as_the_same()
         let asked = fake.answer("POST /v1/sandboxes/web/fork", &forked).await;
         assert_eq!(asked.named(), first);
         assert_eq!(asked.body, br#"{"count":2,"name":null}"#);
-        fake.answer("GET /v1/snapshots", &[snapshot.clone()]).await;
+        fake.answer("GET /v1/snapshots", &vec![snapshot.clone()]).await;
         fake.answer("DELETE /v1/snapshots/web%401", &snapshot).await;
     };
     let calls = async {
         client.snapshot("web", Some(&tag)).await.unwrap();
         let wanted = ForkSandbox { count: 2, name: None };
         assert_eq!(client.fork("web", &wanted).await.unwrap(), forked);
-        assert_eq!(client.snapshots().await.unwrap(), [snapshot.clone()]);
+        assert_eq!(client.snapshots().await.unwrap(), std::slice::from_ref(&snapshot));
         assert_eq!(client.delete_snapshot(&name).await.unwrap(), snapshot);
     };
     tokio::join!(server, calls);
