@@ -55,7 +55,7 @@ impl NetBackend {
     /// started stays: each ends with the sockets that are closed then.
     pub fn start(net: &UserNet, dir: &Path, relay: &RelayCommand) -> Result<Self, StartNetError> {
         // passt would look for it, too, but end only when the sandbox boots already.
-        if !has_default_route().map_err(StartNetError::Connect)? {
+        if ways_out().map_err(StartNetError::Connect)?.is_empty() {
             return Err(StartNetError::NoRoute);
         }
         let (vmm_fd, relay_to_vmm) = socket::pair().map_err(StartNetError::Connect)?;
@@ -127,21 +127,37 @@ fn relay_args(net: &UserNet, dir: &Path) -> [OsString; 3] {
     ]
 }
 
-/// Whether this host has a way to everywhere.
+/// This host's ways to everywhere.
 ///
 /// # Errors
 /// When its routes cannot be read.
-pub fn has_default_route() -> Result<bool, HostError> {
-    Ok(has_default(&read_text(Path::new(ROUTES.0), ROUTES.1)?))
+pub fn ways_out() -> Result<WaysOut, HostError> {
+    Ok(WaysOut::of(&read_text(Path::new(ROUTES.0), ROUTES.1)?))
 }
 
-/// Whether a list of routes has one for every destination: address and mask are zero. Columns are
-/// interface, destination, gateway, flags, three counters, mask.
-fn has_default(routes: &str) -> bool {
-    routes.lines().any(|line| {
-        let columns: Vec<_> = line.split_ascii_whitespace().collect();
-        columns.get(1) == Some(&"00000000") && columns.get(7) == Some(&"00000000")
-    })
+/// The interface and the gateway of each route for every destination. A network that was started
+/// when these were others leads nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WaysOut(Vec<(String, String)>);
+
+impl WaysOut {
+    /// Those in a list of routes: address and mask are zero. Columns are interface, destination,
+    /// gateway, flags, three counters, mask.
+    fn of(routes: &str) -> Self {
+        let ways = routes.lines().filter_map(|line| {
+            let columns: Vec<_> = line.split_ascii_whitespace().collect();
+            let [interface, "00000000", gateway, _, _, _, _, "00000000", ..] = columns[..] else {
+                return None;
+            };
+            Some((interface.to_owned(), gateway.to_owned()))
+        });
+        Self(ways.collect())
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 #[cfg(test)]
@@ -185,7 +201,8 @@ mod tests {
         let subnet = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n";
         let half = "tun0\t00000000\t010200C0\t0003\t0\t0\t0\t00000080\t0\t0\t0\n";
         let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
-        assert!(!has_default(&[head, subnet, half].concat()));
-        assert!(has_default(&[head, subnet, default].concat()));
+        assert!(WaysOut::of(&[head, subnet, half].concat()).is_empty());
+        let ways = WaysOut::of(&[head, subnet, default].concat());
+        assert_eq!(ways.0, [("eth0".to_owned(), "010200C0".to_owned())]);
     }
 }

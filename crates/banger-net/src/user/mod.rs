@@ -35,7 +35,7 @@ mod tcp;
 pub use ended::{Ended, Program, ended};
 pub use error::{RelayError, StartNetError};
 pub use launch::{
-    NetBackend, PASST_ERRORS, PASST_LOG, RELAY_LOG, RelayCommand, has_default_route, passt_args,
+    NetBackend, PASST_ERRORS, PASST_LOG, RELAY_LOG, RelayCommand, WaysOut, passt_args, ways_out,
 };
 pub use plan::{POOL, UserNet};
 pub use relay::{relay, relay_inherited};

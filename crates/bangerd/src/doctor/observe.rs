@@ -139,7 +139,7 @@ fn ask(sources: &Sources) -> Observed {
         free_space: free_space(existing(&state)).map_err(found),
         reflinks: writable.clone().and_then(|()| reflinks(&state)),
         writable,
-        default_route: banger_net::user::has_default_route().unwrap_or(false),
+        default_route: banger_net::user::ways_out().is_ok_and(|ways| !ways.is_empty()),
         agent: match File::open(&sources.agent) {
             Ok(_) => Ok(()),
             Err(error) => Err(format!("{}: {error}", sources.agent.display())),

@@ -136,7 +136,12 @@ impl Spares {
         let mut lines = self.lines();
         let mut surplus = Vec::new();
         for line in lines.values_mut() {
-            surplus.extend(line.ready.extract_if(.., |spare| !spare.is_of_use()));
+            let useless: Vec<_> = line.ready.extract_if(.., |spare| !spare.is_of_use()).collect();
+            if useless.iter().any(|spare| !spare.stands()) {
+                // The next one may die as well.
+                line.demand.failed(now);
+            }
+            surplus.extend(useless);
         }
         let ready: usize = lines.values().map(|line| line.ready.len()).sum();
         let most = match room {

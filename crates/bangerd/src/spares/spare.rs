@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use banger_host::fs::remove_all;
 use banger_host::random;
-use banger_model::{SandboxId, SandboxSpec, generate_name};
+use banger_model::{NetworkMode, SandboxId, SandboxSpec, generate_name};
+use banger_net::user::{WaysOut, ways_out};
 use banger_vmm::RunState;
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -33,6 +34,8 @@ pub(crate) struct Spare {
     raised: Box<Raised>,
     /// Not held: a template that nothing but spares was made from may go, and they go with it.
     template: Weak<Template>,
+    /// How its host was connected when its network was started, if it has one.
+    ways_out: Option<WaysOut>,
 }
 
 impl Spare {
@@ -51,6 +54,10 @@ impl Spare {
         let Recipe { assets, spec } = recipe;
         let nobody = generate_name(random::bytes()?, 0);
         let weak = Arc::downgrade(&template);
+        let ways_out = (spec.network == NetworkMode::User).then(ways_out).transpose()?;
+        if ways_out.as_ref().is_some_and(WaysOut::is_empty) {
+            bail!("its network would lead nowhere");
+        }
         let source = Source::Template(template);
         let blueprint =
             Blueprint { id: &id, name: &nobody, dir: &dir, spec, assets, relay, source };
@@ -62,21 +69,28 @@ impl Spare {
         let mut states = raised.machine.watch();
         states.wait_for(|state| *state != RunState::Running).await?;
         raised.template = None;
-        Ok(Self { id, dir, raised: Box::new(raised), template: weak })
+        Ok(Self { id, dir, raised: Box::new(raised), template: weak, ways_out })
     }
 
     /// Whether it can become a sandbox that is made from this template.
     pub(super) fn fits(&self, template: &Arc<Template>) -> bool {
-        Weak::ptr_eq(&self.template, &Arc::downgrade(template)) && self.stands()
+        Weak::ptr_eq(&self.template, &Arc::downgrade(template)) && self.is_of_use()
     }
 
     /// Whether it can become a sandbox.
     pub(super) fn is_of_use(&self) -> bool {
-        self.template.strong_count() > 0 && self.stands()
+        self.template.strong_count() > 0 && self.stands() && self.leads_somewhere()
     }
 
-    fn stands(&self) -> bool {
+    /// Whether its machine is still there.
+    pub(super) fn stands(&self) -> bool {
         *self.raised.machine.watch().borrow() == RunState::Paused
+    }
+
+    /// A network goes where its host went when it was started.
+    fn leads_somewhere(&self) -> bool {
+        let Some(then) = &self.ways_out else { return true };
+        ways_out().is_ok_and(|now| now == *then)
     }
 
     /// From now on its template is in use.

@@ -27,6 +27,17 @@ const WARM: &str = "
 while read line < /root/ask; do echo warm > /root/answer; done
 EOF
     setsid sh /root/keeper </dev/null >/dev/null 2>&1 &";
+/// One in Python that has so many MiB of objects of 1 KiB.
+const WARM_PYTHON: &str = "
+    mkfifo /root/ask /root/answer
+    cat > /root/keeper <<'EOF'
+import sys
+objects = [bytes([i % 256]) * 991 for i in range(int(sys.argv[1]) * 1024)]
+while True:
+    open('/root/ask').readline()
+    open('/root/answer', 'w').write(f'{sum(map(len, objects))}')
+EOF
+    setsid python3 /root/keeper \"$0\" </dev/null >/dev/null 2>&1 &";
 const ASK: &str = "echo > /root/ask; cat /root/answer";
 
 /// Measure the time from one sandbox to several copies of it in which its process answers
@@ -52,6 +63,9 @@ pub(crate) struct Args {
     /// Memory of the sandbox
     #[arg(long, default_value_t = MemorySize::DEFAULT)]
     memory: MemorySize,
+    /// Have the process be one in Python with so many MiB of objects, over all of which it goes
+    #[arg(long, value_name = "MIB")]
+    python: Option<u16>,
     /// How the sandbox is connected
     #[arg(long, default_value_t = NetworkMode::None)]
     network: NetworkMode,
@@ -96,7 +110,13 @@ async fn measure(args: &Args) -> Result<Report> {
     let lease = Lease::take(&context.home)?;
     progress.stage("starting a sandbox");
     let source = start(&client, &wanted(args.memory, args.network, &lease)?).await?;
-    exec(&context.program, &source, &["sh", "-c", WARM]).await?;
+    match args.python {
+        Some(mib) => {
+            let mib = mib.to_string();
+            exec(&context.program, &source, &["sh", "-c", WARM_PYTHON, &mib]).await?;
+        }
+        None => drop(exec(&context.program, &source, &["sh", "-c", WARM]).await?),
+    }
     exec(&context.program, &source, &["sh", "-c", ASK]).await?;
     let mut rounds = Vec::new();
     for round in 1..=args.rounds.get() {
