@@ -68,6 +68,8 @@ impl Assets {
         kernel: &KernelName,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
+        let (home, wanted) = (sources.home.clone(), image.clone());
+        spawn_blocking(move || Image::check(&home, &wanted)).await??;
         let (kernel, initramfs) = ensure_kernel(sources, kernel, progress.clone()).await?;
         // While the image is made the processor has nothing to do for KVM's probe to disturb.
         let guest = ProbeGuest {

@@ -66,6 +66,17 @@ impl Image {
         Ok(Self { name: name.clone(), artifact })
     }
 
+    /// Whether there is such an image, or it can be made: before anything else is made for it.
+    ///
+    /// # Errors
+    /// [`OpenError`] when there is none and cannot be.
+    pub fn check(home: &Home, name: &ImageName) -> Result<(), OpenError> {
+        if name.as_str() == DEBIAN_BOOKWORM {
+            return Ok(());
+        }
+        Self::open(home, name).map(drop)
+    }
+
     /// Opens an image; makes it where it is missing and can be made, which takes half a minute.
     /// Of several that call this at once, one makes it and the others wait for that.
     ///

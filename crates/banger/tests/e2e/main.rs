@@ -13,6 +13,7 @@ mod lifetime;
 mod link;
 mod lives;
 mod logs_stats;
+mod mistakes;
 mod network;
 mod pause;
 mod prune;
