@@ -125,7 +125,10 @@ pub(crate) fn daemon_that_dies_at(env: &TestEnv, checkpoint: &str) -> std::proce
     let program = env.program().with_file_name("bangerd");
     let mut daemon = std::process::Command::new(program);
     daemon.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
-    daemon.env("BANGER_HOME", env.home()).args(["--checkpoint", &format!("{checkpoint}=kill")]);
+    daemon
+        .env("BANGER_HOME", env.home())
+        .env("BANGER_SPARES", "0")
+        .args(["--checkpoint", &format!("{checkpoint}=kill")]);
     daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = daemon.spawn().unwrap();
     let socket = env.home().join("run/bangerd.sock");

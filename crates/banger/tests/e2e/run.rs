@@ -60,6 +60,7 @@ fn standard_input_may_be_closed_or_left_unread() {
     let output = std::process::Command::new("sh")
         .args(["-c", &script])
         .env("BANGER_HOME", env.home())
+        .env("BANGER_SPARES", "0")
         .output()
         .unwrap();
     assert_eq!((output.status.code(), output.stdout), (Some(0), Vec::new()));
@@ -76,6 +77,7 @@ fn a_reader_that_goes_ends_the_command_as_in_any_pipeline() {
     let output = std::process::Command::new("sh")
         .args(["-c", &script])
         .env("BANGER_HOME", env.home())
+        .env("BANGER_SPARES", "0")
         .output()
         .unwrap();
     assert_eq!(output.stdout, b"y\n");
