@@ -1,5 +1,6 @@
 //! `banger vm start`, `stop`, `restart`, `kill`, `pause` and `resume`: what is asked of sandboxes that are there.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::anyhow;
@@ -46,7 +47,8 @@ pub(crate) fn run(
     order(&args.names, Order::Act(action), wait, verbosity)
 }
 
-/// Asks the same of some sandboxes at once; prints the name of each as it is done.
+/// Asks the same of some sandboxes at once; prints the name of each as it is done, and what failed
+/// in the order in which it was asked.
 pub(super) fn order(
     names: &[String],
     order: Order,
@@ -63,17 +65,21 @@ pub(super) fn order(
             if asked.contains(&name) {
                 continue;
             }
+            let done = carry_out(client.clone(), name.clone(), order, wait, shown.clone());
+            let at = asked.len();
             asked.push(name);
-            orders.spawn(carry_out(client.clone(), name.clone(), order, wait, shown.clone()));
+            orders.spawn(async move { (at, done.await) });
         }
         drop(shown);
-        let mut failures = Failures::told_at(verbosity);
+        let mut failed = BTreeMap::new();
         while let Some(done) = orders.join_next().await {
             match done.map_err(anyhow::Error::from)? {
-                Ok(name) => output::line(name)?,
-                Err(error) => failures.add(error),
+                (_, Ok(name)) => output::line(name)?,
+                (at, Err(error)) => drop(failed.insert(at, error)),
             }
         }
+        let mut failures = Failures::told_at(verbosity);
+        failed.into_values().for_each(|error| failures.add(error));
         failures.end()
     })
 }
