@@ -139,6 +139,12 @@ impl<'a> Declared<'a> {
         if path == target {
             return Ok(());
         }
+        if target.strip_prefix(path).is_some_and(|below| below.starts_with('/')) {
+            // What it stands for would be gone with the directory, when the link is made.
+            return Err(Refused::Problem(
+                "it is a hard link to what is in the directory it replaces",
+            ));
+        }
         let (parent, name) = self.place(path)?;
         self.builder.hardlink(parent, name, handle)?;
         self.known.insert(path.to_owned(), Node::Other(handle));

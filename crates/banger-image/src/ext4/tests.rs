@@ -111,6 +111,7 @@ fn what_ext4_cannot_hold_is_named() {
         (vec![strange], "strange", "cannot put"),
         (vec![link("nothing")], "link", "hard link to nothing"),
         (vec![plain("d", Kind::Directory), link("d")], "link", "hard link to a directory"),
+        (vec![text("link/f", "x"), link("link/f")], "link", "directory it replaces"),
         (vec![text("f", ""), text("f/g", "")], "f/g", "is not a directory"),
         (vec![text("", "")], "", "root can only be"),
         (vec![text("lost+found/x", "")], "lost+found/x", "keeps lost+found"),
@@ -191,8 +192,13 @@ fn reference(entries: &mut Vec<Entry>) -> BTreeMap<String, Known> {
         if above.iter().any(|dir| tree.get(*dir).is_some_and(|known| !is_dir(known))) {
             return false;
         }
-        if matches!(&entry.kind, Kind::HardLink(target) if *target == entry.path) {
-            return true;
+        if let Kind::HardLink(target) = &entry.kind {
+            if *target == entry.path {
+                return true;
+            }
+            if target.starts_with(&format!("{}/", entry.path)) {
+                return false;
+            }
         }
         for dir in above {
             let attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: (0, 0) };
