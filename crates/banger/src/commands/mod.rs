@@ -27,12 +27,13 @@ pub(crate) mod vm_show;
 pub(crate) mod vm_snapshot;
 pub(crate) mod vm_stats;
 
-use banger_api::client::{Client, SandboxAction};
+use banger_api::client::{Client, ClientError, SandboxAction};
 use banger_model::ExitCode;
 
 use crate::cli::{Cli, Command, Snapshot, Template, Vm};
 use crate::context::{self, Context};
-use crate::error::CommandError;
+use crate::error::{CommandError, Failures};
+use crate::output;
 
 /// Runs the command that was asked for.
 pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
@@ -100,4 +101,25 @@ fn with_daemon<T>(
     // Threads that still read standard input end with the process.
     runtime.shutdown_background();
     result
+}
+
+/// Has the daemon delete what was named, each once; prints what each is called as it goes.
+fn delete_each<T: PartialEq>(
+    named: &[T],
+    verbosity: u8,
+    delete: impl AsyncFn(&Client, &T) -> Result<String, ClientError>,
+) -> Result<ExitCode, CommandError> {
+    with_daemon(verbosity, async |client| {
+        let mut failures = Failures::told_at(verbosity);
+        for (at, one) in named.iter().enumerate() {
+            if named[..at].contains(one) {
+                continue;
+            }
+            match delete(&client, one).await {
+                Ok(gone) => output::line(gone)?,
+                Err(error) => failures.add(error.into()),
+            }
+        }
+        failures.end()
+    })
 }

@@ -3,9 +3,8 @@
 use banger_model::{ExitCode, SnapshotName};
 use clap_complete::ArgValueCandidates;
 
-use crate::commands::{completion, with_daemon};
-use crate::error::{CommandError, Failures};
-use crate::output;
+use crate::commands::{completion, delete_each};
+use crate::error::CommandError;
 
 /// Delete snapshots
 ///
@@ -21,19 +20,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
-    with_daemon(verbosity, async |client| {
-        let mut failures = Failures::told_at(verbosity);
-        let mut asked: Vec<&SnapshotName> = Vec::new();
-        for name in &args.names {
-            if asked.contains(&name) {
-                continue;
-            }
-            asked.push(name);
-            match client.delete_snapshot(name).await {
-                Ok(gone) => output::line(gone.name.to_string())?,
-                Err(error) => failures.add(error.into()),
-            }
-        }
-        failures.end()
+    delete_each(&args.names, verbosity, async |client, name| {
+        Ok(client.delete_snapshot(name).await?.name.to_string())
     })
 }

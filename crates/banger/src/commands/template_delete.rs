@@ -3,9 +3,8 @@
 use banger_model::ExitCode;
 use clap_complete::ArgValueCandidates;
 
-use crate::commands::{completion, with_daemon};
-use crate::error::{CommandError, Failures};
-use crate::output;
+use crate::commands::{completion, delete_each};
+use crate::error::CommandError;
 
 /// Delete templates
 ///
@@ -20,19 +19,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
-    with_daemon(verbosity, async |client| {
-        let mut failures = Failures::told_at(verbosity);
-        let mut asked: Vec<&String> = Vec::new();
-        for id in &args.ids {
-            if asked.contains(&id) {
-                continue;
-            }
-            asked.push(id);
-            match client.delete_template(id).await {
-                Ok(gone) => output::line(gone.id.as_str())?,
-                Err(error) => failures.add(error.into()),
-            }
-        }
-        failures.end()
+    delete_each(&args.ids, verbosity, async |client, id| {
+        Ok(client.delete_template(id).await?.id.to_string())
     })
 }

@@ -183,24 +183,35 @@ async fn act(
     sandbox: &str,
     (action, id): (Action, Option<OperationId>),
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
-    let operations = &registry.shared().operations;
-    // Its sandbox may be gone by now, and that may be what was asked for.
-    if let Some(known) = id.as_ref().and_then(|id| operations.find(id))
-        && known.operation().action == action
-    {
-        return Ok((StatusCode::ACCEPTED, Answer(known.operation().as_ref().clone())));
+    if let Some(known) = known(registry, id.as_ref(), action) {
+        return Ok((StatusCode::ACCEPTED, Answer(known)));
     }
     let handle = registry.resolve(sandbox)?;
     let name = handle.view().record.name.clone();
-    let id = match id {
-        Some(id) => id,
-        None => new_id()?,
-    };
     let id = handle
-        .ask(action, id)
+        .ask(action, chosen(id)?)
         .await
         .map_err(|error| Failure::from(error).about(&format!("cannot {} {name}", word(action))))?;
     Ok((StatusCode::ACCEPTED, Answer(operation(registry, &id)?)))
+}
+
+/// What an operation is called: as the client says, or else anything.
+pub(super) fn chosen(id: Option<OperationId>) -> Result<OperationId, Failure> {
+    Ok(match id {
+        Some(id) => id,
+        None => new_id()?,
+    })
+}
+
+/// The operation of this id, if this was asked before. Its sandbox may be gone by now, and that may
+/// be what was asked for.
+pub(super) fn known(
+    registry: &Registry,
+    id: Option<&OperationId>,
+    action: Action,
+) -> Option<Operation> {
+    let known = registry.shared().operations.find(id?)?.operation();
+    (known.action == action).then(|| known.as_ref().clone())
 }
 
 fn word(action: Action) -> &'static str {

@@ -14,9 +14,8 @@ use serde::Deserialize;
 
 use super::App;
 use super::error::{Failure, Json, Query};
-use super::sandboxes::{Asking, operation};
+use super::sandboxes::{Asking, chosen, known, operation};
 use crate::driver::{View, Wanted};
-use crate::operations::new_id;
 use crate::registry::Registry;
 use crate::snapshots::Snapshot;
 
@@ -78,19 +77,6 @@ pub(super) async fn fork(
 fn copy(registry: &Registry, view: &Arc<View>) -> Created {
     let operation = registry.shared().operations.last_of(&view.record.id);
     Created { sandbox: view.sandbox(), operation }
-}
-
-fn chosen(id: Option<OperationId>) -> Result<OperationId, Failure> {
-    Ok(match id {
-        Some(id) => id,
-        None => new_id()?,
-    })
-}
-
-/// The operation of this id, if this was asked before.
-fn known(registry: &Registry, id: Option<&OperationId>, action: Action) -> Option<Operation> {
-    let known = registry.shared().operations.find(id?)?.operation();
-    (known.action == action).then(|| known.as_ref().clone())
 }
 
 /// All snapshots, oldest first

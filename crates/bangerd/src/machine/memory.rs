@@ -88,15 +88,11 @@ pub(crate) async fn save(live: &Live, dir: &Path) -> Result<()> {
 }
 
 /// Whether somebody has stopped a machine's processors.
-pub(crate) fn stands_still(machine: &dyn Running) -> bool {
+fn stands_still(machine: &dyn Running) -> bool {
     *machine.watch().borrow() == RunState::Paused
 }
 
 async fn try_save(live: &Live, dir: &Path) -> Result<()> {
-    if stands_still(&*live.machine) {
-        // Left so by a daemon that died: it cannot be asked anything.
-        live.machine.resume().await?;
-    }
     freeze(live).await?;
     live.machine.pause().await?;
     let new = dir.join(NEW);
@@ -115,6 +111,10 @@ async fn try_save(live: &Live, dir: &Path) -> Result<()> {
 /// # Errors
 /// When the guest does not do that in time.
 pub(crate) async fn freeze(live: &Live) -> Result<()> {
+    if stands_still(&*live.machine) {
+        // Left so by a daemon that died: it cannot be asked anything.
+        live.machine.resume().await?;
+    }
     timeout(FREEZE_PATIENCE, live.link.request(Request::Freeze))
         .await
         .context("the guest does not answer")?

@@ -11,7 +11,7 @@ use banger_host::fs::{clone_file, file_size, free_space};
 use banger_model::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::memory::{freeze, go_on, stands_still};
+use super::memory::{freeze, go_on};
 use super::{DISK, Live, MIN_FREE};
 use crate::checkpoint::Checkpoints;
 use crate::{saved, stats};
@@ -27,10 +27,6 @@ pub(crate) async fn copy(
     to: &Path,
     checkpoints: &Checkpoints,
 ) -> Result<Duration> {
-    if stands_still(&*live.machine) {
-        // Left so by a daemon that died: it cannot be asked anything.
-        live.machine.resume().await?;
-    }
     let begin = Instant::now();
     let copied = copy_still(live, dir, to, checkpoints).await;
     let gone_on = go_on(live).await;
