@@ -17,6 +17,15 @@ fn waiting(env: &TestEnv) -> u64 {
     templates(env).iter().map(|template| template["spares"].as_u64().unwrap()).sum()
 }
 
+/// Waits until so many machines wait and nothing else is there: what ran goes a moment behind its
+/// command. Their ids.
+fn only_spares(env: &TestEnv, count: usize) -> BTreeSet<String> {
+    wait_until("there are spares and nothing else", || {
+        waiting(env) == count as u64 && ids(env).len() == count
+    });
+    ids(env)
+}
+
 /// Names of the directories of everything that is or may become a sandbox.
 fn ids(env: &TestEnv) -> BTreeSet<String> {
     let names = env
@@ -30,10 +39,8 @@ fn ids(env: &TestEnv) -> BTreeSet<String> {
 fn sandboxes_that_were_made_ahead_are_as_different_as_others() {
     let Some(env) = TestEnv::with_machines().map(|env| env.with_spares(SIBLINGS)) else { return };
     all_differ(&env);
-    wait_until("there is a spare for each", || waiting(&env) == SIBLINGS as u64);
-    let spares = ids(&env);
+    let spares = only_spares(&env, SIBLINGS);
     let machines = env.processes();
-    assert_eq!(spares.len(), SIBLINGS);
     all_differ(&env);
     wait_until("all that waited were used and are gone", || {
         ids(&env).is_disjoint(&spares)
@@ -45,8 +52,7 @@ fn sandboxes_that_were_made_ahead_are_as_different_as_others() {
 fn one_that_waits_becomes_a_sandbox_like_any_other() {
     let Some(env) = TestEnv::with_machines().map(|env| env.with_spares(1)) else { return };
     env.run(["vm", "run", "--", "true"]).ok();
-    wait_until("there is a spare", || waiting(&env) == 1);
-    let spare = ids(&env).pop_first().unwrap();
+    let spare = only_spares(&env, 1).pop_first().unwrap();
     says(&env, "vm list -q", "");
     says(&env, "vm create web", "web\n");
     let shown: Value =
@@ -72,7 +78,7 @@ fn they_end_with_their_daemon_or_with_the_next() {
         for run in runs {
             assert!(run.unwrap().wait().unwrap().success());
         }
-        wait_until("there are spares", || waiting(&env) == 2);
+        only_spares(&env, 2);
     };
     fill();
     let daemon = env.daemon().unwrap();
@@ -96,7 +102,7 @@ fn a_template_that_only_spares_were_made_from_can_be_removed() {
     std::fs::remove_file(&own).unwrap();
     std::fs::create_dir(&own).unwrap();
     env.run(["vm", "run", "--", "true"]).ok();
-    wait_until("there is a spare", || waiting(&env) == 1);
+    only_spares(&env, 1);
     let template = &templates(&env)[0];
     assert_eq!(template["in_use"], false);
     let id = template["id"].as_str().unwrap();
@@ -104,7 +110,7 @@ fn a_template_that_only_spares_were_made_from_can_be_removed() {
     wait_until("the spare is gone", || env.processes().is_empty() && ids(&env).is_empty());
     // One that dies while it waits is not used.
     env.run(["vm", "run", "--", "true"]).ok();
-    wait_until("there is a spare", || waiting(&env) == 1);
+    only_spares(&env, 1);
     let (pid, _) = env.all_processes().into_iter().find(|(_, line)| line.contains("qemu")).unwrap();
     kill(pid);
     says(&env, "vm run -- echo fine", "fine\n");
