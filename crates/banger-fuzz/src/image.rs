@@ -1,13 +1,15 @@
 //! What images and kernels are made from: archives, kernel files, modules, the words of apt.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Cursor;
 
-use banger_image::archive::{Kind, MAX_NAME_LEN, MAX_PATH_LEN, read_entries};
+use banger_image::archive::{Archive, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN, read_entries};
 use banger_image::image::parse_stage;
 use banger_image::kernel::bzimage::{decompress_lz4_legacy, extract_vmlinux};
 use banger_image::kernel::modinfo::{Modinfo, builtin_aliases};
 use banger_image::kernel::{parse_package, parse_status};
+use banger_image::tree::{Tree, Whiteouts};
 
 use crate::blocks::mended;
 
@@ -22,6 +24,7 @@ pub(crate) fn tar(bytes: &[u8]) {
 
 fn tar_as_it_is(bytes: &[u8]) {
     let Ok(entries) = read_entries(&mut Cursor::new(bytes)) else { return };
+    layers(&entries);
     for entry in entries {
         assert!(is_below_root(&entry.path), "{:?}", entry.path);
         assert!(entry.attributes.mode <= 0o7777);
@@ -38,9 +41,22 @@ fn tar_as_it_is(bytes: &[u8]) {
     }
 }
 
-fn is_below_root(path: &str) -> bool {
-    let plain = |part: &str| !matches!(part, "" | "." | "..") && part.len() <= MAX_NAME_LEN;
-    path.is_empty() || path.len() <= MAX_PATH_LEN && path.split('/').all(plain)
+fn is_below_root(path: &[u8]) -> bool {
+    let plain = |part: &[u8]| !matches!(part, b"" | b"." | b"..") && part.len() <= MAX_NAME_LEN;
+    path.is_empty() || path.len() <= MAX_PATH_LEN && path.split(|byte| *byte == b'/').all(plain)
+}
+
+/// Whatever lies over whatever, everything stays where a tree says that it is.
+fn layers(entries: &[Entry]) {
+    let mut tree = Tree::new();
+    for whiteouts in [Whiteouts::AreFiles, Whiteouts::Hide] {
+        let Ok(file) = File::open("/dev/null") else { return };
+        let archive = Archive { entries: entries.to_vec(), file };
+        if tree.lay(archive, whiteouts).is_err() {
+            return;
+        }
+    }
+    assert!(tree.count() > 0);
 }
 
 /// What comes out is an ELF file.

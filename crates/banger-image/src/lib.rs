@@ -16,6 +16,7 @@ pub mod image;
 mod initramfs;
 pub mod kernel;
 mod space;
+pub mod tree;
 
 pub use artifact::{ArtifactKind, FileRecord, OpenError};
 pub use hosttools::{MissingPackages, PATH as TOOLS_PATH, require_all as require_tools};

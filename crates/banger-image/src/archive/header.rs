@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 
+use bstr::{BString, ByteSlice as _};
 use tar::{EntryType, Header};
 
 use super::pax::Extension;
@@ -107,10 +108,7 @@ impl<'a, S: Read + Seek> Headers<'a, S> {
 
     fn entry(&mut self, header: &Header, extension: Extension) -> Result<Entry, ArchiveError> {
         let raw = extension.path.clone().unwrap_or_else(|| header.path_bytes().into_owned());
-        let refused = |problem| ArchiveError::BadEntry {
-            path: String::from_utf8_lossy(&raw).into_owned(),
-            problem,
-        };
+        let refused = |problem| ArchiveError::BadEntry { path: raw.clone().into(), problem };
         if extension.sparse {
             return Err(refused("sparse files are not supported; archive it without them"));
         }
@@ -183,24 +181,22 @@ fn check_sum(bytes: &[u8; 512], header: &Header, offset: u64) -> Result<(), Arch
 }
 
 /// The path below the root that these bytes mean.
-fn entry_path(raw: &[u8]) -> Result<String, &'static str> {
-    let text = std::str::from_utf8(raw)
-        .map_err(|_| "its name is not UTF-8, which images cannot hold; rename or remove it")?;
-    let mut path = String::with_capacity(text.len());
-    for part in text.split('/').filter(|part| !part.is_empty() && *part != ".") {
-        if part == ".." {
+fn entry_path(raw: &[u8]) -> Result<BString, &'static str> {
+    let mut path = BString::new(Vec::with_capacity(raw.len()));
+    for part in raw.split_str("/").filter(|part| !part.is_empty() && *part != b".") {
+        if part == b".." {
             return Err("its path leads out of the archive");
         }
         if part.len() > MAX_NAME_LEN {
             return Err("its name is longer than 255 bytes");
         }
-        if part.contains('\0') {
+        if part.contains(&0) {
             return Err("its name has a NUL byte");
         }
         if !path.is_empty() {
-            path.push('/');
+            path.push(b'/');
         }
-        path.push_str(part);
+        path.extend_from_slice(part);
     }
     if path.len() > MAX_PATH_LEN {
         return Err("its path is longer than 4096 bytes");
@@ -208,13 +204,11 @@ fn entry_path(raw: &[u8]) -> Result<String, &'static str> {
     Ok(path)
 }
 
-fn link_target(raw: Vec<u8>) -> Result<String, &'static str> {
-    let target = String::from_utf8(raw)
-        .map_err(|_| "the target of the link is not UTF-8, which images cannot hold")?;
-    if target.is_empty() || target.len() > MAX_LINK_LEN || target.contains('\0') {
+fn link_target(target: Vec<u8>) -> Result<BString, &'static str> {
+    if target.is_empty() || target.len() > MAX_LINK_LEN || target.contains(&0) {
         return Err("the target of the link is empty, too long or has a NUL byte");
     }
-    Ok(target)
+    Ok(target.into())
 }
 
 fn attributes(header: &Header, extension: &Extension) -> Result<Attributes, &'static str> {

@@ -14,6 +14,7 @@ mod pax;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 
+use bstr::{BStr, BString, ByteSlice as _};
 use thiserror::Error;
 
 use header::Headers;
@@ -49,8 +50,8 @@ pub enum ArchiveError {
     /// An entry that cannot be kept.
     #[error("entry {path:?} of the archive: {problem}")]
     BadEntry {
-        /// Its name, as far as it is text.
-        path: String,
+        /// Its name.
+        path: BString,
         /// What is wrong with it.
         problem: &'static str,
     },
@@ -96,9 +97,9 @@ pub enum Kind {
     /// A regular file.
     File(Content),
     /// Another name of an earlier entry, given by its path.
-    HardLink(String),
+    HardLink(BString),
     /// A symbolic link with its target.
-    Symlink(String),
+    Symlink(BString),
     /// A character device with its numbers.
     Char(u32, u32),
     /// A block device with its numbers.
@@ -124,8 +125,8 @@ pub struct Attributes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Path below the root without a leading slash; empty for the root itself. No part of it is
-    /// `.` or `..` or empty.
-    pub path: String,
+    /// `.` or `..` or empty. Any other bytes but NUL may be in it.
+    pub path: BString,
     /// What it is.
     pub kind: Kind,
     /// Owner, permissions and time.
@@ -138,7 +139,7 @@ impl Entry {
     /// A file of root's that everybody may read, with the given content.
     pub fn file(path: &str, bytes: Vec<u8>, mtime: (i64, u32)) -> Self {
         Self {
-            path: path.to_owned(),
+            path: path.into(),
             kind: Kind::File(Content::Inline(bytes)),
             attributes: Attributes { mode: 0o644, uid: 0, gid: 0, mtime },
             xattrs: Vec::new(),
@@ -179,18 +180,18 @@ impl Archive {
     /// of it are dropped.
     #[must_use]
     pub fn subtree(self, root: &str) -> Self {
-        let below = |path: &str| {
-            let rest = path.strip_prefix(root)?;
+        let below = |path: &BStr| {
+            let rest = path.strip_prefix(root.as_bytes())?;
             if rest.is_empty() {
-                Some(String::new())
+                Some(BString::default())
             } else {
-                rest.strip_prefix('/').map(str::to_owned)
+                rest.strip_prefix(b"/").map(BString::from)
             }
         };
         let entries = self.entries.into_iter().filter_map(|mut entry| {
-            entry.path = below(&entry.path)?;
+            entry.path = below(entry.path.as_bstr())?;
             if let Kind::HardLink(target) = &mut entry.kind {
-                *target = below(target)?;
+                *target = below(target.as_bstr())?;
             }
             Some(entry)
         });

@@ -1,13 +1,14 @@
 //! ext4 file systems made as plain files: no root, no mounting, no loop device.
 //!
-//! Two kinds are made. A read-only image comes straight from an archive and keeps everything the
-//! archive says: owners, modes, nanoseconds, extended attributes, hard links, devices. Its bytes
-//! depend on the archive alone. A writable disk is empty, sparse, and there within milliseconds.
+//! Two kinds are made. A read-only image comes straight from a tree and keeps everything its
+//! archives say: owners, modes, nanoseconds, extended attributes, hard links, devices. Its bytes
+//! depend on the tree alone. A writable disk is empty, sparse, and there within milliseconds.
 
 mod acl;
 mod declare;
 mod disk;
 mod plan;
+mod spelling;
 mod write;
 
 pub use acl::acl_to_ext4;

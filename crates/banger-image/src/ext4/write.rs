@@ -1,4 +1,4 @@
-//! One archive becomes one read-only image file.
+//! One tree becomes one read-only image file.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use banger_host::{HostError, fs};
 use banger_model::{Bytes, Progress};
+use bstr::BString;
 use mkext4::{FsBuilder, InodeCount, Options, RegionSink};
 use thiserror::Error;
 
-use super::declare::{Declared, Refused};
+use super::declare::{Declared, Refused, declare};
 use super::plan::{ImagePlan, JOURNAL_BLOCKS};
-use crate::archive::{Archive, Content, Entry};
+use crate::archive::Content;
+use crate::tree::{NodeId, NodeKind, Place, Tree};
 
 /// Progress is told after so many bytes.
 const PROGRESS_STEP: u64 = 4 * 1024 * 1024;
@@ -34,16 +36,16 @@ pub enum WriteImageError {
     /// An entry that ext4 cannot hold, for a reason of ours.
     #[error("{path:?} cannot be put into an image: {problem}")]
     Refused {
-        /// Its path in the archive.
-        path: String,
+        /// Its path.
+        path: BString,
         /// Why not.
         problem: &'static str,
     },
     /// An entry that failed.
     #[error("cannot put {path:?} into the image")]
     Entry {
-        /// Its path in the archive.
-        path: String,
+        /// Its path.
+        path: BString,
         /// Why not.
         source: mkext4::Error,
     },
@@ -57,51 +59,57 @@ pub enum WriteImageError {
     },
 }
 
-/// Writes everything that is in `archive` into a new ext4 image at `target`.
+/// Writes everything that is in `tree` into a new ext4 image at `target`.
 ///
-/// The same archive gives the same bytes. The file is not synced: whoever puts it in place does.
+/// The same tree gives the same bytes. The file is not synced: whoever puts it in place does.
 ///
 /// # Errors
 /// [`WriteImageError`]; what was written before remains, for the caller to remove.
 pub fn write_image(
     target: &Path,
     label: &str,
-    archive: &Archive,
+    tree: &Tree,
     progress: &dyn Progress,
 ) -> Result<(), WriteImageError> {
-    let plan = ImagePlan::of(&archive.entries);
+    let plan = ImagePlan::of(tree);
     let failed = |source| image_error(target, &plan, source);
     let builder = FsBuilder::new(options(&plan, label)).map_err(failed)?;
-    let mut declared = Declared::new(builder, &archive.entries);
-    for (number, entry) in archive.entries.iter().enumerate() {
-        declared.add(number, entry).map_err(|refused| entry_error(entry, refused))?;
-    }
-    let (builder, contents) = declared.finish();
+    let declared = declare(builder, tree).map_err(|(node, why)| node_error(tree, node, why))?;
+    let Declared { builder, files, spelling, .. } = declared;
     let layout = builder.seal().map_err(failed)?;
 
     let file = fs::create_new(target).map_err(WriteImageError::Create)?;
     file.set_len(layout.image_len()).map_err(|error| failed(error.into()))?;
     let mut writer = layout.writer(ImageFile(&file)).map_err(failed)?;
     let (mut done, mut told) = (0, 0);
-    for (handle, entry, content) in contents {
-        // A file that a later entry replaced has no place on the disk.
-        if layout.extents(handle).is_empty() {
-            continue;
-        }
-        let mut reader = ContentReader::new(&archive.file, content);
+    for (handle, node) in in_order_of_archives(tree, files) {
+        let NodeKind::File(place) = &tree.node(node).kind else { continue };
+        let mut reader = ContentReader::new(tree.archive(place), &place.content);
         writer.fill(handle, &mut reader).map_err(|source| match source {
             mkext4::Error::Io(error) if no_space(&error) => failed(error.into()),
-            source => WriteImageError::Entry { path: entry.path.clone(), source },
+            source => node_error(tree, node, Refused::Writer(source)),
         })?;
-        done += content.len();
+        done += place.content.len();
         if done - told >= PROGRESS_STEP {
             told = done;
             progress.advance(done, Some(plan.content));
         }
     }
     writer.finish().map_err(failed)?;
+    spelling.correct(&file, tree).map_err(failed)?;
     progress.advance(plan.content, Some(plan.content));
     Ok(())
+}
+
+/// Files as their bytes lie in the archives, so that these are read from begin to end.
+fn in_order_of_archives<T>(tree: &Tree, mut files: Vec<(T, NodeId)>) -> Vec<(T, NodeId)> {
+    files.sort_by_key(|(_, node)| match &tree.node(*node).kind {
+        NodeKind::File(Place { archive, content: Content::Archived { offset, .. } }) => {
+            (*archive, *offset)
+        }
+        _ => (usize::MAX, 0),
+    });
+    files
 }
 
 fn options(plan: &ImagePlan, label: &str) -> Options {
@@ -128,8 +136,8 @@ fn image_error(target: &Path, plan: &ImagePlan, source: mkext4::Error) -> WriteI
     }
 }
 
-fn entry_error(entry: &Entry, refused: Refused) -> WriteImageError {
-    let path = entry.path.clone();
+fn node_error(tree: &Tree, node: NodeId, refused: Refused) -> WriteImageError {
+    let path = tree.path_of(node);
     match refused {
         Refused::Problem(problem) => WriteImageError::Refused { path, problem },
         Refused::Writer(source) => WriteImageError::Entry { path, source },
@@ -141,6 +149,10 @@ struct ImageFile<'a>(&'a File);
 
 impl RegionSink for ImageFile<'_> {
     fn data(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        // Most images have files full of zeros: those cost nothing then.
+        if bytes.iter().all(|byte| *byte == 0) {
+            return Ok(());
+        }
         self.0.write_all_at(bytes, offset)
     }
 
@@ -151,13 +163,13 @@ impl RegionSink for ImageFile<'_> {
 
 /// Reads content from where it is.
 struct ContentReader<'a> {
-    archive: &'a File,
+    archive: Option<&'a File>,
     content: &'a Content,
     read: u64,
 }
 
 impl<'a> ContentReader<'a> {
-    fn new(archive: &'a File, content: &'a Content) -> Self {
+    fn new(archive: Option<&'a File>, content: &'a Content) -> Self {
         Self { archive, content, read: 0 }
     }
 }
@@ -168,7 +180,8 @@ impl Read for ContentReader<'_> {
         let want = buffer.len().min(left);
         let n = match self.content {
             Content::Archived { offset, .. } => {
-                self.archive.read_at(&mut buffer[..want], offset + self.read)?
+                let archive = self.archive.ok_or(io::ErrorKind::NotFound)?;
+                archive.read_at(&mut buffer[..want], offset + self.read)?
             }
             Content::Inline(bytes) => {
                 let from = usize::try_from(self.read).unwrap_or(usize::MAX);

@@ -16,6 +16,7 @@ use banger_host::error::AtPath as _;
 use banger_host::staged::Staged;
 use banger_host::{HostError, facts, fs};
 use banger_model::{Bytes, Progress};
+use bstr::BString;
 use thiserror::Error;
 
 use super::{ImageConfig, ImageInfo, ROOT};
@@ -26,6 +27,7 @@ use crate::hosttools::{
     APT_GET, HostTool, MMDEBSTRAP, MissingPackages, NEWUIDMAP, RM, SH, UNSHARE, require,
 };
 use crate::space::{NoSpace, require_space};
+use crate::tree::{Tree, TreeError};
 
 const SUITE: &str = "bookworm";
 
@@ -120,6 +122,9 @@ pub enum MakeImageError {
     /// What was bootstrapped could not be read.
     #[error("cannot read what was bootstrapped")]
     Archive(#[from] ArchiveError),
+    /// What was bootstrapped is no root file system.
+    #[error("cannot use what was bootstrapped")]
+    Tree(#[from] TreeError),
     /// The image could not be written.
     #[error("cannot write the image")]
     Write(#[from] WriteImageError),
@@ -167,7 +172,8 @@ fn build(
     let file = File::open(&tar).at("open", &tar).map_err(MakeImageError::Keep)?;
     let mut archive = Archive::open(file)?;
     neutralize(&mut archive.entries);
-    write_image(&staged.path().join(ROOT), "banger-root", &archive, progress)?;
+    let tree = Tree::of(archive)?;
+    write_image(&staged.path().join(ROOT), "banger-root", &tree, progress)?;
     let source = format!("Debian {SUITE}, bootstrapped by mmdebstrap");
     Ok(ImageInfo { source, config: ImageConfig::debian() })
 }
@@ -303,7 +309,7 @@ fn failure(work: &Path, said: String, source: HostError) -> MakeImageError {
 /// Replaces what depends on the host and drops what would tell one image's sandboxes apart.
 fn neutralize(entries: &mut Vec<Entry>) {
     let mtime = entries.iter().map(|entry| entry.attributes.mtime).max().unwrap_or_default();
-    let is_neutral = |path: &str| NEUTRAL_FILES.iter().any(|(neutral, _)| *neutral == path);
+    let is_neutral = |path: &BString| NEUTRAL_FILES.iter().any(|(neutral, _)| path == neutral);
     entries.retain(|entry| !is_neutral(&entry.path) && !is_leftover(&entry.path));
     for (path, content) in NEUTRAL_FILES {
         entries.push(Entry::file(path, content.as_bytes().to_vec(), mtime));
@@ -311,10 +317,12 @@ fn neutralize(entries: &mut Vec<Entry>) {
 }
 
 /// Keys of an SSH server, which must not be shared, and traces of the build.
-fn is_leftover(path: &str) -> bool {
-    path.starts_with("etc/ssh/ssh_host_")
-        || path.starts_with("var/log/apt/")
-        || ["var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log"].contains(&path)
+fn is_leftover(path: &BString) -> bool {
+    const LOGS: [&str; 3] =
+        ["var/log/dpkg.log", "var/log/alternatives.log", "var/log/bootstrap.log"];
+    path.starts_with(b"etc/ssh/ssh_host_")
+        || path.starts_with(b"var/log/apt/")
+        || LOGS.iter().any(|log| path == log)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use banger_host::staged::Staged;
 use banger_host::{HostError, fs};
 use banger_model::{Bytes, Progress};
+use bstr::ByteSlice as _;
 use thiserror::Error;
 
 use super::apt::{Apt, AptError, Package};
@@ -21,6 +22,7 @@ use crate::ext4::{WriteImageError, write_image};
 use crate::hosttools::{APT_GET, DPKG_DEB, MissingPackages, require};
 use crate::initramfs::boot_part;
 use crate::space::{NoSpace, require_space};
+use crate::tree::{Tree, TreeError};
 
 /// The package that always depends on the newest kernel for clouds. It has the drivers of
 /// virtual machines and little else, so it is a quarter of the size of the general kernel.
@@ -93,6 +95,9 @@ pub enum MakeKernelError {
     /// Its modules cannot be put in order.
     #[error("cannot put the kernel's modules in order")]
     Order(#[from] ModuleError),
+    /// What is in the package is no file system.
+    #[error("cannot use what is in the package")]
+    Tree(#[from] TreeError),
     /// The image of the modules could not be written.
     #[error("cannot make the image of the kernel's modules")]
     Image(#[from] WriteImageError),
@@ -187,13 +192,15 @@ impl Maker<'_> {
         for entry in &self.archive.entries {
             let Kind::File(content) = &entry.kind else { continue };
             // Modules may be compressed; those are refused, as `.modinfo` cannot be read then.
-            if !entry.path.starts_with("kernel/") || !entry.path.contains(".ko") {
+            if !entry.path.starts_with(b"kernel/") || !entry.path.contains_str(".ko") {
                 continue;
             }
             let bytes = self.archive.read(content, MAX_MODULE_LEN)?;
-            let info = Modinfo::of_module(&bytes)
-                .map_err(|source| MakeKernelError::Module { path: entry.path.clone(), source })?;
-            loadable.push(Module { path: entry.path.clone(), info });
+            let info = Modinfo::of_module(&bytes).map_err(|source| MakeKernelError::Module {
+                path: entry.path.to_string(),
+                source,
+            })?;
+            loadable.push(Module { path: entry.path.to_string(), info });
         }
         Ok(Modules::new(loadable, &self.text("modules.builtin")?))
     }
@@ -223,7 +230,8 @@ impl Maker<'_> {
         for (name, bytes) in files {
             self.archive.entries.push(Entry::file(name, bytes, newest.unwrap_or_default()));
         }
-        Ok(write_image(&self.dir.join(MODULES), "banger-modules", &self.archive, progress)?)
+        let tree = Tree::of(self.archive)?;
+        Ok(write_image(&self.dir.join(MODULES), "banger-modules", &tree, progress)?)
     }
 
     fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {

@@ -10,6 +10,7 @@ use banger_host::command::Tool;
 use banger_host::{HostError, facts, fs};
 use banger_image::archive::Archive;
 use banger_image::ext4::{WriteImageError, create_disk, write_image};
+use banger_image::tree::Tree;
 use banger_model::{Bytes, Silent};
 
 const SOON: Duration = Duration::from_secs(120);
@@ -73,7 +74,8 @@ fn seen(root: &Path) -> BTreeMap<String, String> {
             meta.mtime(),
             meta.mtime_nsec(),
         );
-        let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+        let name = path.strip_prefix(root).unwrap().as_os_str().as_encoded_bytes();
+        let name = name.escape_ascii().to_string();
         if !name.is_empty() && name != "lost+found" {
             found.insert(name, line);
         }
@@ -92,6 +94,10 @@ fn varied_tree(root: &Path) {
     std::os::unix::fs::chown(root.join("empty"), Some(3_000_000_000), Some(70_000)).unwrap();
     let sh = |script: &str| Tool::new("sh").args(["-c", script]).dir(root).capture(SOON).unwrap();
     sh("mknod null c 1 3; mkfifo fifo; chmod 7755 dir/small; touch -d @-100000.123456789 empty");
+    // Names and targets are bytes, in a directory with an index, too.
+    sh("mkdir many && cd many && seq -f %0100.0f 1 2000 | xargs touch -d @1");
+    sh("for n in $(seq 128 255); do : > \"$(printf \"many/\\\\$(printf %o $n)\")\"; done");
+    sh("ln -s \"$(printf '\\377')\" odd");
 }
 
 #[test]
@@ -107,7 +113,7 @@ fn an_image_shows_the_tree_that_was_archived() {
         Tool::new("tar").args(["--format=posix", "--xattrs", "--xattrs-include=*", "-cf"]);
     archiver.arg(&tar).arg("-C").arg(&tree).arg(".").capture(SOON).unwrap();
     let archive = Archive::open(File::open(&tar).unwrap()).unwrap();
-    write_image(&image, "test", &archive, &Silent).unwrap();
+    write_image(&image, "test", &Tree::of(archive).unwrap(), &Silent).unwrap();
     let Some(mount) = mounted(&["-o", "loop,ro,noload"], &image, &dir.path().join("mnt")) else {
         return;
     };
@@ -142,7 +148,8 @@ fn a_full_disk_is_told_in_one_sentence() {
     let file = tempfile::tempfile_in(dir.path()).unwrap();
     let content = vec![7; 5 << 20];
     let entries = vec![banger_image::archive::Entry::file("big", content, (0, 0))];
-    let error = write_image(&mount.0.join("image"), "x", &Archive { entries, file }, &Silent);
+    let tree = Tree::of(Archive { entries, file }).unwrap();
+    let error = write_image(&mount.0.join("image"), "x", &tree, &Silent);
     let error = error.unwrap_err();
     assert!(matches!(error, WriteImageError::NoSpace { .. }), "{error}");
     assert!(error.to_string().ends_with("small/image: it needs about 5M"), "{error}");
