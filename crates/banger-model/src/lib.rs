@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 mod device;
+mod digest;
 mod exit;
 mod generate;
 mod id;
@@ -20,11 +21,13 @@ mod net;
 pub mod policy;
 mod progress;
 mod record;
+mod reference;
 mod size;
 mod spec;
 mod time;
 
 pub use device::{BlockRole, LINK_PORT_NAME, VOLUME_SLOTS};
+pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
 pub use exit::{ExitCode, ProcessEnd};
 pub use generate::generate_name;
 pub use id::{
@@ -40,6 +43,7 @@ pub use name::{
 pub use net::{GuestNet, MacAddress};
 pub use progress::{Progress, Silent};
 pub use record::{FromSnapshot, OperationRecord, OperationStatus, SandboxRecord, SnapshotPart};
+pub use reference::{ImageReference, ParseReferenceError};
 pub use size::{Bytes, ParseBytesError};
 pub use spec::{
     Accelerator, BootMode, CpuCount, DiskSize, EnvVar, MemorySize, NetworkMode, ParseNetworkError,

@@ -109,6 +109,13 @@ name_type! {
     /// What an image is called on this host, such as `debian-bookworm`.
     ImageName
 }
+impl ImageName {
+    /// A name made of parts that make one.
+    pub(crate) fn of_checked(text: String) -> Self {
+        debug_assert_eq!(check(&text), Ok(()));
+        Self(text)
+    }
+}
 name_type! {
     /// What a kernel is called on this host, such as `debian-cloud`.
     KernelName
