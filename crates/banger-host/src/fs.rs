@@ -210,6 +210,31 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     sync_parent(to)
 }
 
+/// Makes a symbolic link at `link` that says `target`, replacing one that is there; when it
+/// returns, that has reached the disk.
+///
+/// # Errors
+/// When the system refuses, or something else than a link or a file is there.
+pub fn replace_link(target: &Path, link: &Path) -> Result<()> {
+    let name = link.file_name().unwrap_or_default().to_string_lossy();
+    let aside = link.with_file_name(format!(".{name}.link"));
+    remove_all(&aside)?;
+    std::os::unix::fs::symlink(target, &aside).at("make the link", &aside)?;
+    rename(&aside, link)
+}
+
+/// What a symbolic link says; `None` when there is nothing of that name.
+///
+/// # Errors
+/// When something else is there, or it cannot be read.
+pub fn read_link(link: &Path) -> Result<Option<PathBuf>> {
+    match fs::read_link(link) {
+        Ok(target) => Ok(Some(target)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).at("read the link", link),
+    }
+}
+
 /// Gives two files or directories of one file system each other's names at once; when it returns,
 /// that has reached the disk.
 ///

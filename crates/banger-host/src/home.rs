@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use banger_model::{ImageName, KernelName, LeaseId, SandboxId};
+use banger_model::{ImageId, ImageName, KernelName, LeaseId, SandboxId};
 
 use crate::error::{HostError, Result};
 
@@ -103,12 +103,22 @@ impl Home {
         self.root.as_deref()
     }
 
-    /// Where all images are.
+    /// Where the names of images are: links into [`Home::image_store`].
     pub fn images(&self) -> PathBuf {
         self.data.join("images")
     }
 
+    /// Where all images are, by id.
+    pub fn image_store(&self) -> PathBuf {
+        self.data.join("image-store")
+    }
+
     /// Where one image is.
+    pub fn stored_image(&self, id: &ImageId) -> PathBuf {
+        self.image_store().join(id.as_str())
+    }
+
+    /// Where one image is, as its name leads there.
     pub fn image(&self, name: &ImageName) -> PathBuf {
         self.images().join(name.as_str())
     }

@@ -1,5 +1,5 @@
 //! Names of hex digits, chosen at random or from a digest: of sandboxes, operations, leases,
-//! templates, snapshots.
+//! templates, snapshots, images.
 
 /// Makes the type of a name of so many bytes, written in lowercase hex digits, and of the
 /// error for a text that is none.
@@ -89,6 +89,12 @@ random_id!(
     /// The name of a template: the beginning of a digest of everything that shaped it, sixteen
     /// lowercase hex digits.
     TemplateId, ParseTemplateError, "a template", 8
+);
+
+random_id!(
+    /// The id of an image on this host, chosen when it is made: names may come to mean others, an
+    /// id never. Thirty-two lowercase hex digits, one path component.
+    ImageId, ParseImageIdError, "an image's id", 16
 );
 
 random_id!(

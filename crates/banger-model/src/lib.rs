@@ -31,14 +31,16 @@ pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
 pub use exit::{ExitCode, ProcessEnd};
 pub use generate::generate_name;
 pub use id::{
-    LeaseId, OperationId, ParseIdError, ParseLeaseError, ParseOperationError, ParseSnapshotIdError,
-    ParseTemplateError, SandboxId, SnapshotId, TemplateId,
+    ImageId, LeaseId, OperationId, ParseIdError, ParseImageIdError, ParseLeaseError,
+    ParseOperationError, ParseSnapshotIdError, ParseTemplateError, SandboxId, SnapshotId,
+    TemplateId,
 };
 pub use label::{Label, LabelError, LabelFilter, Labels};
 pub use lifetime::{Disposal, Lifetime, ParseRestartError, RestartPolicy};
 pub use limits::{ArgsError, Limits};
 pub use name::{
     ImageName, KernelName, NameError, SandboxName, SnapshotName, SnapshotNameError, SnapshotTag,
+    WantedImage, WantedImageError,
 };
 pub use net::{GuestNet, MacAddress};
 pub use progress::{Progress, Silent};

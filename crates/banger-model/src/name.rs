@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limits::Limits;
+use crate::reference::{ImageReference, ParseReferenceError};
 
 /// Why a text cannot be a name.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -188,6 +189,81 @@ impl From<SnapshotName> for String {
 impl fmt::Display for SnapshotName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}@{}", self.sandbox, self.tag)
+    }
+}
+
+/// Which image a sandbox is to be made of, as its user says: an image's name on this host or in a
+/// catalog, or else a reference to one in a registry. Text that may be both is a name first.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct WantedImage(String);
+
+/// Why a text names no image.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{text:?} is neither a name of an image nor a reference to one: {source}")]
+pub struct WantedImageError {
+    text: String,
+    source: ParseReferenceError,
+}
+
+impl WantedImage {
+    /// What was said.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name, if it may be one.
+    pub fn name(&self) -> Option<ImageName> {
+        self.0.parse().ok()
+    }
+
+    /// The image in a registry that it means where there is none of that name.
+    pub fn reference(&self) -> Option<ImageReference> {
+        self.0.parse().ok()
+    }
+}
+
+impl FromStr for WantedImage {
+    type Err = WantedImageError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let named = text.parse::<ImageName>().map(drop).is_ok();
+        match text.parse::<ImageReference>() {
+            Err(source) if !named => Err(WantedImageError { text: text.to_owned(), source }),
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+impl TryFrom<String> for WantedImage {
+    type Error = WantedImageError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<WantedImage> for String {
+    fn from(wanted: WantedImage) -> Self {
+        wanted.0
+    }
+}
+
+impl From<ImageName> for WantedImage {
+    fn from(name: ImageName) -> Self {
+        Self(name.0)
+    }
+}
+
+impl fmt::Display for WantedImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for WantedImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::limits::Limits;
-use crate::name::{ImageName, KernelName};
+use crate::name::{KernelName, WantedImage};
 use crate::size::{Bytes, ParseBytesError};
 
 /// Why a value cannot be part of a spec.
@@ -236,7 +236,7 @@ impl fmt::Display for Accelerator {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxSpec {
     /// The root file system.
-    pub image: ImageName,
+    pub image: WantedImage,
     /// The kernel that boots it.
     pub kernel: KernelName,
     /// Virtual CPUs; none means [`Accelerator::default_cpus`].

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use banger_host::fs::{Stamp, stamp};
-use banger_image::{Image, ImageConfig};
-use banger_model::{ImageName, KernelName, Progress};
+use banger_image::ImageConfig;
+use banger_model::{KernelName, Progress};
 use banger_vmm::Vmm;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
-use crate::assets::{Assets, Sources, discover_vmm};
+use crate::assets::{Assets, Base, Sources, discover_vmm};
 
 /// Most pairs of image and kernel that are kept in mind.
 const MAX_KNOWN: usize = 256;
@@ -21,7 +21,7 @@ const MAX_KNOWN: usize = 256;
 pub(crate) struct Arsenal {
     sources: Sources,
     vmm: OnceCell<Arc<dyn Vmm>>,
-    known: Mutex<BTreeMap<(ImageName, KernelName), Known>>,
+    known: Mutex<BTreeMap<(Base, KernelName), Known>>,
 }
 
 /// Assets, and how their files were when they were found.
@@ -47,9 +47,9 @@ impl Arsenal {
 
     /// Everything for sandboxes of this image and kernel, if it was found before and no file of
     /// it has changed since.
-    pub(crate) fn at_hand(&self, image: &ImageName, kernel: &KernelName) -> Option<Arc<Assets>> {
+    pub(crate) fn at_hand(&self, image: &Base, kernel: &KernelName) -> Option<Arc<Assets>> {
         let known = self.known().get(&(image.clone(), kernel.clone())).cloned()?;
-        let same = self.stamps(&known.assets).is_ok_and(|stamps| stamps == known.stamps);
+        let same = self.stamps(image, &known.assets).is_ok_and(|stamps| stamps == known.stamps);
         same.then_some(known.assets)
     }
 
@@ -59,30 +59,37 @@ impl Arsenal {
     /// When something is missing and cannot be made.
     pub(crate) async fn assets(
         &self,
-        image: &ImageName,
+        image: &Base,
         kernel: &KernelName,
         progress: Arc<dyn Progress>,
     ) -> Result<Arc<Assets>> {
         let vmm = self.vmm().await?;
         let assets = Assets::prepare(&self.sources, vmm, image, kernel, progress).await?;
         let assets = Arc::new(assets);
-        let stamps = self.stamps(&assets)?;
-        let mut known = self.known();
-        if known.len() >= MAX_KNOWN {
-            known.clear();
+        // Who is made of it now will ask for it by its id.
+        for base in [image.clone(), Base::Stored(assets.image.id().clone())] {
+            let stamps = self.stamps(&base, &assets)?;
+            let mut known = self.known();
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            known.insert((base, kernel.clone()), Known { assets: assets.clone(), stamps });
         }
-        known.insert((image.clone(), kernel.clone()), Known { assets: assets.clone(), stamps });
         Ok(assets)
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<(ImageName, KernelName), Known>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<(Base, KernelName), Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How everything is that assets were found from.
-    fn stamps(&self, assets: &Assets) -> Result<Vec<Stamp>, banger_host::HostError> {
+    fn stamps(&self, base: &Base, assets: &Assets) -> Result<Vec<Stamp>, banger_host::HostError> {
+        let image = match base {
+            Base::Wanted(_) => assets.image.found(),
+            Base::Stored(_) => assets.image.root(),
+        };
         let files = [
-            assets.image.root(),
+            image,
             assets.kernel.vmlinux(),
             assets.kernel.modules(),
             assets.initramfs.clone(),
@@ -97,13 +104,13 @@ impl Arsenal {
     /// When it is missing or damaged.
     pub(crate) async fn image_config(
         &self,
-        image: &ImageName,
+        image: &Base,
         kernel: &KernelName,
     ) -> Result<ImageConfig> {
         if let Some(assets) = self.at_hand(image, kernel) {
             return Ok(assets.image.config().clone());
         }
         let (home, image) = (self.sources.home.clone(), image.clone());
-        spawn_blocking(move || Ok(Image::open(&home, &image)?.config().clone())).await?
+        spawn_blocking(move || Ok(image.open(&home)?.config().clone())).await?
     }
 }

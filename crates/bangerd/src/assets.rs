@@ -4,10 +4,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use banger_host::home::Home;
 use banger_image::{Image, Kernel};
-use banger_model::{Accelerator, ImageName, KernelName, Progress};
+use banger_model::{Accelerator, ImageId, KernelName, Progress, WantedImage};
 use banger_vmm::probe::{Finding, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::Qemu;
 use banger_vmm::{Disks, KernelStart, Start, Vmm, facts};
@@ -44,6 +44,41 @@ pub fn guest_programs(program: &Path) -> PathBuf {
     dir.parent().unwrap_or(dir).join("lib").join("banger")
 }
 
+/// Which image a sandbox is made of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Base {
+    /// The one that its user means, whichever that is by now.
+    Wanted(WantedImage),
+    /// The one that its disk belongs to.
+    Stored(ImageId),
+}
+
+impl Base {
+    /// The image, if it is here.
+    ///
+    /// # Errors
+    /// When it is not, or damaged.
+    pub(crate) fn open(&self, home: &Home) -> Result<Image> {
+        match self {
+            Self::Stored(id) => Ok(Image::open_stored(home, id)?),
+            Self::Wanted(wanted) => {
+                Image::find(home, wanted)?.with_context(|| format!("there is no image {wanted}"))
+            }
+        }
+    }
+
+    /// Whether there is such an image or it can be had: before anything else is made for it.
+    fn check(&self, home: &Home) -> Result<()> {
+        let Self::Wanted(wanted) = self else { return self.open(home).map(drop) };
+        match (Image::find(home, wanted)?, wanted.name()) {
+            (None, Some(name)) if !Image::can_be_made(&name) => {
+                Ok(Image::open(home, &name).map(drop)?)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Where assets come from.
 #[derive(Clone, Debug)]
 pub struct Sources {
@@ -64,12 +99,12 @@ impl Assets {
     pub async fn prepare(
         sources: &Sources,
         vmm: Arc<dyn Vmm>,
-        image: &ImageName,
+        image: &Base,
         kernel: &KernelName,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
         let (home, wanted) = (sources.home.clone(), image.clone());
-        spawn_blocking(move || Image::check(&home, &wanted)).await??;
+        spawn_blocking(move || wanted.check(&home)).await??;
         let (kernel, initramfs) = ensure_kernel(sources, kernel, progress.clone()).await?;
         // While the image is made the processor has nothing to do for KVM's probe to disturb.
         let guest = ProbeGuest {
@@ -143,9 +178,17 @@ async fn ensure_kernel(
 
 async fn ensure_image(
     sources: &Sources,
-    name: &ImageName,
+    base: &Base,
     progress: Arc<dyn Progress>,
 ) -> Result<Image> {
-    let (home, name) = (sources.home.clone(), name.clone());
-    spawn_blocking(move || Ok(Image::ensure(&home, &name, &*progress)?)).await?
+    let (home, base) = (sources.home.clone(), base.clone());
+    spawn_blocking(move || match &base {
+        Base::Wanted(wanted) => match (Image::find(&home, wanted)?, wanted.name()) {
+            (Some(image), _) => Ok(image),
+            (None, Some(name)) => Ok(Image::ensure(&home, &name, &*progress)?),
+            (None, None) => bail!("there is no image {wanted}"),
+        },
+        Base::Stored(_) => Ok(base.open(&home)?),
+    })
+    .await?
 }

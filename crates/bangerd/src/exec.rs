@@ -17,6 +17,9 @@ pub(crate) enum BadCommand {
     /// Not `NAME=VALUE`.
     #[error("{0:?} is not an environment variable: write NAME=VALUE")]
     Variable(String),
+    /// Neither user nor image says what to run.
+    #[error("the image has neither a command nor a shell; say what to run behind `--`")]
+    Nothing,
     /// An empty option.
     #[error("the {0} is empty")]
     Empty(&'static str),
@@ -46,12 +49,9 @@ fn command(wanted: types::Command, image: &ImageConfig) -> Result<Command, BadCo
             return Err(BadCommand::Empty(what));
         }
     }
-    let argv: Vec<Vec<u8>> = match wanted.argv.is_empty() {
-        true => image.shell.iter().map(own).collect(),
-        false => wanted.argv.into_iter().map(|arg| arg.0).collect(),
-    };
+    let argv = argv(wanted.argv, wanted.main, image);
     if argv.is_empty() {
-        return Err(ArgsError::NoName.into());
+        return Err(BadCommand::Nothing);
     }
     Limits::check_args(argv.iter().map(Vec::as_slice))?;
     let mut env: Vec<EnvVar> = Vec::new();
@@ -68,11 +68,38 @@ fn command(wanted: types::Command, image: &ImageConfig) -> Result<Command, BadCo
     }
     let cwd = wanted.cwd.map(|dir| dir.0).or_else(|| {
         // Another user may not enter the directory that the image means for its own.
-        wanted.user.is_none().then(|| own(&image.workdir))
+        let own_dir = Some(&image.workdir).filter(|dir| !dir.is_empty());
+        wanted.user.is_none().then_some(own_dir)?.map(own)
     });
-    let user = Some(wanted.user.map_or_else(|| own(&image.user), |user| user.0));
+    let images = Some(&image.user).filter(|user| !user.is_empty());
+    let user = wanted.user.map(|user| user.0).or_else(|| images.map(own));
     let terminal = wanted.terminal.map(window);
     Ok(Command { argv, env, cwd, user, terminal })
+}
+
+/// What is run with which arguments; an image's own command stands where the user names none.
+fn argv(
+    wanted: Vec<types::Text>,
+    main: Option<types::MainCommand>,
+    image: &ImageConfig,
+) -> Vec<Vec<u8>> {
+    let bytes = |texts: Vec<types::Text>| texts.into_iter().map(|text| text.0);
+    let own = |texts: &[String]| texts.iter().map(|text| text.clone().into_bytes()).collect();
+    let argv: Vec<_> = match main {
+        None => bytes(wanted).collect(),
+        Some(types::MainCommand { entrypoint: Some(entrypoint) }) => {
+            bytes(entrypoint).chain(bytes(wanted)).collect()
+        }
+        Some(types::MainCommand { entrypoint: None }) => {
+            let mut argv: Vec<_> = own(&image.entrypoint);
+            match wanted.is_empty() {
+                true => argv.extend::<Vec<_>>(own(&image.cmd)),
+                false => argv.extend(bytes(wanted)),
+            }
+            argv
+        }
+    };
+    if argv.is_empty() { own(&image.shell) } else { argv }
 }
 
 /// A terminal's size as the guest is told.
@@ -84,7 +111,6 @@ pub(crate) fn window(window: types::Window) -> Window {
 mod tests {
     use super::*;
     use banger_api::types::Text;
-    use banger_image::InitMode;
 
     fn image() -> ImageConfig {
         ImageConfig {
@@ -92,7 +118,7 @@ mod tests {
             user: "root".to_owned(),
             workdir: "/root".to_owned(),
             shell: vec!["/bin/bash".to_owned(), "-l".to_owned()],
-            init: InitMode::Agent,
+            ..ImageConfig::default()
         }
     }
 
@@ -107,6 +133,40 @@ mod tests {
         assert_eq!(command.cwd.as_deref(), Some(&b"/root"[..]));
         assert_eq!(command.user.as_deref(), Some(&b"root"[..]));
         assert_eq!(command.env.len(), 1);
+    }
+
+    #[test]
+    fn a_main_command_is_put_together_as_docker_does() {
+        let own = |words: &str| words.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let main = |images: (&str, &str), entrypoint: Option<&str>, argv: &str| {
+            let texts = |words: &str| words.split_whitespace().map(Text::from).collect::<Vec<_>>();
+            let image = ImageConfig { entrypoint: own(images.0), cmd: own(images.1), ..image() };
+            let main = types::MainCommand { entrypoint: entrypoint.map(texts) };
+            let wanted =
+                types::Command { argv: texts(argv), main: Some(main), ..Default::default() };
+            let argv = command(wanted, &image).unwrap().argv;
+            String::from_utf8(argv.join(&b' ')).unwrap()
+        };
+        assert_eq!(main(("", ""), None, ""), "/bin/bash -l");
+        assert_eq!(main(("", "sh"), None, ""), "sh");
+        assert_eq!(main(("", "sh"), None, "ls -l"), "ls -l");
+        assert_eq!(main(("entry", "serve"), None, ""), "entry serve");
+        assert_eq!(main(("entry", "serve"), None, "a"), "entry a");
+        assert_eq!(main(("entry", "serve"), Some("own x"), ""), "own x");
+        assert_eq!(main(("entry", "serve"), Some("own"), "a"), "own a");
+        assert_eq!(main(("entry", "serve"), Some(""), "a"), "a");
+        let exec = types::Command { argv: vec!["ls".into()], ..Default::default() };
+        let image = ImageConfig { entrypoint: own("entry"), ..image() };
+        assert_eq!(command(exec, &image).unwrap().argv, [b"ls"], "not what is run beside it");
+        let nothing = command(types::Command::default(), &ImageConfig::default());
+        assert_eq!(nothing, Err(BadCommand::Nothing));
+    }
+
+    #[test]
+    fn an_image_that_says_nothing_leaves_it_to_the_guest() {
+        let wanted = types::Command { argv: vec!["ls".into()], ..Default::default() };
+        let command = command(wanted, &ImageConfig::default()).unwrap();
+        assert_eq!((command.cwd, command.user), (None, None));
     }
 
     #[test]

@@ -12,8 +12,8 @@ mod text;
 pub use operation::{Operation, Stage, StageProgress};
 pub use problem::{Problem, ProblemCode};
 pub use process::{
-    Command, GuestProcess, ParseProcessIdError, PathKind, ProcessId, StartProcess, StartedProcess,
-    Window,
+    Command, GuestProcess, MainCommand, ParseProcessIdError, PathKind, ProcessId, StartProcess,
+    StartedProcess, Window,
 };
 pub use sandbox::{
     Condition, ConditionKind, CreateFrom, CreateSandbox, Created, DiskUsage, ForkSandbox, Forked,

@@ -89,6 +89,9 @@ pub struct Command {
     /// Program and arguments; the image's shell when empty.
     #[schema(value_type = Vec<String>)]
     pub argv: Vec<Text>,
+    /// It is what the sandbox is for: the image's entrypoint goes before `argv`, and the image's
+    /// own command stands for an empty one.
+    pub main: Option<MainCommand>,
     /// Variables as `NAME=VALUE`, over the image's own.
     #[schema(value_type = Vec<String>)]
     pub env: Vec<Text>,
@@ -100,6 +103,16 @@ pub struct Command {
     pub user: Option<Text>,
     /// The terminal it gets; without one it gets pipes.
     pub terminal: Option<Window>,
+}
+
+/// How a sandbox's main command comes about, as `docker run` has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct MainCommand {
+    /// What goes before the arguments in place of the image's entrypoint; the image's command does
+    /// not count then.
+    #[schema(value_type = Option<Vec<String>>)]
+    pub entrypoint: Option<Vec<Text>>,
 }
 
 /// A process that was started.

@@ -1,8 +1,8 @@
 //! What sandboxes were at one moment.
 
 use banger_model::{
-    Accelerator, CpuCount, DiskSize, ImageName, KernelName, MemorySize, SnapshotId, SnapshotName,
-    Timestamp,
+    Accelerator, CpuCount, DiskSize, KernelName, MemorySize, SnapshotId, SnapshotName, Timestamp,
+    WantedImage,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -18,7 +18,7 @@ pub struct Snapshot {
     pub name: SnapshotName,
     /// The sandbox's image.
     #[schema(value_type = String, example = "debian-bookworm")]
-    pub image: ImageName,
+    pub image: WantedImage,
     /// The sandbox's kernel.
     #[schema(value_type = String, example = "debian-cloud")]
     pub kernel: KernelName,

@@ -1,6 +1,8 @@
 //! What sandboxes are made from without booting.
 
-use banger_model::{CpuCount, DiskSize, ImageName, KernelName, MemorySize, TemplateId, Timestamp};
+use banger_model::{
+    CpuCount, DiskSize, KernelName, MemorySize, TemplateId, Timestamp, WantedImage,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -13,7 +15,7 @@ pub struct Template {
     pub id: TemplateId,
     /// The image that it has booted.
     #[schema(value_type = String, example = "debian-bookworm")]
-    pub image: ImageName,
+    pub image: WantedImage,
     /// The kernel that it has booted.
     #[schema(value_type = String, example = "debian-cloud")]
     pub kernel: KernelName,

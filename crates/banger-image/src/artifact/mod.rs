@@ -37,14 +37,16 @@ pub(crate) struct Address {
     pub(crate) kind: ArtifactKind,
     pub(crate) name: String,
     pub(crate) dir: PathBuf,
+    /// The directory whose entries are the names of all of its kind.
+    pub(crate) names: PathBuf,
     /// Names of its files, beside `meta.json`.
     pub(crate) files: &'static [&'static str],
     pub(crate) can_be_made: &'static [&'static str],
 }
 
 impl Address {
-    fn missing(&self) -> OpenError {
-        let names = fs::list_dir(self.dir.parent().unwrap_or(Path::new("/"))).unwrap_or_default();
+    pub(crate) fn missing(&self) -> OpenError {
+        let names = fs::list_dir(&self.names).unwrap_or_default();
         let here = names.iter().filter_map(|name| name.to_str());
         OpenError::Missing {
             kind: self.kind,
@@ -54,7 +56,7 @@ impl Address {
         }
     }
 
-    fn damaged(&self, problem: String) -> OpenError {
+    pub(crate) fn damaged(&self, problem: String) -> OpenError {
         let (kind, name, dir) = (self.kind, self.name.clone(), self.dir.clone());
         OpenError::Damaged { kind, name, dir, problem }
     }

@@ -15,6 +15,7 @@ fn address(root: &Path) -> Address {
         kind: ArtifactKind::Kernel,
         name: "k".to_owned(),
         dir: root.join("k"),
+        names: root.to_owned(),
         files: &["large", "small"],
         can_be_made: &["debian-cloud"],
     }

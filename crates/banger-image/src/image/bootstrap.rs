@@ -13,16 +13,14 @@ use std::time::Duration;
 
 use banger_host::command::{Running, Tool};
 use banger_host::error::AtPath as _;
-use banger_host::staged::Staged;
 use banger_host::{HostError, facts, fs};
-use banger_model::{Bytes, Progress};
+use banger_model::{Bytes, ImageName, Progress};
 use bstr::BString;
 use thiserror::Error;
 
-use super::{ImageConfig, ImageInfo, ROOT};
+use super::{Image, ImageConfig, ImageInfo, NewImage};
 use crate::archive::{Archive, ArchiveError, Entry};
-use crate::artifact::{Address, Artifact};
-use crate::ext4::{WriteImageError, write_image};
+use crate::ext4::WriteImageError;
 use crate::hosttools::{
     APT_GET, HostTool, MMDEBSTRAP, MissingPackages, NEWUIDMAP, RM, SH, UNSHARE, require,
 };
@@ -133,15 +131,14 @@ pub enum MakeImageError {
     Keep(#[source] HostError),
 }
 
-/// Makes the image in the staging directory and puts it in place. `work` is for what is needed
+/// Makes the image and gives it its name. `work` is for what is needed
 /// on the way; it is not in the staging directory because there may be files of other users in
 /// it, which only a user namespace can remove.
 pub(super) fn make(
-    address: Address,
-    staged: Staged,
+    (new, name): (NewImage, &ImageName),
     work: &Path,
     progress: &dyn Progress,
-) -> Result<Artifact<ImageInfo>, MakeImageError> {
+) -> Result<Image, MakeImageError> {
     let namespaces = Namespaces::of_user(facts::user_id());
     require(&[APT_GET, MMDEBSTRAP, UNSHARE])?;
     if namespaces == Namespaces::WithUsers {
@@ -151,15 +148,15 @@ pub(super) fn make(
     clean(namespaces, work)?;
     fs::create_private_dir(work).map_err(MakeImageError::Prepare)?;
     require_space(work.parent().unwrap_or(work), "an image", SPACE)?;
-    let made = build(&staged, namespaces, work, progress);
+    let made = build(&new, namespaces, work, progress);
     let cleaned = clean(namespaces, work);
     let info = made?;
     cleaned?;
-    Artifact::seal(address, staged, info).map_err(MakeImageError::Keep)
+    new.finish(name, info).map_err(MakeImageError::Keep)
 }
 
 fn build(
-    staged: &Staged,
+    new: &NewImage,
     namespaces: Namespaces,
     work: &Path,
     progress: &dyn Progress,
@@ -173,9 +170,9 @@ fn build(
     let mut archive = Archive::open(file)?;
     neutralize(&mut archive.entries);
     let tree = Tree::of(archive)?;
-    write_image(&staged.path().join(ROOT), "banger-root", &tree, progress)?;
+    new.write(&tree, progress)?;
     let source = format!("Debian {SUITE}, bootstrapped by mmdebstrap");
-    Ok(ImageInfo { source, config: ImageConfig::debian() })
+    Ok(ImageInfo { source, config: ImageConfig::debian(), origin: None })
 }
 
 fn mmdebstrap(namespaces: Namespaces, work: &Path, tar: &Path) -> Result<Tool, MakeImageError> {

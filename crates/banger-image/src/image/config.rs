@@ -15,19 +15,62 @@ pub enum InitMode {
     Systemd,
 }
 
-/// An image's own wishes, which the user's go before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// An image's own wishes, which the user's go before. Source: the OCI image specification,
+/// `config.md`; healthchecks are Docker's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
     /// Environment of every process. `HOME` is not among it: it depends on the user.
     pub env: BTreeMap<String, String>,
-    /// Who runs processes: a name or a number from the image's own `/etc/passwd`.
+    /// Who runs processes: a name or a number from the image's own `/etc/passwd`, with a group
+    /// behind a colon or without.
     pub user: String,
     /// Where processes begin.
     pub workdir: String,
-    /// What runs when no command is given, with its arguments.
+    /// An interactive shell of the image, with its arguments; empty when it has none.
     pub shell: Vec<String>,
     /// Who is the first process.
     pub init: InitMode,
+    /// What goes before every command.
+    #[serde(default)]
+    pub entrypoint: Vec<String>,
+    /// The command where a user gives none.
+    #[serde(default)]
+    pub cmd: Vec<String>,
+    /// The signal that asks its command to end, as a name or number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    /// Ports that it serves, such as `80/tcp`.
+    #[serde(default)]
+    pub ports: Vec<String>,
+    /// Directories whose content is meant to outlive a sandbox.
+    #[serde(default)]
+    pub volumes: Vec<String>,
+    /// What its maker wrote on it.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// How to tell whether what runs in it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub healthcheck: Option<Healthcheck>,
+}
+
+/// A command that tells whether what runs in a sandbox is well. Times are in nanoseconds, as
+/// Docker has them; zero means that nothing was said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Healthcheck {
+    /// The command with its arguments.
+    pub command: Vec<String>,
+    /// From one run to the next.
+    #[serde(default)]
+    pub interval: u64,
+    /// For one run.
+    #[serde(default)]
+    pub timeout: u64,
+    /// In which failures do not count, from the start on.
+    #[serde(default)]
+    pub start_period: u64,
+    /// Failures in a row that make it unhealthy.
+    #[serde(default)]
+    pub retries: u32,
 }
 
 impl ImageConfig {
@@ -44,7 +87,7 @@ impl ImageConfig {
             user: "root".to_owned(),
             workdir: "/root".to_owned(),
             shell: vec!["/bin/bash".to_owned(), "-l".to_owned()],
-            init: InitMode::Agent,
+            ..Self::default()
         }
     }
 }

@@ -5,19 +5,21 @@
 
 mod bootstrap;
 mod config;
+mod store;
 
 use std::path::PathBuf;
 
+use banger_host::HostError;
 use banger_host::home::Home;
-use banger_host::{HostError, fs};
-use banger_model::{Bytes, ImageName, Progress};
+use banger_model::{Bytes, ImageId, ImageName, ImageReference, Progress};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use bootstrap::{MakeImageError, parse_stage};
-pub use config::{ImageConfig, InitMode};
+pub use config::{Healthcheck, ImageConfig, InitMode};
+pub use store::{Naming, NewImage};
 
-use crate::artifact::{Address, Artifact, ArtifactKind, Claim, ClaimError, OpenError, claim};
+use crate::artifact::{Artifact, OpenError};
 
 /// The one image that can be made.
 pub const DEBIAN_BOOKWORM: &str = "debian-bookworm";
@@ -31,6 +33,36 @@ pub struct ImageInfo {
     pub source: String,
     /// How it wants to be run.
     pub config: ImageConfig,
+    /// Where in a registry it comes from, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+/// Where in a registry an image comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// As it was asked for.
+    pub reference: ImageReference,
+    /// Digest of its manifest, such as `sha256:…`.
+    pub manifest: String,
+    /// Digest of the index that the manifest is in, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
+}
+
+impl Origin {
+    /// Whether the image is what this reference means: it was asked for so, or has its digest.
+    pub fn is_of(&self, reference: &ImageReference) -> bool {
+        let same_place = (reference.registry(), reference.repository())
+            == (self.reference.registry(), self.reference.repository());
+        match reference.digest() {
+            Some(digest) => {
+                let digest = digest.to_string();
+                same_place && (digest == self.manifest || Some(&digest) == self.index.as_ref())
+            }
+            None => *reference == self.reference,
+        }
+    }
 }
 
 /// Why there is no image to boot.
@@ -52,29 +84,16 @@ pub enum EnsureImageError {
 /// An image that is here, whole.
 #[derive(Clone, Debug)]
 pub struct Image {
-    name: ImageName,
+    id: ImageId,
+    /// Where it was looked for: by its name, or by its id.
+    found: PathBuf,
     artifact: Artifact<ImageInfo>,
 }
 
 impl Image {
-    /// Opens an image that is here.
-    ///
-    /// # Errors
-    /// [`OpenError`] when there is none, or it is not as it was made.
-    pub fn open(home: &Home, name: &ImageName) -> Result<Self, OpenError> {
-        let artifact = Artifact::open(address(home, name))?;
-        Ok(Self { name: name.clone(), artifact })
-    }
-
-    /// Whether there is such an image, or it can be made: before anything else is made for it.
-    ///
-    /// # Errors
-    /// [`OpenError`] when there is none and cannot be.
-    pub fn check(home: &Home, name: &ImageName) -> Result<(), OpenError> {
-        if name.as_str() == DEBIAN_BOOKWORM {
-            return Ok(());
-        }
-        Self::open(home, name).map(drop)
+    /// Whether an image of this name can be made on this host.
+    pub fn can_be_made(name: &ImageName) -> bool {
+        name.as_str() == DEBIAN_BOOKWORM
     }
 
     /// Opens an image; makes it where it is missing and can be made, which takes half a minute.
@@ -87,41 +106,27 @@ impl Image {
         name: &ImageName,
         progress: &dyn Progress,
     ) -> Result<Self, EnsureImageError> {
-        if name.as_str() != DEBIAN_BOOKWORM {
-            return Ok(Self::open(home, name)?);
+        let missing = match Self::open(home, name) {
+            Err(error) if error.is_missing() => error,
+            found => return Ok(found?),
+        };
+        if !Self::can_be_made(name) {
+            return Err(missing.into());
         }
         let failed = |source: MakeImageError| EnsureImageError::Make {
             name: name.clone(),
             source: source.into(),
         };
-        let address = address(home, name);
-        let artifact = match claim(&address, progress) {
-            Ok(Claim::Here(artifact)) => artifact,
-            Ok(Claim::ToMake(staged)) => {
-                let work = home.cache().join("bootstrap").join(name.as_str());
-                bootstrap::make(address, staged, &work, progress).map_err(failed)?
-            }
-            Err(ClaimError::Open(error)) => return Err(error.into()),
-            Err(ClaimError::Stage(error)) => return Err(failed(MakeImageError::Keep(error))),
-        };
-        Ok(Self { name: name.clone(), artifact })
-    }
-
-    /// Names of the images that are here.
-    ///
-    /// # Errors
-    /// When the directory of images cannot be read.
-    pub fn list(home: &Home) -> Result<Vec<ImageName>, HostError> {
-        let names = fs::list_dir(&home.images())?;
-        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
-    }
-
-    /// Removes an image, also a damaged one; none there is no error.
-    ///
-    /// # Errors
-    /// When something of it remains.
-    pub fn remove(home: &Home, name: &ImageName) -> Result<(), HostError> {
-        fs::remove_all(&home.image(name))
+        progress.stage(&format!("preparing the image {name}"));
+        let keep = |error: HostError| failed(MakeImageError::Keep(error));
+        let _naming = Self::claim(home, name).map_err(keep)?;
+        match Self::open(home, name) {
+            Err(error) if error.is_missing() => {}
+            found => return Ok(found?),
+        }
+        let new = NewImage::begin(home).map_err(keep)?;
+        let work = home.cache().join("bootstrap").join(name.as_str());
+        bootstrap::make((new, name), &work, progress).map_err(failed)
     }
 
     /// Reads all of it and compares it with what was made.
@@ -132,9 +137,9 @@ impl Image {
         self.artifact.verify()
     }
 
-    /// Its name.
-    pub fn name(&self) -> &ImageName {
-        &self.name
+    /// What it is called on this host whatever its names are.
+    pub fn id(&self) -> &ImageId {
+        &self.id
     }
 
     /// What it was made from.
@@ -157,18 +162,13 @@ impl Image {
         self.artifact.path(ROOT)
     }
 
+    /// The same file as it was found: as long as this leads to [`Image::root`], so does the name.
+    pub fn found(&self) -> PathBuf {
+        self.found.join(ROOT)
+    }
+
     /// Length of the root file system's file.
     pub fn size(&self) -> Bytes {
         Bytes::new(self.artifact.files().get(ROOT).map_or(0, |record| record.size))
-    }
-}
-
-fn address(home: &Home, name: &ImageName) -> Address {
-    Address {
-        kind: ArtifactKind::Image,
-        name: name.to_string(),
-        dir: home.image(name),
-        files: &[ROOT],
-        can_be_made: &[DEBIAN_BOOKWORM],
     }
 }

@@ -229,6 +229,7 @@ fn address(home: &Home, name: &KernelName) -> Address {
         kind: ArtifactKind::Kernel,
         name: name.to_string(),
         dir: home.kernel(name),
+        names: home.kernels(),
         files: &[VMLINUX, MODULES, BOOT, CONFIG],
         can_be_made: &[DEBIAN_CLOUD],
     }

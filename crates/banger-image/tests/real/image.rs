@@ -51,9 +51,9 @@ fn the_image_has_what_a_developer_expects_and_nothing_of_the_host() {
 fn the_image_is_found_again_and_whole() {
     let Some(image) = super::support::image() else { return };
     let home = super::support::home();
-    let again = Image::ensure(&home, image.name(), &Silent).unwrap();
+    let again = Image::ensure(&home, &super::support::name(), &Silent).unwrap();
     assert_eq!(again.identity(), image.identity());
-    assert!(Image::list(&home).unwrap().contains(image.name()));
+    assert!(Image::list(&home).unwrap().contains(&super::support::name()));
     image.verify().unwrap();
 }
 
@@ -99,12 +99,12 @@ fn processes_that_mention(path: &Path) -> Vec<Process> {
 #[test]
 fn a_killed_build_leaves_nothing_that_runs_or_passes_for_an_image() {
     // Where the image can be made at all, a build of it can be killed.
-    let Some(image) = super::support::image() else { return };
+    let Some(_) = super::support::image() else { return };
     let dir = tempfile::tempdir().unwrap();
     let home = Home::under(dir.path());
     let work = home.cache().join("bootstrap/debian-bookworm");
     kill_build_in(dir.path(), "unpacking essential packages");
-    assert!(Image::open(&home, image.name()).unwrap_err().is_missing());
+    assert!(Image::open(&home, &super::support::name()).unwrap_err().is_missing());
     assert!(Image::list(&home).unwrap().is_empty());
     // Left in place of what was in memory, as a build on a small machine would leave it.
     let left = work.join("tree/left/behind");

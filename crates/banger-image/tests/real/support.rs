@@ -58,3 +58,8 @@ pub(crate) fn image() -> Option<Image> {
     banger_testkit::skipped(&chain(&error));
     None
 }
+
+/// What it is called.
+pub(crate) fn name() -> banger_model::ImageName {
+    "debian-bookworm".parse().unwrap()
+}

@@ -73,6 +73,7 @@ impl CommandArgs {
         Ok(Command {
             argv: self.command.into_iter().map(Text::from).collect(),
             env: env.map(|var| Text([var.name(), b"=", var.value()].concat())).collect(),
+            main: None,
             cwd: self.workdir.map(Text::from),
             user: self.user.map(Text::from),
             terminal,

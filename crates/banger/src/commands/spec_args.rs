@@ -2,8 +2,8 @@
 
 use banger_api::types::CreateFrom;
 use banger_model::{
-    BootMode, CpuCount, DiskSize, ImageName, KernelName, MemorySize, NetworkMode, SandboxSpec,
-    SnapshotName, SnapshotPart,
+    BootMode, CpuCount, DiskSize, KernelName, MemorySize, NetworkMode, SandboxSpec, SnapshotName,
+    SnapshotPart, WantedImage,
 };
 use clap_complete::ArgValueCandidates;
 
@@ -12,9 +12,10 @@ use crate::commands::completion;
 /// What a sandbox is made of.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SpecArgs {
-    /// The image that is the sandbox's root file system
+    /// The image that is the sandbox's root file system: its name here, or where it is in a
+    /// registry
     #[arg(long, default_value = "debian-bookworm", add = ArgValueCandidates::new(completion::images))]
-    image: ImageName,
+    image: WantedImage,
     /// The kernel that the sandbox boots
     #[arg(long, default_value = "debian-cloud", add = ArgValueCandidates::new(completion::kernels))]
     kernel: KernelName,

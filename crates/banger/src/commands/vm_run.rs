@@ -1,8 +1,10 @@
 //! `banger vm run`: a command in a sandbox that exists for it alone.
 
+use std::ffi::OsString;
+
 use anyhow::{Result, anyhow, bail};
 use banger_api::client::{Client, ClientError, Force, SandboxAction};
-use banger_api::types::{Command, CreateSandbox, Created};
+use banger_api::types::{Command, CreateSandbox, Created, MainCommand, Text};
 use banger_model::{Disposal, ExitCode, Labels, Lifetime, OperationStatus, RestartPolicy};
 
 use crate::commands::command_args::CommandArgs;
@@ -19,7 +21,8 @@ const ATTEMPTS: usize = 5;
 
 /// Run a command in a new sandbox and throw the sandbox away
 ///
-/// Without a command you get the image's login shell on your terminal. The exit status is the
+/// Without a command you get what the image is for, or its login shell on your terminal. An image
+/// that is not here is fetched from its registry first. The exit status is the
 /// command's own, or 125 when the sandbox failed, 126 when the command cannot be executed, 127
 /// when it does not exist, 128 and the signal's number when a signal ended it.
 #[derive(Debug, clap::Args)]
@@ -27,6 +30,7 @@ const ATTEMPTS: usize = 5;
     after_help = "Examples:\n  banger vm run\n  banger vm run -- python3 -c 'print(6*7)'\n  \
                         tar c . | banger vm run -- sh -c 'tar x && make'\n  \
                         banger vm run --memory 2G --cpus 2 -it -- bash\n  \
+                        banger vm run --image alpine:3.20 -- cat /etc/os-release\n  \
                         banger vm run --from web@1 -- make test"
 )]
 pub(crate) struct Args {
@@ -35,6 +39,10 @@ pub(crate) struct Args {
     /// Keep the sandbox, stopped, when the command has ended
     #[arg(long)]
     keep: bool,
+    /// Run the command with this program before it in place of the image's own entrypoint; an
+    /// empty text for none
+    #[arg(long, value_name = "PROGRAM")]
+    entrypoint: Option<OsString>,
     #[command(flatten)]
     command: CommandArgs,
 }
@@ -42,7 +50,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let disposal = args.disposal();
     let made_of = args.spec.made_of();
-    let command = args.command.command()?;
+    let entrypoint = args.entrypoint.map(|program| {
+        let program = Some(program).filter(|program| !program.is_empty());
+        program.into_iter().map(Text::from).collect()
+    });
+    let command = Command { main: Some(MainCommand { entrypoint }), ..args.command.command()? };
     let context = Context::from_process()?;
     let runtime = context::runtime().map_err(|error| CommandError::new(Kind::Sandbox, error))?;
     let ended = runtime.block_on(in_sandbox(&context, verbosity, made_of, disposal, command));

@@ -8,7 +8,7 @@ use banger_link::{Command, Reply, Request, Stream};
 use banger_model::{
     BootMode, DiskSize, EnvVar, MemorySize, NetworkMode, ProcessEnd, SandboxId, SandboxSpec, Silent,
 };
-use bangerd::assets::{Assets, Sources, discover_vmm};
+use bangerd::assets::{Assets, Base, Sources, discover_vmm};
 use bangerd::checkpoint::Checkpoints;
 use bangerd::link::{Link, ProcessEvent};
 use bangerd::machine::{self, Blueprint, HelperProgram, Live, Source};
@@ -47,9 +47,10 @@ async fn start(env: &TestEnv) -> Sandbox {
         network: NetworkMode::None,
         boot: BootMode::Cold,
     };
+    let base = Base::Wanted(spec.image.clone());
     let vmm = discover_vmm(&sources).await.unwrap();
     let assets = Arc::new(
-        Assets::prepare(&sources, vmm, &spec.image, &spec.kernel, Arc::new(Silent)).await.unwrap(),
+        Assets::prepare(&sources, vmm, &base, &spec.kernel, Arc::new(Silent)).await.unwrap(),
     );
     let id = SandboxId::from_random([7; 6]);
     let dir = machine::make_dir(&home.bench().join(id.as_str())).unwrap();

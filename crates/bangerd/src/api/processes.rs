@@ -18,6 +18,7 @@ use crate::driver::{Handle, View};
 use crate::exec;
 use crate::link::{Link, LinkFailed};
 use crate::machine::Live;
+use crate::machine::base::base_of;
 use std::sync::Arc;
 
 /// How long a sandbox that runs may take to be talked to, when the daemon has only just started.
@@ -84,7 +85,9 @@ pub(super) async fn start(
     let process = parse(&process)?;
     let (live, view) = live(&registry.resolve(&sandbox)?).await?;
     let spec = &view.record.spec;
-    let config = registry.shared().arsenal.image_config(&spec.image, &spec.kernel).await?;
+    let shared = registry.shared();
+    let base = base_of(&shared.dir(&view.record.id), spec)?;
+    let config = shared.arsenal.image_config(&base, &spec.kernel).await?;
     let program = exec::program(wanted, &config)?;
     view.activity.touch();
     let id = banger_link::ProcessId(process.0);

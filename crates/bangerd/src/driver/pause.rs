@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::start::{assets, blueprint};
 use super::work::{Done, Superseded, clear_up};
+use crate::machine::base::base_of;
 use crate::machine::memory::{self, Saved};
 use crate::machine::{self, Blueprint, Live, Source};
 use crate::operations::Audience;
@@ -68,7 +69,8 @@ async fn try_resume(
 ) -> Result<Option<Live>> {
     audience.stage("resuming");
     let dir = machine::make_dir(&shared.dir(&record.id))?;
-    let found = assets(shared, record, &mut superseded, audience).await?;
+    let base = base_of(&dir, &record.spec)?;
+    let found = assets(shared, (record, base), &mut superseded, audience).await?;
     let Some(assets) = found else { return Ok(None) };
     let blueprint = |source| blueprint(shared, record, (&dir, &assets), source);
     let saved = match memory::look(&dir) {

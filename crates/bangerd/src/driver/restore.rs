@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 use super::pause::take_up;
 use super::start::{assets, blueprint, start};
 use super::work::{Done, Superseded, clear_up};
-use crate::assets::Assets;
+use crate::assets::{Assets, Base};
 use crate::machine::memory::{self, Saved};
 use crate::machine::{self, Live, Source, fill};
 use crate::operations::Audience;
@@ -75,7 +75,8 @@ async fn try_begin(
         Ok(snapshot) => snapshot,
         Err(never_taken) => return Ok(Begun::NoSnapshot(never_taken)),
     };
-    let Some(assets) = assets(shared, record, &mut superseded, audience).await? else {
+    let base = Base::Stored(snapshot.about.image.clone());
+    let Some(assets) = assets(shared, (record, base), &mut superseded, audience).await? else {
         return Ok(Begun::Superseded);
     };
     judge(&snapshot, record, &assets, from.part)?;

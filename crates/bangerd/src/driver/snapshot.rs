@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::start::assets;
 use super::work::{Done, Superseded};
+use crate::machine::base::base_of;
 use crate::machine::{Live, still};
 use crate::operations::{Audience, now};
 use crate::shared::Shared;
@@ -93,7 +94,8 @@ async fn about(
     superseded: &mut Superseded,
     audience: &Audience,
 ) -> Result<Option<About>> {
-    let Some(assets) = assets(shared, record, superseded, audience).await? else {
+    let base = base_of(&shared.dir(&record.id), &record.spec)?;
+    let Some(assets) = assets(shared, (record, base), superseded, audience).await? else {
         return Ok(None);
     };
     if assets.accelerator != live.accelerator {
@@ -110,6 +112,7 @@ async fn about(
         sandbox: record.name.clone(),
         tag: asked.record().tag,
         spec: record.spec.clone(),
+        image: assets.image.id().clone(),
         shape: templates::shape(&assets, &record.spec)?,
         accelerator: live.accelerator,
         created: now(),

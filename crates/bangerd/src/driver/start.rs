@@ -13,7 +13,8 @@ use banger_vmm::PrepareError;
 use tracing::{debug, warn};
 
 use super::work::{Done, Superseded, clear_up};
-use crate::assets::Assets;
+use crate::assets::{Assets, Base};
+use crate::machine::base::base_of;
 use crate::machine::{self, Blueprint, DISK, Live, Source, memory};
 use crate::operations::Audience;
 use crate::shared::Shared;
@@ -54,7 +55,8 @@ async fn try_start(
     audience: &Audience,
 ) -> Result<Option<Live>> {
     let dir = shared.dir(&record.id);
-    let Some(assets) = assets(shared, record, &mut superseded, audience).await? else {
+    let base = base_of(&dir, &record.spec)?;
+    let Some(assets) = assets(shared, (record, base), &mut superseded, audience).await? else {
         return Ok(None);
     };
     if let Some(spare) = spare
@@ -121,16 +123,16 @@ pub(super) fn blueprint<'a>(
 /// What the sandbox is made of; `None` when something else was asked for meanwhile.
 pub(super) async fn assets(
     shared: &Shared,
-    record: &SandboxRecord,
+    (record, base): (&SandboxRecord, Base),
     superseded: &mut Superseded,
     audience: &Audience,
 ) -> Result<Option<Arc<Assets>>> {
-    let (image, kernel) = (&record.spec.image, &record.spec.kernel);
-    let assets = match shared.arsenal.at_hand(image, kernel) {
+    let kernel = &record.spec.kernel;
+    let assets = match shared.arsenal.at_hand(&base, kernel) {
         Some(assets) => assets,
         None => tokio::select! {
             () = superseded.wait() => return Ok(None),
-            found = shared.arsenal.assets(image, kernel, Arc::new(audience.clone())) => {
+            found = shared.arsenal.assets(&base, kernel, Arc::new(audience.clone())) => {
                 let found = found?;
                 found.news().inspect(|notice| audience.log(notice));
                 found

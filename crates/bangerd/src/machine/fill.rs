@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use banger_host::fs::{clone_file, remove_all, rename};
 
-use super::{DISK, NEW_DISK, memory};
+use super::{DISK, NEW_DISK, base, memory};
 use crate::snapshots::Snapshot;
 
 /// Gives the sandbox in `dir` the disk of a snapshot, in place of whatever it has.
@@ -19,6 +19,7 @@ pub(crate) fn fill_disk(snapshot: &Snapshot, dir: &Path) -> Result<()> {
     let (disk, aside) = (dir.join(DISK), dir.join(NEW_DISK));
     remove_all(&disk)?;
     remove_all(&aside)?;
+    base::belongs_to(dir, &snapshot.about.image)?;
     clone_file(&snapshot.disk(), &aside)?;
     Ok(rename(&aside, &disk)?)
 }

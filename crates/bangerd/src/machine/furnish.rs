@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result, anyhow};
 use banger_host::fs::{clone_file, is_there, read_bounded, remove_all, rename, write_atomic};
 use banger_host::random;
 use banger_image::ext4::create_disk;
-use banger_model::{Accelerator, NetworkMode, SandboxSpec, TemplateId};
+use banger_model::{Accelerator, ImageId, NetworkMode, SandboxSpec, TemplateId};
 use banger_net::{NetBackend, UserNet};
 use banger_vmm::{Machine, Net, PrepareError, Start};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
-use super::{Blueprint, DISK, HelperProgram, Network, Source, network};
+use super::{Blueprint, DISK, HelperProgram, Network, Source, base, network};
 use crate::templates::Template;
 
 /// The disk while it is made.
@@ -56,6 +56,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         disk: disk.clone(),
         dir: dir.clone(),
         spec: (*spec).clone(),
+        image: assets.image.id().clone(),
         plan: plan.clone(),
         relay: blueprint.relay.clone(),
         accelerator: assets.accelerator,
@@ -85,6 +86,7 @@ struct InDir {
     dir: PathBuf,
     disk: PathBuf,
     spec: SandboxSpec,
+    image: ImageId,
     plan: UserNet,
     relay: HelperProgram,
     accelerator: Accelerator,
@@ -97,6 +99,9 @@ impl InDir {
             Source::Template(template) => Some(&**template),
             Source::Kernel | Source::Memory(_) => None,
         };
+        if !is_there(&self.disk) {
+            base::belongs_to(&self.dir, &self.image)?;
+        }
         make_disk(&self.disk, &self.spec, template)?;
         // Read again when the guest is told: then nobody waits for the disk.
         machine_id(&self.dir)?;

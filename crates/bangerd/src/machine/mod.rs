@@ -1,6 +1,7 @@
 //! One sandbox's machine: made, booted, taken over and ended. Everything about it is found from
 //! its directory, so whoever knows that can take it over.
 
+pub(crate) mod base;
 pub(crate) mod fill;
 mod furnish;
 pub(crate) mod memory;

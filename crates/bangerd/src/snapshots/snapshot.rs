@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use banger_host::fs::{file_size, read_bounded, write_atomic};
 use banger_model::{
-    Accelerator, Bytes, SandboxName, SandboxSpec, SnapshotId, SnapshotName, SnapshotTag, Timestamp,
+    Accelerator, Bytes, ImageId, SandboxName, SandboxSpec, SnapshotId, SnapshotName, SnapshotTag,
+    Timestamp,
 };
 use banger_vmm::SavedMachine;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ pub(crate) struct About {
     pub tag: Option<SnapshotTag>,
     /// What the sandbox was made of.
     pub spec: SandboxSpec,
+    /// The image that its disk belongs to.
+    pub image: ImageId,
     /// What its machine looked like: only one that looks the same can go on with it.
     pub shape: Shape,
     /// What executed it.

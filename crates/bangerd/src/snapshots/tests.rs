@@ -14,6 +14,7 @@ fn about(tag: Option<&str>) -> About {
     About {
         sandbox: "web".parse().unwrap(),
         tag: tag.map(|tag| tag.parse().unwrap()),
+        image: banger_model::ImageId::from_random([7; 16]),
         spec: SandboxSpec {
             image: "an-image".parse().unwrap(),
             kernel: "a-kernel".parse().unwrap(),

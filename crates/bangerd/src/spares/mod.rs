@@ -18,7 +18,7 @@ use banger_model::{BootMode, Bytes, NetworkMode, SandboxId, SandboxSpec, Templat
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-use crate::assets::Assets;
+use crate::assets::{Assets, Base};
 use crate::machine;
 use crate::shared::{MAX_BOOTS, Shared};
 use crate::templates::{self, Known, Template};
@@ -89,7 +89,8 @@ impl Spares {
         if self.most == 0 || spec.boot == BootMode::Cold {
             return None;
         }
-        let assets = shared.arsenal.at_hand(&spec.image, &spec.kernel)?;
+        let base = Base::Wanted(spec.image.clone());
+        let assets = shared.arsenal.at_hand(&base, &spec.kernel)?;
         let id = templates::shape(&assets, spec).and_then(|shape| shape.template()).ok()?;
         let Known::Ready(template) = shared.templates.known(&id) else { return None };
         let mut lines = self.lines();

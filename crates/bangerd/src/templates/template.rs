@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{read_bounded, write_atomic};
-use banger_model::{Bytes, ImageName, KernelName, TemplateId, Timestamp};
+use banger_model::{Bytes, KernelName, TemplateId, Timestamp, WantedImage};
 use banger_vmm::SavedMachine;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ pub struct About {
     /// What shaped it.
     pub shape: Shape,
     /// The image as its users call it.
-    pub image: ImageName,
+    pub image: WantedImage,
     /// The kernel as its users call it.
     pub kernel: KernelName,
     /// When it was made.
@@ -58,7 +58,7 @@ pub struct Template {
 pub(super) fn describe(
     dir: &Path,
     shape: Shape,
-    (image, kernel): (ImageName, KernelName),
+    (image, kernel): (WantedImage, KernelName),
     made: Timestamp,
 ) -> Result<()> {
     let devices_sha256 = saved::digest(dir)?;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use banger_model::{
-    BootMode, DiskSize, ExitCode, ImageName, KernelName, MemorySize, NetworkMode, SandboxSpec,
+    BootMode, DiskSize, ExitCode, KernelName, MemorySize, NetworkMode, SandboxSpec, WantedImage,
 };
-use bangerd::assets::{Assets, discover_vmm};
+use bangerd::assets::{Assets, Base, discover_vmm};
 use bangerd::bench::{Started, floor, start, template};
 use serde::Serialize;
 use tokio::task::spawn_blocking;
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     rounds: NonZeroU32,
     /// The image of the sandboxes
     #[arg(long, default_value = "debian-bookworm")]
-    image: ImageName,
+    image: WantedImage,
     /// The kernel of the sandboxes
     #[arg(long, default_value = "debian-cloud")]
     kernel: KernelName,
@@ -104,8 +104,8 @@ async fn measure(args: &Args) -> Result<Report> {
     let progress = progress::to_stderr();
     let sources = context.sources()?;
     let vmm = discover_vmm(&sources).await?;
-    let (image, kernel) = (&args.image, &args.kernel);
-    let assets = Assets::prepare(&sources, vmm, image, kernel, progress.clone()).await?;
+    let (base, kernel) = (Base::Wanted(args.image.clone()), &args.kernel);
+    let assets = Assets::prepare(&sources, vmm, &base, kernel, progress.clone()).await?;
     let assets = Arc::new(assets);
     let program = context.guest_program("banger-floor")?;
     let initramfs = spawn_blocking({

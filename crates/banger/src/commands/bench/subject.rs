@@ -10,8 +10,8 @@ use banger_host::command::Tool;
 use banger_host::memory::proportional;
 use banger_host::random;
 use banger_model::{
-    BootMode, Bytes, DiskSize, ImageName, KernelName, Labels, Lifetime, MemorySize, NetworkMode,
-    OperationId, OperationStatus, ProcessEnd, SandboxSpec, Silent,
+    BootMode, Bytes, DiskSize, KernelName, Labels, Lifetime, MemorySize, NetworkMode, OperationId,
+    OperationStatus, ProcessEnd, SandboxSpec, Silent, WantedImage,
 };
 use tokio::task::spawn_blocking;
 
@@ -27,7 +27,7 @@ pub(super) fn wanted(
     network: NetworkMode,
     lease: &Lease,
 ) -> Result<CreateSandbox> {
-    let (image, kernel): (ImageName, KernelName) =
+    let (image, kernel): (WantedImage, KernelName) =
         ("debian-bookworm".parse()?, "debian-cloud".parse()?);
     let spec = SandboxSpec {
         image,

@@ -1,0 +1,298 @@
+//! Where images are kept: each under an id of its own, and names that lead there.
+//!
+//! `image-store/ID` is an artifact; `images/NAME` is a symbolic link to one. A name may come to
+//! mean another image, in one step; whoever has begun with the old one goes on with that, by its
+//! id. What no name leads to and nobody uses is removed by [`Image::forget`].
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use banger_host::home::Home;
+use banger_host::lock::FileLock;
+use banger_host::staged::{self, Staged};
+use banger_host::{HostError, fs, random};
+use banger_model::{ImageId, ImageName, ImageReference, Progress, WantedImage};
+
+use super::{DEBIAN_BOOKWORM, Image, ImageInfo, ROOT};
+use crate::artifact::{Address, Artifact, ArtifactKind, OpenError};
+use crate::ext4::{WriteImageError, write_image};
+use crate::tree::Tree;
+
+/// From the directory of names to that of images.
+const STORE: &str = "../image-store";
+
+/// Held by whoever makes an image of a name.
+#[derive(Debug)]
+pub struct Naming(#[expect(dead_code, reason = "it is held")] FileLock);
+
+/// An image in the making. Dropped before [`NewImage::finish`], nothing of it remains.
+#[derive(Debug)]
+pub struct NewImage {
+    home: Home,
+    id: ImageId,
+    staged: Staged,
+}
+
+impl NewImage {
+    /// Begins an image.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub fn begin(home: &Home) -> Result<Self, HostError> {
+        let id = ImageId::from_random(random::bytes()?);
+        let staged = Staged::begin(&home.stored_image(&id))?;
+        Ok(Self { home: home.clone(), id, staged })
+    }
+
+    /// A directory for what is needed meanwhile; empty it before the end.
+    pub fn dir(&self) -> &Path {
+        self.staged.path()
+    }
+
+    /// Writes the root file system.
+    ///
+    /// # Errors
+    /// [`WriteImageError`].
+    pub fn write(&self, tree: &Tree, progress: &dyn Progress) -> Result<(), WriteImageError> {
+        write_image(&self.dir().join(ROOT), "banger-root", tree, progress)
+    }
+
+    /// Puts the image in place and gives it a name, which another may have had.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn finish(self, name: &ImageName, info: ImageInfo) -> Result<Image, HostError> {
+        let Self { home, id, staged } = self;
+        let address = address(&home, name.as_str(), home.stored_image(&id));
+        let artifact = Artifact::seal(address, staged, info)?;
+        let image = Image { found: home.image(name), id, artifact };
+        image.call(&home, name)?;
+        Ok(image)
+    }
+}
+
+impl Image {
+    /// Opens the image of this name.
+    ///
+    /// # Errors
+    /// [`OpenError`] when there is none, or it is not as it was made.
+    pub fn open(home: &Home, name: &ImageName) -> Result<Self, OpenError> {
+        let link = home.image(name);
+        let address = address(home, name.as_str(), link.clone());
+        let target = match fs::read_link(&link) {
+            Ok(Some(target)) => target,
+            Ok(None) => return Err(address.missing()),
+            Err(_) => return Err(address.damaged("its name does not lead to an image".to_owned())),
+        };
+        let id = target.file_name().and_then(|id| id.to_str()?.parse::<ImageId>().ok());
+        let Some(id) = id else {
+            return Err(address.damaged("its name leads to no image".to_owned()));
+        };
+        let address = Address { dir: home.stored_image(&id), ..address };
+        Ok(Self { found: link, id, artifact: Artifact::open(address)? })
+    }
+
+    /// Opens an image whatever it is called.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it is gone, or not as it was made.
+    pub fn open_stored(home: &Home, id: &ImageId) -> Result<Self, OpenError> {
+        let dir = home.stored_image(id);
+        let artifact = Artifact::open(address(home, id.as_str(), dir.clone()))?;
+        Ok(Self { found: dir, id: id.clone(), artifact })
+    }
+
+    /// The image that a user means, if it is here: the one of that name, or else one that came
+    /// from that place in a registry.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the one that is meant is not as it was made.
+    pub fn find(home: &Home, wanted: &WantedImage) -> Result<Option<Self>, OpenError> {
+        if let Some(name) = wanted.name() {
+            match Self::open(home, &name) {
+                Err(error) if error.is_missing() => {}
+                found => return found.map(Some),
+            }
+        }
+        Ok(wanted.reference().and_then(|reference| Self::of_reference(home, &reference)))
+    }
+
+    /// An image that has a name and came from this place in a registry.
+    fn of_reference(home: &Home, reference: &ImageReference) -> Option<Self> {
+        let is_it = |image: &Self| match &image.info().origin {
+            Some(origin) => origin.is_of(reference),
+            None => false,
+        };
+        // Mostly it is called so.
+        let likely = reference.default_name();
+        if let Ok(image) = Self::open(home, &likely)
+            && is_it(&image)
+        {
+            return Some(image);
+        }
+        let names = Self::list(home).ok()?;
+        names.iter().filter_map(|name| Self::open(home, name).ok()).find(is_it)
+    }
+
+    /// Waits until nobody else makes an image of this name, and keeps others from it.
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn claim(home: &Home, name: &ImageName) -> Result<Naming, HostError> {
+        fs::create_private_dir(&home.images())?;
+        FileLock::acquire(&home.images().join(format!(".{name}.lock"))).map(Naming)
+    }
+
+    /// Gives the image one more name, which another may have had.
+    ///
+    /// # Errors
+    /// When that cannot be written.
+    pub fn call(&self, home: &Home, name: &ImageName) -> Result<(), HostError> {
+        fs::create_private_dir(&home.images())?;
+        fs::replace_link(&Path::new(STORE).join(self.id.as_str()), &home.image(name))
+    }
+
+    /// Names of the images that are here.
+    ///
+    /// # Errors
+    /// When the directory of names cannot be read.
+    pub fn list(home: &Home) -> Result<Vec<ImageName>, HostError> {
+        let names = fs::list_dir(&home.images())?;
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+    }
+
+    /// Takes a name away, also that of a damaged image; none there is no error. The image itself
+    /// goes by [`Image::forget`].
+    ///
+    /// # Errors
+    /// When the name remains.
+    pub fn unname(home: &Home, name: &ImageName) -> Result<(), HostError> {
+        fs::remove_all(&home.image(name))?;
+        fs::sync_parent(&home.image(name))
+    }
+
+    /// Removes all images that no name leads to, except those that are used; their ids.
+    ///
+    /// # Errors
+    /// When one cannot be removed.
+    pub fn forget(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<ImageId>, HostError> {
+        let named: BTreeSet<OsString> = Self::list(home)?
+            .iter()
+            .filter_map(|name| fs::read_link(&home.image(name)).ok()??.file_name().map(Into::into))
+            .collect();
+        let mut gone = Vec::new();
+        staged::sweep(&home.image_store(), |_| Ok(()))?;
+        for entry in fs::list_dir(&home.image_store())? {
+            if let Some(lock) = entry.to_str().filter(|name| name.ends_with(".lock")) {
+                // Of an image that was never finished, unless somebody is about to.
+                let path = home.image_store().join(lock);
+                if FileLock::try_acquire(&path)?.is_some() {
+                    fs::remove_all(&path)?;
+                }
+                continue;
+            }
+            let Some(id) = entry.to_str().and_then(|id| id.parse::<ImageId>().ok()) else {
+                continue;
+            };
+            if named.contains(&entry) || used.contains(&id) {
+                continue;
+            }
+            fs::remove_all(&home.stored_image(&id))?;
+            gone.push(id);
+        }
+        Ok(gone)
+    }
+}
+
+fn address(home: &Home, name: &str, dir: PathBuf) -> Address {
+    Address {
+        kind: ArtifactKind::Image,
+        name: name.to_owned(),
+        dir,
+        names: home.images(),
+        files: &[ROOT],
+        can_be_made: &[DEBIAN_BOOKWORM],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::ImageConfig;
+
+    fn home() -> (tempfile::TempDir, Home) {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::under(dir.path());
+        (dir, home)
+    }
+
+    fn make(home: &Home, name: &str) -> Image {
+        let new = NewImage::begin(home).unwrap();
+        new.write(&Tree::new(), &banger_model::Silent).unwrap();
+        let (source, config) = ("a test".to_owned(), ImageConfig::default());
+        new.finish(&name.parse().unwrap(), ImageInfo { source, config, origin: None }).unwrap()
+    }
+
+    fn open(home: &Home, name: &str) -> Result<Image, OpenError> {
+        Image::open(home, &name.parse().unwrap())
+    }
+
+    #[test]
+    fn a_name_may_come_to_mean_another_image_and_the_old_one_stays_for_who_has_it() {
+        let (_dir, home) = home();
+        let old = make(&home, "app");
+        assert_eq!(open(&home, "app").unwrap().id(), old.id());
+        let new = make(&home, "app");
+        assert_eq!(open(&home, "app").unwrap().id(), new.id());
+        assert!(Image::open_stored(&home, old.id()).is_ok());
+        let used = BTreeSet::from([old.id().clone()]);
+        assert_eq!(Image::forget(&home, &used).unwrap(), []);
+        assert_eq!(Image::forget(&home, &BTreeSet::new()).unwrap(), [old.id().clone()]);
+        assert!(Image::open_stored(&home, old.id()).unwrap_err().is_missing());
+        assert!(old.root().starts_with(home.image_store()), "not by way of its name");
+    }
+
+    #[test]
+    fn an_image_may_have_several_names_and_goes_with_the_last() {
+        let (_dir, home) = home();
+        let image = make(&home, "app");
+        image.call(&home, &"also".parse().unwrap()).unwrap();
+        Image::unname(&home, &"app".parse().unwrap()).unwrap();
+        assert_eq!(Image::forget(&home, &BTreeSet::new()).unwrap(), []);
+        assert_eq!(open(&home, "also").unwrap().id(), image.id());
+        let said = open(&home, "app").unwrap_err().to_string();
+        assert!(said.contains("here are also;"), "{said}");
+        Image::unname(&home, &"also".parse().unwrap()).unwrap();
+        assert_eq!(Image::forget(&home, &BTreeSet::new()).unwrap(), [image.id().clone()]);
+        assert_eq!(fs::list_dir(&home.image_store()).unwrap(), Vec::<OsString>::new());
+    }
+
+    #[test]
+    fn a_name_that_leads_to_no_image_is_told_with_the_remedy() {
+        let (_dir, home) = home();
+        fs::create_private_dir(&home.images()).unwrap();
+        let path = home.image(&"app".parse().unwrap());
+        fs::write_atomic(&path, b"a file").unwrap();
+        let error = open(&home, "app").unwrap_err();
+        assert_eq!(error.remedy(), Some(format!("rm -r {}", path.display())));
+        fs::replace_link(Path::new("/etc"), &path).unwrap();
+        assert!(open(&home, "app").unwrap_err().remedy().is_some());
+        fs::replace_link(Path::new("../image-store/0123456789abcdef0123456789abcdef"), &path)
+            .unwrap();
+        assert!(open(&home, "app").unwrap_err().is_missing(), "what was removed by hand");
+        assert!(Image::find(&home, &"app".parse().unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_a_killed_maker_left_is_no_image() {
+        let (_dir, home) = home();
+        let new = NewImage::begin(&home).unwrap();
+        assert_eq!(Image::forget(&home, &BTreeSet::new()).unwrap(), []);
+        assert!(new.dir().exists(), "one that is made is left alone");
+        drop(new);
+        Image::forget(&home, &BTreeSet::new()).unwrap();
+        assert_eq!(fs::list_dir(&home.image_store()).unwrap(), Vec::<OsString>::new());
+        assert!(Image::list(&home).unwrap().is_empty());
+    }
+}
