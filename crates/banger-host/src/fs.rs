@@ -210,6 +210,20 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     sync_parent(to)
 }
 
+/// A new file on the file system of `dir` that has no name: it goes with its last user.
+///
+/// # Errors
+/// When the file system cannot do that.
+pub fn nameless(dir: &Path) -> Result<File> {
+    let options = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(OFlags::TMPFILE.bits().cast_signed())
+        .open(dir);
+    options.at("make a file without a name in", dir)
+}
+
 /// Makes a symbolic link at `link` that says `target`, replacing one that is there; when it
 /// returns, that has reached the disk.
 ///

@@ -1,10 +1,10 @@
-//! What was asked of sandboxes and takes its time: who asked may go, and look again later.
+//! What was asked and takes its time: who asked may go, and look again later.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use banger_api::types::{Operation, Stage, StageProgress};
+use banger_api::types::{Asked, ImageAction, Operation, Stage, StageProgress};
 use banger_host::clock;
 use banger_model::{
     OperationId, OperationRecord, OperationStatus, Progress, SandboxId, SandboxName, Timestamp,
@@ -33,13 +33,17 @@ pub(crate) fn new_id() -> Result<OperationId, banger_host::HostError> {
 
 /// Every operation that is remembered.
 #[derive(Debug, Default)]
-pub(crate) struct Operations(Mutex<BTreeMap<OperationId, Tracked>>);
+pub(crate) struct Operations(Mutex<BTreeMap<OperationId, Shown>>);
 
-/// One operation, for whoever carries it out. Its copies are the same operation.
+/// One operation as everybody sees it. Its copies are the same operation.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown(Arc<watch::Sender<Arc<Operation>>>);
+
+/// One that is about a sandbox and is remembered, for whoever carries it out.
 #[derive(Clone, Debug)]
 pub(crate) struct Tracked {
     record: Arc<Mutex<OperationRecord>>,
-    seen: Arc<watch::Sender<Arc<Operation>>>,
+    shown: Shown,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -47,32 +51,54 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Operations {
-    /// Takes an operation in.
+    /// Takes an operation in that is about a sandbox. Others may wait for it already.
     pub(crate) fn track(&self, record: OperationRecord, name: &SandboxName) -> Tracked {
-        let operation = Operation {
+        if let Some(shown) = self.find(&record.id) {
+            return Tracked { record: Arc::new(Mutex::new(record)), shown };
+        }
+        let shown = self.show(Operation {
             id: record.id.clone(),
-            action: record.action,
-            sandbox: record.sandbox.clone(),
-            name: name.clone(),
+            action: Asked::Sandbox(record.action),
+            sandbox: Some(record.sandbox.clone()),
+            name: name.to_string(),
             started: record.started,
             status: record.status.clone(),
             stages: Vec::new(),
             log: Vec::new(),
             tag: record.tag.clone(),
             stood_still_ms: None,
-        };
-        let tracked = Tracked {
-            record: Arc::new(Mutex::new(record)),
-            seen: Arc::new(watch::Sender::new(Arc::new(operation))),
-        };
+        });
+        Tracked { record: Arc::new(Mutex::new(record)), shown }
+    }
+
+    /// Takes an operation in that is about an image. It is forgotten with the daemon: who asks again
+    /// has it go on from where it was.
+    pub(crate) fn of_image(&self, id: OperationId, action: ImageAction, name: &str) -> Shown {
+        self.show(Operation {
+            id,
+            action: Asked::Image(action),
+            sandbox: None,
+            name: name.to_owned(),
+            started: now(),
+            status: OperationStatus::Running,
+            stages: Vec::new(),
+            log: Vec::new(),
+            tag: None,
+            stood_still_ms: None,
+        })
+    }
+
+    fn show(&self, operation: Operation) -> Shown {
+        let id = operation.id.clone();
+        let shown = Shown(Arc::new(watch::Sender::new(Arc::new(operation))));
         let mut all = lock(&self.0);
-        all.insert(tracked.id(), tracked.clone());
+        all.insert(id, shown.clone());
         forget_old(&mut all);
-        tracked
+        shown
     }
 
     /// One operation.
-    pub(crate) fn find(&self, id: &OperationId) -> Option<Tracked> {
+    pub(crate) fn find(&self, id: &OperationId) -> Option<Shown> {
         lock(&self.0).get(id).cloned()
     }
 
@@ -84,28 +110,29 @@ impl Operations {
     /// The last that was asked of a sandbox.
     pub(crate) fn last_of(&self, sandbox: &SandboxId) -> Option<OperationId> {
         let all = self.list();
-        let mut its = all.iter().rev().filter(|operation| operation.sandbox == *sandbox);
+        let mut its =
+            all.iter().rev().filter(|operation| operation.sandbox.as_ref() == Some(sandbox));
         its.next().map(|operation| operation.id.clone())
     }
 
     /// All of them, oldest first.
     pub(crate) fn list(&self) -> Vec<Arc<Operation>> {
-        let mut all: Vec<_> = lock(&self.0).values().map(Tracked::operation).collect();
+        let mut all: Vec<_> = lock(&self.0).values().map(Shown::operation).collect();
         all.sort_by_key(|operation| operation.started);
         all
     }
 }
 
 /// Keeps what is bounded by what runs, and the newest of what is over.
-fn forget_old(all: &mut BTreeMap<OperationId, Tracked>) {
+fn forget_old(all: &mut BTreeMap<OperationId, Shown>) {
     if all.len() <= 2 * MAX_FINISHED {
         return;
     }
-    let over = |tracked: &Tracked| tracked.operation().status.is_final();
+    let over = |shown: &Shown| shown.operation().status.is_final();
     let mut finished: Vec<_> = all
         .iter()
-        .filter(|(_, tracked)| over(tracked))
-        .map(|(id, tracked)| (tracked.operation().started, id.clone()))
+        .filter(|(_, shown)| over(shown))
+        .map(|(id, shown)| (shown.operation().started, id.clone()))
         .collect();
     finished.sort();
     let surplus = finished.len().saturating_sub(MAX_FINISHED);
@@ -114,7 +141,7 @@ fn forget_old(all: &mut BTreeMap<OperationId, Tracked>) {
     }
 }
 
-impl Tracked {
+impl Shown {
     /// Its id.
     pub(crate) fn id(&self) -> OperationId {
         self.operation().id.clone()
@@ -122,12 +149,57 @@ impl Tracked {
 
     /// How it is now.
     pub(crate) fn operation(&self) -> Arc<Operation> {
-        self.seen.borrow().clone()
+        self.0.borrow().clone()
     }
 
     /// How it is, now and from now on.
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<Operation>> {
-        self.seen.subscribe()
+        self.0.subscribe()
+    }
+
+    /// It has ended.
+    pub(crate) fn finish(&self, status: OperationStatus) {
+        self.change(|operation| operation.status = status);
+    }
+
+    /// Adds a line to its log.
+    pub(crate) fn log(&self, line: &str) {
+        self.change(|operation| {
+            if operation.log.len() >= MAX_LOG_LINES {
+                operation.log.remove(0);
+            }
+            operation.log.push(line.to_owned());
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Operation)) {
+        self.0.send_modify(|operation| change(Arc::make_mut(operation)));
+    }
+}
+
+impl Progress for Shown {
+    fn stage(&self, what: &str) {
+        let since = now();
+        self.change(|operation| {
+            if operation.stages.len() < MAX_STAGES {
+                operation.stages.push(Stage { what: what.to_owned(), since, progress: None });
+            }
+        });
+    }
+
+    fn advance(&self, done: u64, whole: Option<u64>) {
+        self.change(|operation| {
+            if let Some(stage) = operation.stages.last_mut() {
+                stage.progress = Some(StageProgress { done, whole });
+            }
+        });
+    }
+}
+
+impl Tracked {
+    /// Its id.
+    pub(crate) fn id(&self) -> OperationId {
+        self.shown.id()
     }
 
     /// What is remembered of it.
@@ -144,51 +216,20 @@ impl Tracked {
     pub(crate) fn finish(&self, record: OperationRecord) {
         let status = record.status.clone();
         *lock(&self.record) = record;
-        self.change(|operation| operation.status = status);
+        self.shown.finish(status);
     }
 
     /// The sandbox stood still so long for it.
     pub(crate) fn stood_still(&self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.change(|operation| operation.stood_still_ms = Some(ms));
-    }
-
-    /// Adds a line to its log.
-    pub(crate) fn log(&self, line: &str) {
-        self.change(|operation| {
-            if operation.log.len() >= MAX_LOG_LINES {
-                operation.log.remove(0);
-            }
-            operation.log.push(line.to_owned());
-        });
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Operation)) {
-        self.seen.send_modify(|operation| change(Arc::make_mut(operation)));
-    }
-
-    fn stage(&self, what: &str) {
-        let since = now();
-        self.change(|operation| {
-            if operation.stages.len() < MAX_STAGES {
-                operation.stages.push(Stage { what: what.to_owned(), since, progress: None });
-            }
-        });
-    }
-
-    fn advance(&self, progress: StageProgress) {
-        self.change(|operation| {
-            if let Some(stage) = operation.stages.last_mut() {
-                stage.progress = Some(progress);
-            }
-        });
+        self.shown.change(|operation| operation.stood_still_ms = Some(ms));
     }
 }
 
 /// The operations that one piece of work is done for. More may join while it is under way: they
 /// see the stage that it is in.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Audience(Arc<Mutex<(Vec<Tracked>, Option<String>)>>);
+pub(crate) struct Audience(Arc<Mutex<(Vec<Shown>, Option<String>)>>);
 
 impl Audience {
     /// One more listens.
@@ -199,9 +240,9 @@ impl Audience {
             return;
         }
         if let Some(stage) = &inner.1 {
-            tracked.stage(stage);
+            tracked.shown.stage(stage);
         }
-        inner.0.push(tracked.clone());
+        inner.0.push(tracked.shown.clone());
     }
 
     /// The work is over.
@@ -211,8 +252,8 @@ impl Audience {
 
     /// Something worth telling all of them.
     pub(crate) fn log(&self, line: &str) {
-        for tracked in &lock(&self.0).0 {
-            tracked.log(line);
+        for shown in &lock(&self.0).0 {
+            shown.log(line);
         }
     }
 }
@@ -221,14 +262,14 @@ impl Progress for Audience {
     fn stage(&self, what: &str) {
         let mut inner = lock(&self.0);
         inner.1 = Some(what.to_owned());
-        for tracked in &inner.0 {
-            tracked.stage(what);
+        for shown in &inner.0 {
+            shown.stage(what);
         }
     }
 
     fn advance(&self, done: u64, whole: Option<u64>) {
-        for tracked in &lock(&self.0).0 {
-            tracked.advance(StageProgress { done, whole });
+        for shown in &lock(&self.0).0 {
+            shown.advance(done, whole);
         }
     }
 }
@@ -273,13 +314,13 @@ mod tests {
         audience.stage("booting");
         audience.join(&tracked);
         audience.advance(1, Some(2));
-        let seen = tracked.operation();
+        let seen = tracked.shown.operation();
         assert_eq!(seen.stages[0].what, "booting");
         assert_eq!(seen.stages[0].progress, Some(StageProgress { done: 1, whole: Some(2) }));
         for n in 0..200 {
             audience.log(&n.to_string());
         }
-        let log = &tracked.operation().log;
+        let log = &tracked.shown.operation().log;
         assert_eq!((log.len(), log.last().unwrap().as_str()), (MAX_LOG_LINES, "199"));
     }
 }

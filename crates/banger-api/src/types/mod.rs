@@ -9,7 +9,7 @@ mod stats;
 mod template;
 mod text;
 
-pub use operation::{Operation, Stage, StageProgress};
+pub use operation::{Asked, ImageAction, Operation, Stage, StageProgress};
 pub use problem::{Problem, ProblemCode};
 pub use process::{
     Command, GuestProcess, MainCommand, ParseProcessIdError, PathKind, ProcessId, StartProcess,

@@ -1,11 +1,35 @@
 //! What takes long.
 
 use banger_model::policy::Action;
-use banger_model::{OperationId, OperationStatus, SandboxId, SandboxName, SnapshotTag, Timestamp};
+use banger_model::{OperationId, OperationStatus, SandboxId, SnapshotTag, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Something that was asked of a sandbox and takes its time. It goes on whoever looks.
+/// What was asked, and of what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Asked {
+    /// Of a sandbox.
+    Sandbox(Action),
+    /// Of an image.
+    Image(ImageAction),
+}
+
+/// What is asked of an image and takes its time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageAction {
+    /// To be here.
+    Pull,
+}
+
+impl PartialEq<Action> for Asked {
+    fn eq(&self, action: &Action) -> bool {
+        matches!(self, Self::Sandbox(asked) if asked == action)
+    }
+}
+
+/// Something that was asked and takes its time. It goes on whoever looks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Operation {
     /// Its id.
@@ -13,13 +37,13 @@ pub struct Operation {
     pub id: OperationId,
     /// What was asked.
     #[schema(value_type = String, example = "start")]
-    pub action: Action,
-    /// The sandbox it is about.
-    #[schema(value_type = String)]
-    pub sandbox: SandboxId,
-    /// That one's name.
-    #[schema(value_type = String)]
-    pub name: SandboxName,
+    pub action: Asked,
+    /// The sandbox it is about, if it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub sandbox: Option<SandboxId>,
+    /// The name of the sandbox or the image.
+    pub name: String,
     /// When it was asked, in milliseconds since 1970.
     #[schema(value_type = u64)]
     pub started: Timestamp,

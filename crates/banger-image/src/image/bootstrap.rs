@@ -172,7 +172,7 @@ fn build(
     let tree = Tree::of(archive)?;
     new.write(&tree, progress)?;
     let source = format!("Debian {SUITE}, bootstrapped by mmdebstrap");
-    Ok(ImageInfo { source, config: ImageConfig::debian(), origin: None })
+    Ok(ImageInfo { source, config: ImageConfig::debian(), origin: None, made: None })
 }
 
 fn mmdebstrap(namespaces: Namespaces, work: &Path, tar: &Path) -> Result<Tool, MakeImageError> {

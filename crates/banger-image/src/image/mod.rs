@@ -5,19 +5,22 @@
 
 mod bootstrap;
 mod config;
+mod import;
 mod store;
+mod wishes;
 
 use std::path::PathBuf;
 
 use banger_host::HostError;
 use banger_host::home::Home;
-use banger_model::{Bytes, ImageId, ImageName, ImageReference, Progress};
+use banger_model::{Bytes, ImageId, ImageName, ImageReference, Progress, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use bootstrap::{MakeImageError, parse_stage};
 pub use config::{Healthcheck, ImageConfig, InitMode};
-pub use store::{Naming, NewImage};
+pub use import::{Import, ImportError, Naming};
+pub use store::{Claim, NewImage};
 
 use crate::artifact::{Artifact, OpenError};
 
@@ -36,6 +39,9 @@ pub struct ImageInfo {
     /// Where in a registry it comes from, if it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
+    /// When it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Timestamp>,
 }
 
 /// Where in a registry an image comes from.
@@ -119,7 +125,7 @@ impl Image {
         };
         progress.stage(&format!("preparing the image {name}"));
         let keep = |error: HostError| failed(MakeImageError::Keep(error));
-        let _naming = Self::claim(home, name).map_err(keep)?;
+        let _claim = Self::claim(home, name).map_err(keep)?;
         match Self::open(home, name) {
             Err(error) if error.is_missing() => {}
             found => return Ok(found?),

@@ -24,7 +24,7 @@ const STORE: &str = "../image-store";
 
 /// Held by whoever makes an image of a name.
 #[derive(Debug)]
-pub struct Naming(#[expect(dead_code, reason = "it is held")] FileLock);
+pub struct Claim(#[expect(dead_code, reason = "it is held")] FileLock);
 
 /// An image in the making. Dropped before [`NewImage::finish`], nothing of it remains.
 #[derive(Debug)]
@@ -139,9 +139,9 @@ impl Image {
     ///
     /// # Errors
     /// When that cannot be told.
-    pub fn claim(home: &Home, name: &ImageName) -> Result<Naming, HostError> {
+    pub fn claim(home: &Home, name: &ImageName) -> Result<Claim, HostError> {
         fs::create_private_dir(&home.images())?;
-        FileLock::acquire(&home.images().join(format!(".{name}.lock"))).map(Naming)
+        FileLock::acquire(&home.images().join(format!(".{name}.lock"))).map(Claim)
     }
 
     /// Gives the image one more name, which another may have had.
@@ -231,7 +231,8 @@ mod tests {
         let new = NewImage::begin(home).unwrap();
         new.write(&Tree::new(), &banger_model::Silent).unwrap();
         let (source, config) = ("a test".to_owned(), ImageConfig::default());
-        new.finish(&name.parse().unwrap(), ImageInfo { source, config, origin: None }).unwrap()
+        new.finish(&name.parse().unwrap(), ImageInfo { source, config, origin: None, made: None })
+            .unwrap()
     }
 
     fn open(home: &Home, name: &str) -> Result<Image, OpenError> {

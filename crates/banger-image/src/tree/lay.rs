@@ -1,16 +1,14 @@
 //! What one archive does to the tree below it.
 //!
-//! A path's directories are looked up as the kernel would, within this root: symbolic links are
-//! followed, `..` ends at the root, what is missing is made. The last component is not followed:
-//! it is what the entry is about.
-
-use std::borrow::Cow;
+//! The directories of a path are looked up as the kernel would, and made where they are missing.
+//! The last component is not followed: it is what the entry is about.
 
 use bstr::{BStr, BString, ByteSlice as _};
 
+use super::way::{Stop, Way};
 use super::{
-    IMPLIED, MAX_DETOURS, MAX_IMPLIED, MAX_LINKS_ON_WAY, MAX_NODES, Node, NodeId, NodeKind, Place,
-    Tree, TreeError, Whiteouts,
+    IMPLIED, MAX_DETOURS, MAX_IMPLIED, MAX_NODES, Node, NodeId, NodeKind, Place, Refused, Tree,
+    TreeError, Whiteouts,
 };
 use crate::archive::{Entry, Kind};
 
@@ -20,8 +18,6 @@ const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 /// Names for the use of the file system that invented whiteouts; they mean nothing here.
 const RESERVED: &[u8] = b".wh..wh.";
-
-type Refused = &'static str;
 
 /// What happens when a directory is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,50 +166,22 @@ impl Tree {
 
     /// The directory at `path`.
     fn directory(&mut self, path: &BStr, missing: Missing) -> Result<Option<NodeId>, Refused> {
-        // The directories on the way, and the names that are still to be looked up, last first.
-        let mut way = vec![NodeId::ROOT];
-        let mut ahead: Vec<Cow<'_, BStr>> = Vec::new();
-        ahead.extend(path.rsplit_str("/").map(|part| Cow::Borrowed(part.as_bstr())));
-        let mut links = 0;
-        while let Some(part) = ahead.pop() {
-            match part.as_bytes() {
-                b"" | b"." => continue,
-                b".." => {
-                    way.truncate((way.len() - 1).max(1));
-                    continue;
+        let mut way = Way::to(path);
+        let found = loop {
+            match (way.go_on(self)?, missing) {
+                (Stop::Arrived(directory), _) => break Some(directory),
+                (Stop::File(_), _) => return Err("what it is in is not a directory"),
+                (Stop::Missing(..), Missing::Tell) => break None,
+                (Stop::Missing(parent, name), Missing::Make) => {
+                    way.enter(self.imply(parent, name.as_bstr())?);
                 }
-                _ => {}
             }
-            let here = way.last().copied().unwrap_or(NodeId::ROOT);
-            let Some(child) = self.child(here, &part) else {
-                if missing == Missing::Tell {
-                    return Ok(None);
-                }
-                way.push(self.imply(here, &part)?);
-                continue;
-            };
-            match &self.nodes[child.index()].kind {
-                NodeKind::Directory(_) => way.push(child),
-                NodeKind::Symlink(target) => {
-                    links += 1;
-                    if links > MAX_LINKS_ON_WAY {
-                        return Err("there are too many symbolic links on its way");
-                    }
-                    if target.starts_with(b"/") {
-                        way.truncate(1);
-                    }
-                    let parts = target.rsplit_str("/").filter(|part| !part.is_empty());
-                    let before = ahead.len();
-                    ahead.extend(parts.map(|part| Cow::Owned(BString::from(part))));
-                    self.detours += ahead.len() - before;
-                    if self.detours > MAX_DETOURS {
-                        return Err("symbolic links lead a very long way to what it is in");
-                    }
-                }
-                _ => return Err("what it is in is not a directory"),
-            }
+        };
+        self.detours += way.detours;
+        if self.detours > MAX_DETOURS {
+            return Err("symbolic links lead a very long way to what it is in");
         }
-        Ok(way.last().copied())
+        Ok(found)
     }
 
     fn imply(&mut self, parent: NodeId, name: &BStr) -> Result<NodeId, Refused> {

@@ -8,6 +8,7 @@
 
 mod lay;
 mod walk;
+mod way;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -37,6 +38,9 @@ pub struct TreeError {
     /// What is wrong with it.
     pub problem: &'static str,
 }
+
+/// Why something has no place.
+type Refused = &'static str;
 
 /// Whether an archive says of files below it that they are gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,14 +27,17 @@ pub(super) async fn show(
 
 /// Call an operation off
 ///
-/// Only one that starts a sandbox and is not over can be.
+/// Only one that starts a sandbox or fetches an image, and is not over, can be.
 #[utoipa::path(post, path = "/v1/operations/{operation}/cancel", params(("operation" = String, Path)), responses((status = 200, body = Operation), (status = "default", body = Problem)))]
 pub(super) async fn cancel(
     State(registry): App,
     Path(id): Path<String>,
 ) -> Result<Json<Operation>, Failure> {
     let id = parse(&id)?;
-    let sandbox = operation(&registry, &id)?.sandbox;
+    let Some(sandbox) = operation(&registry, &id)?.sandbox else {
+        registry.shared().images.cancel(&id)?;
+        return Ok(Json(operation(&registry, &id)?));
+    };
     let gone = || Problem::new(ProblemCode::Denied, "the operation is over: its sandbox is gone");
     registry.get(&sandbox).ok_or_else(gone)?.cancel(id.clone()).await?;
     Ok(Json(operation(&registry, &id)?))

@@ -32,10 +32,7 @@ impl Asked {
         operations: Vec<OperationRecord>,
     ) {
         for operation in operations {
-            // Others may wait for it already.
-            let known = shared.operations.find(&operation.id);
-            let tracked = known.unwrap_or_else(|| shared.operations.track(operation, &record.name));
-            self.wait(&tracked);
+            self.wait(&shared.operations.track(operation, &record.name));
         }
     }
 

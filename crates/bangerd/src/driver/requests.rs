@@ -35,8 +35,8 @@ impl Driver {
     pub(super) async fn ask(&mut self, wanted: Wanted) -> Result<Asked, AskError> {
         let Wanted { action, id, tag, with } = wanted;
         if let Some(known) = self.shared.operations.find(&id) {
-            let known = known.record();
-            let same = known.sandbox == self.record.id && known.action == action;
+            let known = known.operation();
+            let same = known.sandbox.as_ref() == Some(&self.record.id) && known.action == action;
             return if same { Ok(Asked::Before) } else { Err(AskError::IdTaken) };
         }
         let decision = decide(action, &id, &self.record.state);

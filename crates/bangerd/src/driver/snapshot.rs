@@ -110,7 +110,7 @@ async fn about(
     let asked = asked.context("nobody knows who asked for it")?;
     Ok(Some(About {
         sandbox: record.name.clone(),
-        tag: asked.record().tag,
+        tag: asked.operation().tag.clone(),
         spec: record.spec.clone(),
         image: assets.image.id().clone(),
         shape: templates::shape(&assets, &record.spec)?,

@@ -1,0 +1,249 @@
+//! An image that was pulled becomes one that sandboxes can be made of.
+//!
+//! Layers are unpacked beside each other into files without names, laid over each other by name,
+//! and written once, as one read-only file.
+
+use std::fs::File;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use banger_host::home::Home;
+use banger_host::{HostError, fs};
+use banger_model::{Bytes, ImageName, Progress, Timestamp};
+use thiserror::Error;
+
+use super::wishes::image_config;
+use super::{Image, ImageInfo, NewImage, Origin};
+use crate::archive::{Archive, ArchiveError};
+use crate::ext4::WriteImageError;
+use crate::oci::{Pulled, UnpackError};
+use crate::space::{NoSpace, require_space};
+use crate::tree::{Tree, TreeError, Whiteouts};
+
+/// Layers that are unpacked at once: each keeps a processor busy.
+const AT_ONCE: usize = 4;
+/// So many times as large as its compressed layers an image is expected to be, with what is
+/// needed meanwhile.
+const EXPECTED_GROWTH: u64 = 6;
+
+/// Why no image could be made of what was pulled.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    /// A layer is not what it should be.
+    #[error(transparent)]
+    Unpack(#[from] UnpackError),
+    /// A layer is no archive.
+    #[error("cannot read the layer {layer}")]
+    Archive {
+        /// Its digest.
+        layer: String,
+        /// Why not.
+        source: ArchiveError,
+    },
+    /// Something in a layer has no place.
+    #[error("cannot use the layer {layer}")]
+    Tree {
+        /// Its digest.
+        layer: String,
+        /// What.
+        source: TreeError,
+    },
+    /// The image could not be written.
+    #[error("cannot write the image")]
+    Write(#[from] WriteImageError),
+    /// Too little room.
+    #[error(transparent)]
+    NoSpace(#[from] NoSpace),
+    /// A file could not be kept.
+    #[error("cannot keep the image")]
+    Keep(#[from] HostError),
+    /// The name is that of something else.
+    #[error(
+        "there is an image {name} already, of {source_of_it}; choose another name with --name, or remove it with `banger image delete {name}`"
+    )]
+    Taken {
+        /// The name.
+        name: ImageName,
+        /// What it is of.
+        source_of_it: String,
+    },
+    /// Whoever wanted it does so no more.
+    #[error("it was called off")]
+    CalledOff,
+}
+
+/// How an image is to be called.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Naming {
+    /// So, and not otherwise.
+    Exactly(ImageName),
+    /// So, or nearly so where that is taken by an image of something else.
+    Like(ImageName),
+}
+
+/// Names that are tried beside the one that is taken.
+const MAX_NEARLY: u64 = 99;
+
+/// What is made, from what, and where one may see that it is wanted no more.
+#[derive(Debug)]
+pub struct Import<'a> {
+    /// The owner's directories.
+    pub home: &'a Home,
+    /// What was pulled.
+    pub pulled: &'a Pulled,
+    /// How a person would tell where it comes from.
+    pub source: &'a str,
+    /// When it is made.
+    pub now: Timestamp,
+    /// Becomes true when nobody waits for it any more.
+    pub called_off: &'a AtomicBool,
+}
+
+impl Import<'_> {
+    /// Makes the image, unless there is one of the same content: then that gets the name.
+    ///
+    /// # Errors
+    /// [`ImportError`]; nothing half-made remains.
+    pub fn run(&self, naming: &Naming, progress: &dyn Progress) -> Result<Image, ImportError> {
+        let (name, _claim) = self.claim(naming)?;
+        if let Some(same) = self.same_as_before() {
+            if Image::open(self.home, &name).is_ok_and(|image| image.id() == same.id()) {
+                return Ok(same);
+            }
+            same.call(self.home, &name)?;
+            return Ok(Image::open(self.home, &name).unwrap_or(same));
+        }
+        let new = NewImage::begin(self.home)?;
+        self.check_room(&new)?;
+        progress.stage("unpacking the layers");
+        let layers = self.unpack(&new, progress)?;
+        let tree = self.lay(layers)?;
+        self.check_wanted()?;
+        progress.stage("writing the image");
+        new.write(&tree, progress)?;
+        self.check_wanted()?;
+        let info = ImageInfo {
+            source: self.source.to_owned(),
+            config: image_config(&self.pulled.config, &tree),
+            origin: self.origin(),
+            made: Some(self.now),
+        };
+        Ok(new.finish(&name, info)?)
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        let reference = self.pulled.reference.clone()?;
+        Some(Origin {
+            reference,
+            manifest: self.pulled.manifest_digest.to_string(),
+            index: self.pulled.index_digest.as_ref().map(ToString::to_string),
+        })
+    }
+
+    /// The name that it gets, and the right to give it.
+    fn claim(&self, naming: &Naming) -> Result<(ImageName, super::Claim), ImportError> {
+        let (Naming::Exactly(name) | Naming::Like(name)) = naming;
+        let claim = Image::claim(self.home, name)?;
+        let Some(taken) = self.other_at(name) else { return Ok((name.clone(), claim)) };
+        if let Naming::Like(name) = naming {
+            let near = (2..=MAX_NEARLY).filter_map(|n| format!("{name}-{n}").parse().ok());
+            for near in near {
+                let claim = Image::claim(self.home, &near)?;
+                if self.other_at(&near).is_none() {
+                    return Ok((near, claim));
+                }
+            }
+        }
+        Err(ImportError::Taken { name: name.clone(), source_of_it: taken })
+    }
+
+    /// What the image of this name is of, if it is of something else: another place than that
+    /// from which this one comes. A damaged one gives its name away.
+    fn other_at(&self, name: &ImageName) -> Option<String> {
+        let image = Image::open(self.home, name).ok()?;
+        let info = image.info();
+        let same = match (&info.origin, &self.pulled.reference) {
+            (Some(origin), Some(wanted)) => {
+                let there = &origin.reference;
+                (there.registry(), there.repository()) == (wanted.registry(), wanted.repository())
+            }
+            (None, None) => info.source == self.source,
+            _ => false,
+        };
+        (!same).then(|| info.source.clone())
+    }
+
+    /// An image that has a name and was made of the same manifest.
+    fn same_as_before(&self) -> Option<Image> {
+        let manifest = self.pulled.manifest_digest.to_string();
+        let names = Image::list(self.home).ok()?;
+        names.iter().filter_map(|name| Image::open(self.home, name).ok()).find(|image| {
+            let origin = image.info().origin.as_ref();
+            origin.is_some_and(|origin| origin.manifest == manifest)
+                && self.pulled.reference.is_some()
+        })
+    }
+
+    fn check_room(&self, new: &NewImage) -> Result<(), ImportError> {
+        let compressed: u64 = self.pulled.layers.iter().map(|layer| layer.size().get()).sum();
+        let needs = Bytes::new(compressed.saturating_mul(EXPECTED_GROWTH));
+        Ok(require_space(new.dir(), "the image", needs)?)
+    }
+
+    fn check_wanted(&self) -> Result<(), ImportError> {
+        match self.called_off.load(Ordering::Relaxed) {
+            true => Err(ImportError::CalledOff),
+            false => Ok(()),
+        }
+    }
+
+    /// The layers' archives, the lowest first.
+    fn unpack(&self, new: &NewImage, progress: &dyn Progress) -> Result<Vec<Archive>, ImportError> {
+        let layers = &self.pulled.layers;
+        let whole: u64 = layers.iter().map(|layer| layer.size().get()).sum();
+        let done = Mutex::new((0u64, Vec::new()));
+        let next = AtomicUsize::new(0);
+        let one_after_the_other = || loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(layer) = layers.get(number) else { return };
+            let made = self.check_wanted().and_then(|()| {
+                let file = fs::nameless(new.dir())?;
+                layer.unpack_into(&file)?;
+                self.open(layer.digest().to_string(), file)
+            });
+            if made.is_err() {
+                next.store(layers.len(), Ordering::Relaxed);
+            }
+            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
+            done.0 += layer.size().get();
+            done.1.push((number, made));
+            progress.advance(done.0, Some(whole));
+        };
+        let processors =
+            std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE);
+        std::thread::scope(|scope| {
+            for _ in 0..processors.min(layers.len()) {
+                scope.spawn(one_after_the_other);
+            }
+        });
+        let (_, mut made) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+        made.sort_by_key(|(number, _)| *number);
+        made.into_iter().map(|(_, archive)| archive).collect()
+    }
+
+    fn open(&self, layer: String, file: File) -> Result<Archive, ImportError> {
+        Archive::open(file).map_err(|source| ImportError::Archive { layer, source })
+    }
+
+    fn lay(&self, layers: Vec<Archive>) -> Result<Tree, ImportError> {
+        let mut tree = Tree::new();
+        for (archive, layer) in layers.into_iter().zip(&self.pulled.layers) {
+            tree.lay(archive, Whiteouts::Hide).map_err(|source| {
+                let layer = layer.digest().to_string();
+                ImportError::Tree { layer, source }
+            })?;
+        }
+        Ok(tree)
+    }
+}

@@ -1,0 +1,100 @@
+//! What an image's config wishes, as far as a sandbox can grant it. Pure.
+
+use std::collections::BTreeMap;
+
+use super::{ImageConfig, InitMode};
+use crate::oci::Config;
+use crate::tree::Tree;
+
+/// Where programs are looked for in an image that does not say: Docker's own default.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Shells, the best first, and how each is asked to be a login shell.
+const SHELLS: [(&str, &[&str]); 4] = [
+    ("bin/bash", &["/bin/bash", "-l"]),
+    ("usr/bin/bash", &["/usr/bin/bash", "-l"]),
+    ("bin/sh", &["/bin/sh", "-l"]),
+    ("bin/busybox", &["/bin/busybox", "sh", "-l"]),
+];
+
+/// The config of an image with this tree.
+pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
+    let mut env: BTreeMap<String, String> = config
+        .env
+        .iter()
+        .filter_map(|variable| variable.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    env.entry("PATH".to_owned()).or_insert_with(|| PATH.to_owned());
+    let shell = SHELLS.iter().find(|(path, _)| tree.is_program(path));
+    ImageConfig {
+        env,
+        user: config.user.clone(),
+        workdir: config.working_dir.clone(),
+        shell: shell
+            .map(|(_, argv)| argv.iter().map(|&word| word.to_owned()).collect())
+            .unwrap_or_default(),
+        init: InitMode::Agent,
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        stop_signal: config.stop_signal.clone(),
+        ports: config.exposed_ports.clone(),
+        volumes: config.volumes.clone(),
+        labels: config.labels.clone(),
+        healthcheck: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::archive::Kind;
+    use crate::tree::tests::{entry, laid, text};
+
+    fn program(path: &str) -> crate::archive::Entry {
+        let mut program = text(path, "#!");
+        program.attributes.mode = 0o755;
+        program
+    }
+
+    fn of(config: &Config, entries: Vec<crate::archive::Entry>) -> ImageConfig {
+        image_config(config, &laid(vec![entries]).unwrap())
+    }
+
+    #[test]
+    fn an_image_that_says_nothing_has_a_path_and_whatever_shell_is_in_it() {
+        let shell = |entries| of(&Config::default(), entries).shell;
+        assert_eq!(shell(vec![]), Vec::<String>::new());
+        assert_eq!(shell(vec![text("bin/sh", "not to be run")]), Vec::<String>::new());
+        assert_eq!(shell(vec![program("bin/sh")]), ["/bin/sh", "-l"]);
+        assert_eq!(
+            shell(vec![program("bin/sh"), program("usr/bin/bash")]),
+            ["/usr/bin/bash", "-l"]
+        );
+        let merged = entry("bin", Kind::Symlink("usr/bin".into()));
+        assert_eq!(shell(vec![program("usr/bin/bash"), merged]), ["/bin/bash", "-l"]);
+        let busybox = entry("bin/sh", Kind::Symlink("/bin/busybox".into()));
+        assert_eq!(shell(vec![program("bin/busybox"), busybox]), ["/bin/sh", "-l"]);
+        let nowhere = entry("bin/sh", Kind::Symlink("/bin/gone".into()));
+        assert_eq!(shell(vec![nowhere]), Vec::<String>::new());
+        assert_eq!(of(&Config::default(), vec![]).env["PATH"], PATH);
+    }
+
+    #[test]
+    fn its_wishes_are_kept() {
+        let config = Config {
+            env: vec![
+                "A=1".to_owned(),
+                "nonsense".to_owned(),
+                "PATH=/p".to_owned(),
+                "A=2=3".to_owned(),
+            ],
+            entrypoint: vec!["e".to_owned()],
+            user: "www:33".to_owned(),
+            ..Config::default()
+        };
+        let kept = of(&config, vec![]);
+        let env: Vec<_> = kept.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        assert_eq!(env, [("A", "2=3"), ("PATH", "/p")]);
+        assert_eq!((kept.entrypoint, kept.user.as_str()), (vec!["e".to_owned()], "www:33"));
+    }
+}

@@ -1,0 +1,95 @@
+//! The way to a path, as the kernel would go it with this tree as its root: symbolic links are
+//! followed, `..` ends at the root.
+
+use std::borrow::Cow;
+
+use bstr::{BStr, BString, ByteSlice as _};
+
+use super::{MAX_LINKS_ON_WAY, NodeId, NodeKind, Refused, Tree};
+
+/// A way that is being gone.
+pub(super) struct Way<'a> {
+    /// The directories that it leads through, the root first.
+    behind: Vec<NodeId>,
+    /// The names that are still to be looked up, last first.
+    ahead: Vec<Cow<'a, BStr>>,
+    links: usize,
+    /// Names that were looked up because of symbolic links.
+    pub(super) detours: usize,
+}
+
+/// Where it ends, or cannot go on.
+pub(super) enum Stop {
+    /// It leads to this directory.
+    Arrived(NodeId),
+    /// To go on it would have to lead through this, which is no directory.
+    File(NodeId),
+    /// There is nothing of this name in this directory.
+    Missing(NodeId, BString),
+}
+
+impl<'a> Way<'a> {
+    pub(super) fn to(path: &'a BStr) -> Self {
+        let ahead = path.rsplit_str("/").map(|part| Cow::Borrowed(part.as_bstr())).collect();
+        Self { behind: vec![NodeId::ROOT], ahead, links: 0, detours: 0 }
+    }
+
+    /// Goes as far as it leads.
+    pub(super) fn go_on(&mut self, tree: &Tree) -> Result<Stop, Refused> {
+        while let Some(name) = self.ahead.pop() {
+            let here = self.here();
+            match name.as_bytes() {
+                b"" | b"." => continue,
+                b".." => {
+                    self.behind.truncate((self.behind.len() - 1).max(1));
+                    continue;
+                }
+                _ => {}
+            }
+            let Some(child) = tree.child(here, &name) else {
+                return Ok(Stop::Missing(here, name.into_owned()));
+            };
+            match &tree.node(child).kind {
+                NodeKind::Directory(_) => self.behind.push(child),
+                NodeKind::Symlink(target) => self.follow(target.as_bstr())?,
+                _ => return Ok(Stop::File(child)),
+            }
+        }
+        Ok(Stop::Arrived(self.here()))
+    }
+
+    /// Goes into a directory that was missing.
+    pub(super) fn enter(&mut self, directory: NodeId) {
+        self.behind.push(directory);
+    }
+
+    fn here(&self) -> NodeId {
+        self.behind.last().copied().unwrap_or(NodeId::ROOT)
+    }
+
+    fn follow(&mut self, target: &BStr) -> Result<(), Refused> {
+        self.links += 1;
+        if self.links > MAX_LINKS_ON_WAY {
+            return Err("there are too many symbolic links on its way");
+        }
+        if target.starts_with(b"/") {
+            self.behind.truncate(1);
+        }
+        let before = self.ahead.len();
+        let parts = target.rsplit_str("/").filter(|part| !part.is_empty());
+        self.ahead.extend(parts.map(|part| Cow::Owned(BString::from(part))));
+        self.detours += self.ahead.len() - before;
+        Ok(())
+    }
+}
+
+impl Tree {
+    /// Whether a process in the tree finds a program at this path.
+    pub(crate) fn is_program(&self, path: &str) -> bool {
+        let mut way = Way::to(path.as_bytes().as_bstr());
+        let Ok(Stop::File(node)) = way.go_on(self) else { return false };
+        let node = self.node(node);
+        let is_file = matches!(node.kind, NodeKind::File(_));
+        way.ahead.is_empty() && is_file && node.attributes.mode & 0o111 != 0
+    }
+}
