@@ -30,13 +30,16 @@ pub(crate) const TO_RUN: [Package; 9] = [
 ];
 
 /// What only tests run: they compare what banger makes with what the usual tools make of it.
-pub(crate) const TO_TEST: [Package; 6] = [
+pub(crate) const TO_TEST: [Package; 9] = [
     package("cpio", "cpio"),
     package("debugfs", "e2fsprogs"),
     package("depmod", "kmod"),
+    package("docker-registry", "docker-registry"),
     package("git", "git"),
     package("ip", "iproute2"),
     package("mount", "mount"),
+    package("openssl", "openssl"),
+    package("skopeo", "skopeo"),
 ];
 
 /// Makes sure that all of these are installed.

@@ -24,6 +24,8 @@ const STDERR_TAIL: usize = 2048;
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 /// Most bytes that [`Tool::capture`] takes from standard output.
 const MAX_CAPTURE: u64 = 64 * 1024 * 1024;
+/// Most bytes that [`Tool::answer`] takes from standard output.
+const MAX_ANSWER: u64 = 64 * 1024;
 
 /// A program with its arguments, not yet running.
 #[derive(Debug)]
@@ -110,6 +112,20 @@ impl Tool {
         Ok(reader.and_then(|thread| thread.join().ok()).unwrap_or_default())
     }
 
+    /// Runs the program to its end, and returns what it wrote to standard output also when it
+    /// fails: there are programs that say there what is wrong.
+    ///
+    /// # Errors
+    /// When it is not installed or cannot be started.
+    pub fn answer(self, timeout: Duration) -> Result<Answer> {
+        let mut running = self.stream(timeout)?;
+        let stdout = running.take_stdout();
+        let reader = stdout.map(|out| std::thread::spawn(move || read_up_to(out, MAX_ANSWER)));
+        let ended = running.finish();
+        let stdout = reader.and_then(|thread| thread.join().ok()).unwrap_or_default();
+        Ok(Answer { stdout, ended })
+    }
+
     /// Starts the program; its standard output is the caller's to read, then
     /// [`Running::finish`] tells how it went.
     ///
@@ -131,6 +147,15 @@ impl Tool {
             deadline: Deadline::after(timeout),
         })
     }
+}
+
+/// What a program said, and how it ended.
+#[derive(Debug)]
+pub struct Answer {
+    /// The beginning of what it wrote to standard output, at most 64 KiB.
+    pub stdout: Vec<u8>,
+    /// An error when it failed or exceeded its time.
+    pub ended: Result<()>,
 }
 
 /// A program on its way. Dropped before it has ended, it is killed.
@@ -248,6 +273,13 @@ mod tests {
         let error =
             Tool::new("sh").args(["-c", "echo bad luck >&2; exit 3"]).capture(LONG).unwrap_err();
         assert_eq!(error.to_string(), "sh failed (exit status: 3): bad luck");
+    }
+
+    #[test]
+    fn an_answer_is_heard_also_from_a_program_that_fails() {
+        let said = Tool::new("sh").args(["-c", "echo no such thing; exit 1"]).answer(LONG).unwrap();
+        assert_eq!(said.stdout, b"no such thing\n");
+        assert!(matches!(said.ended, Err(HostError::Failed { .. })));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::{AtPath as _, Result};
+use crate::fs::open_file;
 
 /// An exclusive lock, held as long as the value lives. Children do not inherit it.
 #[derive(Debug)]
@@ -50,6 +51,69 @@ impl FileLock {
     }
 }
 
+/// A file that is read, under a lock that any number of readers hold at once: nobody removes it
+/// by [`remove_unused`] meanwhile. Children do not inherit it.
+#[derive(Debug)]
+pub struct SharedFile {
+    file: File,
+}
+
+impl SharedFile {
+    /// Opens the file at `path`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it is no file, or cannot be opened or locked.
+    pub fn open(path: &Path) -> Result<Option<Self>> {
+        loop {
+            let file = match open_file(path) {
+                Err(error) if error.is_not_found() => return Ok(None),
+                other => other?,
+            };
+            match flock(&file, FlockOperation::LockShared) {
+                Ok(()) if is_at(&file, path)? => return Ok(Some(Self { file })),
+                Ok(()) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error).at("lock", path),
+            }
+        }
+    }
+
+    /// The file. Its place is shared by all who read it: read at places of your own.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+/// What became of a file that was to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// Somebody has it open as a [`SharedFile`].
+    InUse,
+    /// There was none.
+    NotThere,
+}
+
+/// Removes a file unless somebody has it open as a [`SharedFile`].
+///
+/// # Errors
+/// When it cannot be opened, locked or removed.
+pub fn remove_unused(path: &Path) -> Result<Removal> {
+    let file = match open_file(path) {
+        Err(error) if error.is_not_found() => return Ok(Removal::NotThere),
+        other => other?,
+    };
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => return Ok(Removal::InUse),
+        other => other.at("lock", path)?,
+    }
+    if !is_at(&file, path)? {
+        return Ok(Removal::NotThere);
+    }
+    std::fs::remove_file(path).at("remove", path)?;
+    Ok(Removal::Removed)
+}
+
 /// Whether this is the file at `path`, and not one that was there.
 fn is_at(file: &File, path: &Path) -> Result<bool> {
     let ours = file.metadata().at("look at", path)?;
@@ -85,6 +149,22 @@ mod tests {
         drop(held);
         assert!(FileLock::try_acquire(&path).unwrap().is_some());
     }
+    #[test]
+    fn what_is_read_is_not_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("blob");
+        assert!(SharedFile::open(&path).unwrap().is_none());
+        assert_eq!(remove_unused(&path).unwrap(), Removal::NotThere);
+        crate::fs::write_atomic(&path, b"content").unwrap();
+        let one = SharedFile::open(&path).unwrap().unwrap();
+        let other = SharedFile::open(&path).unwrap();
+        drop(one);
+        assert_eq!(remove_unused(&path).unwrap(), Removal::InUse);
+        drop(other);
+        assert_eq!(remove_unused(&path).unwrap(), Removal::Removed);
+        assert!(SharedFile::open(&path).unwrap().is_none());
+    }
+
     #[test]
     fn who_waited_for_a_file_that_is_removed_locks_the_one_that_is_there() {
         let dir = tempfile::tempdir().unwrap();

@@ -15,6 +15,7 @@ mod hosttools;
 pub mod image;
 mod initramfs;
 pub mod kernel;
+pub mod oci;
 mod space;
 pub mod tree;
 

@@ -56,10 +56,14 @@ pub enum ParseDigestError {
 }
 
 impl Digest {
-    /// The digest with these bytes; `None` when they are not as many as the algorithm makes.
-    pub fn from_bytes(algorithm: DigestAlgorithm, bytes: &[u8]) -> Option<Self> {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        (hex.len() == algorithm.hex_len()).then_some(Self { algorithm, hex })
+    /// The SHA-256 digest with these bytes.
+    pub fn sha256(bytes: [u8; 32]) -> Self {
+        Self { algorithm: DigestAlgorithm::Sha256, hex: hex(&bytes) }
+    }
+
+    /// The SHA-512 digest with these bytes.
+    pub fn sha512(bytes: [u8; 64]) -> Self {
+        Self { algorithm: DigestAlgorithm::Sha512, hex: hex(&bytes) }
     }
 
     /// What it is computed with.
@@ -76,6 +80,10 @@ impl Digest {
     pub fn short(&self) -> &str {
         &self.hex[..12]
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl FromStr for Digest {
@@ -134,10 +142,11 @@ mod tests {
         for text in [format!("sha256:{}", "0f".repeat(32)), format!("sha512:{}", "a1".repeat(64))] {
             assert_eq!(text.parse::<Digest>().unwrap().to_string(), text);
         }
-        let from_bytes = Digest::from_bytes(DigestAlgorithm::Sha256, &[0xab; 32]).unwrap();
+        let from_bytes = Digest::sha256([0xab; 32]);
         assert_eq!(from_bytes.hex(), "ab".repeat(32));
         assert_eq!(from_bytes.short(), "abababababab");
-        assert_eq!(Digest::from_bytes(DigestAlgorithm::Sha512, &[0; 32]), None);
+        let long = Digest::sha512([7; 64]);
+        assert_eq!(long.to_string().parse(), Ok(long));
     }
 
     #[test]

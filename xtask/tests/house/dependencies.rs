@@ -8,8 +8,13 @@ use banger_testkit::repo_root;
 use crate::graph::tree;
 
 /// Most packages in `Cargo.lock`. More is a decision, made here: a third of them serve the daemon
-/// (hyper and axum, SQLite, tracing, the metrics).
-const MAX_LOCKED: usize = 185;
+/// (hyper and axum, SQLite, tracing, the metrics). TLS and decompression for images from registries
+/// are 17; ten more only name Windows and are never built.
+const MAX_LOCKED: usize = 210;
+
+/// Packages that come in two versions, each with the reason why that cannot be avoided.
+const TWICE: [(&str, &str); 1] =
+    [("getrandom", "ring, which TLS rests on, still asks for 0.2 in its newest release")];
 
 /// Everything that may end up in the guest agent, which runs as PID 1 in every sandbox. What
 /// comes with macros runs only while compiling, but is compiled from the same hands.
@@ -65,7 +70,12 @@ fn the_number_of_packages_is_bounded() {
 /// Two versions of one package are two places to mend.
 #[test]
 fn no_package_comes_in_two_versions() {
-    let twice = tree(&["--workspace", "--duplicates", "--depth", "0"]);
+    let mut twice = tree(&["--workspace", "--duplicates", "--depth", "0"]);
+    // Empty lines stand between them.
+    twice.remove("");
+    for (name, reason) in TWICE {
+        assert!(twice.remove(name), "{name} comes once now, so take it off the list ({reason})");
+    }
     assert!(twice.is_empty(), "in more than one version: {twice:?}");
 }
 

@@ -6,11 +6,13 @@ const TEXTS: [&str; 9] =
     [".rs", ".md", ".toml", ".lock", ".yml", ".snap", ".gitignore", "LICENSE", "run"];
 
 /// Hosts that addresses in the tree may name: what a reader can look at, and what is set aside
-/// for examples. A registry that one machine happens to use is not among them.
-const HOSTS: [&str; 12] = [
+/// for examples, and the registry that a reference to an image means when it names none. A registry
+/// that one machine happens to use is not among them.
+const HOSTS: [&str; 13] = [
     "apache.org",
     "crates.io",
     "deb.debian.org",
+    "docker.io",
     "docs.rs",
     "example.com",
     "example.org",

@@ -48,6 +48,7 @@ pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
 mod tests {
     use super::*;
     use crate::archive::Kind;
+    use crate::oci::document::parse_config;
     use crate::tree::tests::{entry, laid, text};
 
     fn program(path: &str) -> crate::archive::Entry {
@@ -81,17 +82,12 @@ mod tests {
 
     #[test]
     fn its_wishes_are_kept() {
-        let config = Config {
-            env: vec![
-                "A=1".to_owned(),
-                "nonsense".to_owned(),
-                "PATH=/p".to_owned(),
-                "A=2=3".to_owned(),
-            ],
-            entrypoint: vec!["e".to_owned()],
-            user: "www:33".to_owned(),
-            ..Config::default()
-        };
+        let config = parse_config(
+            br#"{"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": []}, "config": {
+                "Env": ["A=1", "nonsense", "PATH=/p", "A=2=3"], "Entrypoint": ["e"],
+                "User": "www:33"}}"#,
+        )
+        .unwrap();
         let kept = of(&config, vec![]);
         let env: Vec<_> = kept.env.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         assert_eq!(env, [("A", "2=3"), ("PATH", "/p")]);

@@ -1,0 +1,119 @@
+//! The config of an image: how it wants to be run, and what its layers unpack to.
+
+use std::collections::BTreeMap;
+
+use banger_model::Digest;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::platform::Spec;
+use super::{DocumentError, MAX_CONFIG, Platform, or_default};
+
+/// What an image's config says. Texts are as the image has them: whoever uses one checks it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `NAME=VALUE`, in the order of the image.
+    pub env: Vec<String>,
+    /// What is run always, before the arguments.
+    pub entrypoint: Vec<String>,
+    /// The arguments when none are given; without an entrypoint the command.
+    pub cmd: Vec<String>,
+    /// Who runs it: `NAME`, `UID`, either with `:GROUP`; empty for root.
+    pub user: String,
+    /// Where it begins; empty for `/`.
+    pub working_dir: String,
+    /// Notes of whoever made it.
+    pub labels: BTreeMap<String, String>,
+    /// The signal that asks it to end, by name or number.
+    pub stop_signal: Option<String>,
+    /// `PORT/PROTOCOL`, sorted.
+    pub exposed_ports: Vec<String>,
+    /// Paths that are meant to outlive it, sorted.
+    pub volumes: Vec<String>,
+    /// The digest of each layer's uncompressed tar, the lowest first.
+    pub diff_ids: Vec<Digest>,
+    platform: Spec,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawConfig {
+    #[serde(default, deserialize_with = "or_default")]
+    architecture: String,
+    #[serde(default, deserialize_with = "or_default")]
+    os: String,
+    #[serde(default)]
+    variant: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    config: RawWishes,
+    rootfs: RawRootfs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct RawWishes {
+    #[serde(deserialize_with = "or_default")]
+    env: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    entrypoint: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    cmd: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    user: String,
+    #[serde(deserialize_with = "or_default")]
+    working_dir: String,
+    #[serde(deserialize_with = "or_default")]
+    labels: BTreeMap<String, String>,
+    stop_signal: Option<String>,
+    #[serde(deserialize_with = "or_default")]
+    exposed_ports: BTreeMap<String, IgnoredAny>,
+    #[serde(deserialize_with = "or_default")]
+    volumes: BTreeMap<String, IgnoredAny>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawRootfs {
+    #[serde(default, deserialize_with = "or_default")]
+    diff_ids: Vec<Digest>,
+}
+
+/// Reads a config.
+///
+/// # Errors
+/// [`DocumentError`] when it is no JSON, too large, or has no digests of layers.
+pub fn parse_config(bytes: &[u8]) -> Result<Config, DocumentError> {
+    if bytes.len() as u64 > MAX_CONFIG.get() {
+        return Err(DocumentError::TooLarge(MAX_CONFIG));
+    }
+    let raw: RawConfig = serde_json::from_slice(bytes)?;
+    let wishes = raw.config;
+    Ok(Config {
+        env: wishes.env,
+        entrypoint: wishes.entrypoint,
+        cmd: wishes.cmd,
+        user: wishes.user,
+        working_dir: wishes.working_dir,
+        labels: wishes.labels,
+        stop_signal: wishes.stop_signal.filter(|text| !text.is_empty()),
+        exposed_ports: wishes.exposed_ports.into_keys().collect(),
+        volumes: wishes.volumes.into_keys().collect(),
+        diff_ids: raw.rootfs.diff_ids,
+        platform: Spec { architecture: raw.architecture, os: raw.os, variant: raw.variant },
+    })
+}
+
+impl Config {
+    /// Whether it is for this kind of machine, and has a digest for each of so many layers.
+    pub(crate) fn check(&self, platform: &Platform, layers: usize) -> Result<(), DocumentError> {
+        if platform.rank(Some(&self.platform)).is_none() {
+            return Err(DocumentError::WrongPlatform {
+                found: self.platform.to_string(),
+                wanted: platform.to_string(),
+            });
+        }
+        if self.diff_ids.len() != layers {
+            let diff_ids = self.diff_ids.len();
+            return Err(DocumentError::LayersDisagree { layers, diff_ids });
+        }
+        Ok(())
+    }
+}
