@@ -14,6 +14,7 @@ pub struct Home {
     state: PathBuf,
     cache: PathBuf,
     runtime: PathBuf,
+    config: PathBuf,
     root: Option<PathBuf>,
 }
 
@@ -32,6 +33,8 @@ pub struct HomeEnv {
     pub xdg_cache: Option<OsString>,
     /// `XDG_RUNTIME_DIR`.
     pub xdg_runtime: Option<OsString>,
+    /// `XDG_CONFIG_HOME`.
+    pub xdg_config: Option<OsString>,
 }
 
 impl HomeEnv {
@@ -46,6 +49,7 @@ impl HomeEnv {
             xdg_state: var("XDG_STATE_HOME"),
             xdg_cache: var("XDG_CACHE_HOME"),
             xdg_runtime: var("XDG_RUNTIME_DIR"),
+            xdg_config: var("XDG_CONFIG_HOME"),
         }
     }
 }
@@ -80,6 +84,7 @@ impl Home {
         Ok(Self {
             data: dir(&env.xdg_data, ".local/share"),
             cache: dir(&env.xdg_cache, ".cache"),
+            config: dir(&env.xdg_config, ".config"),
             state,
             runtime,
             root: None,
@@ -93,6 +98,7 @@ impl Home {
             state: root.join("state"),
             cache: root.join("cache"),
             runtime: root.join("run"),
+            config: root.to_owned(),
             root: Some(root.to_owned()),
         }
     }
@@ -203,6 +209,11 @@ impl Home {
         self.state.join("host")
     }
 
+    /// What its owner has set, in TOML.
+    pub fn config(&self) -> PathBuf {
+        self.config.join("config.toml")
+    }
+
     /// What can be fetched or made again.
     pub fn cache(&self) -> &Path {
         &self.cache
@@ -227,6 +238,7 @@ mod tests {
             xdg_state: get("XDG_STATE_HOME"),
             xdg_cache: get("XDG_CACHE_HOME"),
             xdg_runtime: get("XDG_RUNTIME_DIR"),
+            xdg_config: get("XDG_CONFIG_HOME"),
         }
     }
 

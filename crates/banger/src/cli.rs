@@ -3,9 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, completion, doctor, man, snapshot_delete, snapshot_list, template_delete, template_list,
-    template_prune, version, vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork, vm_list,
-    vm_logs, vm_prune, vm_run, vm_show, vm_snapshot, vm_stats,
+    bench, completion, doctor, image_cache, image_delete, image_list, image_pull, image_show, man,
+    snapshot_delete, snapshot_list, template_delete, template_list, template_prune, version,
+    vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork, vm_list, vm_logs, vm_prune, vm_run,
+    vm_show, vm_snapshot, vm_stats,
 };
 
 /// Disposable Linux sandboxes, each a virtual machine of its own.
@@ -38,6 +39,9 @@ pub(crate) enum Command {
     /// Sandboxes
     #[command(subcommand)]
     Vm(Vm),
+    /// Images, which sandboxes are made of
+    #[command(subcommand)]
+    Image(Image),
     /// Templates, which sandboxes are made from
     #[command(subcommand)]
     Template(Template),
@@ -96,6 +100,27 @@ pub(crate) enum Vm {
     Logs(vm_logs::Args),
     Stats(vm_stats::Args),
     Cp(vm_cp::Args),
+}
+
+/// An image is named by its name here, or by where it is in a registry.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    Pull(image_pull::Args),
+    #[command(visible_alias = "ls")]
+    List(image_list::Args),
+    Show(image_show::Args),
+    #[command(visible_alias = "rm")]
+    Delete(image_delete::Args),
+    /// What was fetched for images
+    #[command(subcommand)]
+    Cache(ImageCache),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCache {
+    #[command(visible_alias = "ls")]
+    List(image_cache::ListArgs),
+    Prune(image_cache::PruneArgs),
 }
 
 /// A template is named by its id or the beginning of its id.

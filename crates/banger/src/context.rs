@@ -28,11 +28,16 @@ pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
 }
 
+/// Where relative paths count from.
+pub(crate) fn current_dir() -> std::io::Result<PathBuf> {
+    std::env::current_dir()
+}
+
 impl Context {
     /// Reads the environment of this process.
     #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
     pub(crate) fn from_process() -> Result<Self> {
-        let current = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        let current = current_dir().unwrap_or_else(|_| PathBuf::from("/"));
         let home = Home::from_env(&HomeEnv::from_process(), &current)?;
         let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let program = std::env::current_exe().context("cannot tell where this program is")?;

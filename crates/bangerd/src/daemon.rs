@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{ensure_private_dir, file_size, is_there, list_dir, remove_all};
 use banger_host::home::Home;
+use banger_image::oci;
 use banger_model::{SandboxId, Span, Timestamp};
 use banger_store::{Store, Write};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -23,6 +24,7 @@ use tracing::{info, warn};
 use crate::arsenal::Arsenal;
 use crate::assets::Sources;
 use crate::checkpoint::Checkpoints;
+use crate::images::Images;
 use crate::machine::HelperProgram;
 use crate::metrics::Metrics;
 use crate::operations::{MAX_FINISHED, Operations, now};
@@ -47,6 +49,8 @@ const REMEMBERED: Span = Span::from_secs(24 * 3600);
 pub struct Settings {
     /// What sandboxes are made from, and whose they are.
     pub sources: Sources,
+    /// How images are fetched.
+    pub fetching: oci::Settings,
     /// The program that stands before a sandbox's network.
     pub relay: HelperProgram,
     /// A socket that listens already; without one it makes its own.
@@ -64,7 +68,7 @@ pub struct Settings {
 /// # Errors
 /// When it cannot begin.
 pub async fn run(settings: Settings) -> Result<()> {
-    let Settings { sources, relay, socket, ready, spares, checkpoints } = settings;
+    let Settings { sources, fetching, relay, socket, ready, spares, checkpoints } = settings;
     let home = sources.home.clone();
     let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let (listener, _lock) = seat::take(&home, socket).await?;
@@ -75,6 +79,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let shared = Arc::new(Shared {
         templates: Templates::below(home.templates()),
         snapshots: Snapshots::below(home.snapshots()),
+        images: Arc::new(Images::new(home.clone(), fetching)),
         home,
         arsenal: Arsenal::new(sources),
         relay,

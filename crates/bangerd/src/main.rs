@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use banger_host::home::{Home, HomeEnv};
 use bangerd::assets::{DEFAULT_PATH, Sources, guest_programs};
 use bangerd::checkpoint::{Checkpoint, Checkpoints};
+use bangerd::config::Config;
 use bangerd::daemon::{self, Settings};
 use bangerd::machine::HelperProgram;
 use bangerd::spares;
@@ -101,6 +102,7 @@ fn run(args: Args) -> Result<()> {
     }
     log_to_stderr(args.log, args.verbose);
     end_with_any_panic();
+    let fetching = fetching(&sources)?;
     let relay = HelperProgram { program: program()?, args: vec!["relay".into()] };
     let socket = args.socket_fd.map(inherited).transpose()?;
     let ready = args.ready_fd.map(inherited).transpose()?.map(File::from);
@@ -114,6 +116,7 @@ fn run(args: Args) -> Result<()> {
     let word = ready.as_ref().map(File::try_clone).transpose()?;
     let ended = runtime.block_on(daemon::run(Settings {
         sources,
+        fetching,
         relay,
         socket,
         ready,
@@ -131,6 +134,20 @@ fn run(args: Args) -> Result<()> {
 fn print(text: &str) -> Result<()> {
     use std::io::Write as _;
     Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+/// How images are fetched: as the owner has set, with the credentials that Docker's users have.
+#[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
+fn fetching(sources: &Sources) -> Result<banger_image::oci::Settings> {
+    let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let docker = var("DOCKER_CONFIG").or_else(|| Some(var("HOME")?.join(".docker")));
+    let settings = Config::read(&sources.home.config())?.fetching()?;
+    Ok(banger_image::oci::Settings {
+        credentials: docker.map(|dir| dir.join("config.json")),
+        search_path: sources.path.clone(),
+        roots: var("SSL_CERT_FILE"),
+        ..settings
+    })
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]

@@ -157,6 +157,11 @@ impl Shown {
         self.0.subscribe()
     }
 
+    /// What it is about turned out to be called so.
+    pub(crate) fn is_about(&self, name: &str) {
+        self.change(|operation| operation.name = name.to_owned());
+    }
+
     /// It has ended.
     pub(crate) fn finish(&self, status: OperationStatus) {
         self.change(|operation| operation.status = status);

@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::arsenal::Arsenal;
 use crate::checkpoint::Checkpoints;
+use crate::images::Images;
 use crate::machine::HelperProgram;
 use crate::metrics::Metrics;
 use crate::operations::Operations;
@@ -28,6 +29,8 @@ pub(crate) struct Shared {
     pub home: Home,
     /// What sandboxes are made from.
     pub arsenal: Arsenal,
+    /// Images that are fetched.
+    pub images: Arc<Images>,
     /// What sandboxes are restored from.
     pub templates: Arc<Templates>,
     /// Machines that wait to become sandboxes.

@@ -27,9 +27,10 @@ pub use session::{MAX_SIGNALS, ProcessSession, SessionControl, SessionError, Ses
 
 use crate::attach::PROTOCOL;
 use crate::types::{
-    CreateSandbox, Created, ForkSandbox, Forked, GuestProcess, LogChunk, LogSource, Operation,
-    PathKind, ProblemCode, ProcessId, PruneRequest, PruneTemplatesRequest, Pruned, PrunedTemplates,
-    Sandbox, Snapshot, StartProcess, StartedProcess, Stats, Template, Version,
+    CachedBlob, CreateSandbox, Created, ForkSandbox, Forked, GuestProcess, Image, LogChunk,
+    LogSource, Operation, PathKind, ProblemCode, ProcessId, PruneCacheRequest, PruneRequest,
+    PruneTemplatesRequest, Pruned, PrunedCache, PrunedTemplates, PullImage, Sandbox, Snapshot,
+    StartProcess, StartedProcess, Stats, Template, Version,
 };
 use events::{Ending, Resume};
 use http::Ask;
@@ -213,6 +214,47 @@ impl Client {
         request: &PruneTemplatesRequest,
     ) -> Result<PrunedTemplates, ClientError> {
         let target = Target::new("templates").at("prune");
+        self.fetch(Ask::post(target).json(request)?).await
+    }
+
+    /// The images that there are.
+    pub async fn images(&self) -> Result<Vec<Image>, ClientError> {
+        self.fetch(Ask::get(Target::new("images"))).await
+    }
+
+    /// Has an image fetched; the operation tells how that goes. Where the daemon dies meanwhile, the
+    /// next one is asked, and goes on from what is here.
+    pub async fn pull(
+        &self,
+        wanted: &PullImage,
+        id: &OperationId,
+    ) -> Result<Operation, ClientError> {
+        let target = Target::new("images").with("operation", id);
+        self.fetch(Ask::post(target).json(wanted)?.repeatable()).await
+    }
+
+    /// An image, by its name or by where it is in a registry.
+    pub async fn image(&self, image: &str) -> Result<Image, ClientError> {
+        self.fetch(Ask::get(Target::new("images").at(image))).await
+    }
+
+    /// Removes an image; answers with it as it was.
+    pub async fn delete_image(&self, image: &str) -> Result<Image, ClientError> {
+        let target = Target::new("images").at(image);
+        self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
+    }
+
+    /// What was fetched.
+    pub async fn image_cache(&self) -> Result<Vec<CachedBlob>, ClientError> {
+        self.fetch(Ask::get(Target::new("image-cache"))).await
+    }
+
+    /// Removes what was fetched and is not being used.
+    pub async fn prune_image_cache(
+        &self,
+        request: &PruneCacheRequest,
+    ) -> Result<PrunedCache, ClientError> {
+        let target = Target::new("image-cache").at("prune");
         self.fetch(Ask::post(target).json(request)?).await
     }
 

@@ -1,5 +1,6 @@
 //! What travels: requests, answers, events.
 
+mod image;
 mod operation;
 mod problem;
 mod process;
@@ -9,6 +10,7 @@ mod stats;
 mod template;
 mod text;
 
+pub use image::{CachedBlob, Image, ImageWishes, PruneCacheRequest, PrunedCache, PullImage};
 pub use operation::{Asked, ImageAction, Operation, Stage, StageProgress};
 pub use problem::{Problem, ProblemCode};
 pub use process::{

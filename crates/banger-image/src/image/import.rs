@@ -118,7 +118,8 @@ impl Import<'_> {
         self.check_room(&new)?;
         progress.stage("unpacking the layers");
         let layers = self.unpack(&new, progress)?;
-        let tree = self.lay(layers)?;
+        let mut tree = self.lay(layers)?;
+        tree.make_directories(&self.pulled.config.working_dir);
         self.check_wanted()?;
         progress.stage("writing the image");
         new.write(&tree, progress)?;

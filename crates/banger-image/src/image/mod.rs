@@ -148,6 +148,11 @@ impl Image {
         &self.id
     }
 
+    /// The name by which it was found, if it was by one.
+    pub fn name(&self) -> Option<ImageName> {
+        self.found.file_name()?.to_str()?.parse().ok()
+    }
+
     /// What it was made from.
     pub fn info(&self) -> &ImageInfo {
         self.artifact.info()

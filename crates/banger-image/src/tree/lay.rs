@@ -184,6 +184,13 @@ impl Tree {
         Ok(found)
     }
 
+    /// Makes the directories of a path that are missing, as whoever runs a container does for the
+    /// one in which it begins. What stands in their way stays.
+    pub(crate) fn make_directories(&mut self, path: &str) {
+        // Who finds no such directory is told so when it is entered.
+        let _ = self.directory(path.as_bytes().as_bstr(), Missing::Make);
+    }
+
     fn imply(&mut self, parent: NodeId, name: &BStr) -> Result<NodeId, Refused> {
         self.implied += 1;
         if self.implied > MAX_IMPLIED {

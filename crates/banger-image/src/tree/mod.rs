@@ -27,7 +27,7 @@ pub const MAX_IMPLIED: usize = 100_000;
 /// Most symbolic links on the way to one entry, as Linux has it (`MAXSYMLINKS`).
 pub const MAX_LINKS_ON_WAY: usize = 40;
 /// Most components of paths that are looked up because symbolic links lead there, in one tree.
-pub const MAX_DETOURS: usize = 20_000_000;
+pub const MAX_DETOURS: usize = 5_000_000;
 
 /// Why an archive's entry has no place in the tree.
 #[derive(Debug, Error, PartialEq, Eq)]

@@ -166,6 +166,21 @@ fn links_that_lead_a_long_way_again_and_again_cost_little() {
 }
 
 #[test]
+fn directories_that_are_missing_can_be_made_and_programs_found() {
+    let mut tool = text("usr/bin/tool", "#!");
+    tool.attributes.mode = 0o755;
+    let mut tree = laid(vec![vec![tool, symlink("bin", "usr/bin"), text("f", "")]]).unwrap();
+    for path in ["/srv/a", "bin/x", "f/y", "", "/"] {
+        tree.make_directories(path);
+    }
+    assert_eq!(told(&tree), "bin->usr/bin f= srv/ srv/a/ usr/ usr/bin/ usr/bin/tool=#! usr/bin/x/");
+    assert!(tree.is_program("bin/tool") && tree.is_program("/usr/bin/tool"));
+    for none in ["f", "bin", "bin/tool/x", "no", "bin/no", ""] {
+        assert!(!tree.is_program(none), "{none}");
+    }
+}
+
+#[test]
 fn attributes_are_those_that_were_said_last() {
     let mut again = directory("d");
     again.attributes.mode = 0o700;

@@ -5,6 +5,11 @@ pub(crate) mod command_args;
 pub(crate) mod completion;
 mod consent;
 pub(crate) mod doctor;
+pub(crate) mod image_cache;
+pub(crate) mod image_delete;
+pub(crate) mod image_list;
+pub(crate) mod image_pull;
+pub(crate) mod image_show;
 pub(crate) mod man;
 pub(crate) mod snapshot_delete;
 pub(crate) mod snapshot_list;
@@ -30,7 +35,7 @@ pub(crate) mod vm_stats;
 use banger_api::client::{Client, ClientError, SandboxAction};
 use banger_model::ExitCode;
 
-use crate::cli::{Cli, Command, Snapshot, Template, Vm};
+use crate::cli::{Cli, Command, Image, ImageCache, Snapshot, Template, Vm};
 use crate::context::{self, Context};
 use crate::error::{CommandError, Failures};
 use crate::output;
@@ -40,6 +45,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     let verbosity = cli.verbose;
     match cli.command {
         Command::Vm(command) => run_vm(command, verbosity),
+        Command::Image(command) => run_image(command, verbosity),
         Command::Template(command) => run_template(command, verbosity),
         Command::Snapshot(command) => run_snapshot(command, verbosity),
         Command::Ps(args) => vm_list::run_ps(&args, verbosity),
@@ -72,6 +78,17 @@ fn run_vm(command: Vm, verbosity: u8) -> Result<ExitCode, CommandError> {
         Vm::Logs(args) => vm_logs::run(&args, verbosity),
         Vm::Stats(args) => vm_stats::run(args, verbosity),
         Vm::Cp(args) => vm_cp::run(&args, verbosity),
+    }
+}
+
+fn run_image(command: Image, verbosity: u8) -> Result<ExitCode, CommandError> {
+    match command {
+        Image::Pull(args) => image_pull::run(args, verbosity),
+        Image::List(args) => image_list::run(&args, verbosity),
+        Image::Show(args) => image_show::run(&args, verbosity),
+        Image::Delete(args) => image_delete::run(&args, verbosity),
+        Image::Cache(ImageCache::List(args)) => image_cache::list(&args, verbosity),
+        Image::Cache(ImageCache::Prune(args)) => image_cache::prune(&args, verbosity),
     }
 }
 

@@ -3,6 +3,7 @@
 mod attach;
 mod error;
 mod events;
+pub(crate) mod images;
 mod meta;
 mod operations;
 mod processes;
@@ -42,6 +43,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
                        `banger-streams/1`."
     ),
     paths(
+        images::list,
+        images::pull,
+        images::show,
+        images::delete,
+        images::cache,
+        images::prune_cache,
         meta::version,
         meta::openapi,
         sandboxes::list,
@@ -84,7 +91,7 @@ pub(crate) type App = axum::extract::State<Arc<Registry>>;
 const METRICS: &str = "/metrics";
 
 /// Every path of [`Document`] with its methods, and no other; tests compare them.
-fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 28] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 32] {
     [
         ("/v1/version", get(meta::version)),
         ("/v1/openapi.json", get(meta::openapi)),
@@ -110,6 +117,10 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 28] {
             put(processes::start).delete(processes::release),
         ),
         ("/v1/sandboxes/{sandbox}/processes/{process}/attach", get(attach::attach)),
+        ("/v1/images", get(images::list).post(images::pull)),
+        ("/v1/images/{image}", get(images::show).delete(images::delete)),
+        ("/v1/image-cache", get(images::cache)),
+        ("/v1/image-cache/prune", post(images::prune_cache)),
         ("/v1/operations", get(operations::list)),
         ("/v1/operations/{operation}", get(operations::show)),
         ("/v1/operations/{operation}/cancel", post(operations::cancel)),

@@ -35,7 +35,9 @@ pub(super) async fn cancel(
 ) -> Result<Json<Operation>, Failure> {
     let id = parse(&id)?;
     let Some(sandbox) = operation(&registry, &id)?.sandbox else {
-        registry.shared().images.cancel(&id)?;
+        if !registry.shared().images.cancel(&id) {
+            return Err(Problem::new(ProblemCode::Denied, "the operation is over").into());
+        }
         return Ok(Json(operation(&registry, &id)?));
     };
     let gone = || Problem::new(ProblemCode::Denied, "the operation is over: its sandbox is gone");

@@ -128,17 +128,20 @@ pub(super) async fn assets(
     audience: &Audience,
 ) -> Result<Option<Arc<Assets>>> {
     let kernel = &record.spec.kernel;
-    let assets = match shared.arsenal.at_hand(&base, kernel) {
-        Some(assets) => assets,
-        None => tokio::select! {
-            () = superseded.wait() => return Ok(None),
-            found = shared.arsenal.assets(&base, kernel, Arc::new(audience.clone())) => {
-                let found = found?;
-                found.news().inspect(|notice| audience.log(notice));
-                found
-            }
-        },
+    if let Some(assets) = shared.arsenal.at_hand(&base, kernel) {
+        return Ok(Some(assets));
+    }
+    let find = async {
+        if let Base::Wanted(wanted) = &base {
+            shared.images.need(wanted, Arc::new(audience.clone())).await?;
+        }
+        shared.arsenal.assets(&base, kernel, Arc::new(audience.clone())).await
     };
+    let assets = tokio::select! {
+        () = superseded.wait() => return Ok(None),
+        found = find => found?,
+    };
+    assets.news().inspect(|notice| audience.log(notice));
     Ok(Some(assets))
 }
 

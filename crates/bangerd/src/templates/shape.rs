@@ -59,6 +59,11 @@ impl Shape {
         Self { format, initramfs, ..self.clone() } == *saved
     }
 
+    /// Whether it is made of the image with this identity.
+    pub(crate) fn is_of_image(&self, identity: &str) -> bool {
+        self.image == identity
+    }
+
     /// Whether a disk that was written over the image of that shape belongs over the image of
     /// this one.
     pub(crate) fn has_image_of(&self, saved: &Self) -> bool {

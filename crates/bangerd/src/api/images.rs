@@ -1,0 +1,217 @@
+//! Images: fetched, shown and removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Json as Answer;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use banger_api::types::{
+    CachedBlob, Image as Shown, ImageAction, ImageWishes, Operation, Problem, ProblemCode,
+    PruneCacheRequest, PrunedCache, PullImage,
+};
+use banger_host::fs::file_size;
+use banger_image::oci::Extent;
+use banger_image::{Image, ImageConfig};
+use banger_model::{Bytes, ImageId, ImageName, Timestamp, WantedImage};
+use tokio::task::spawn_blocking;
+
+use super::App;
+use super::error::{Failure, Json, Query};
+use super::sandboxes::{Asking, chosen};
+use crate::images::Pull;
+use crate::machine::base::image_of;
+use crate::registry::Registry;
+
+/// All images, by name
+#[utoipa::path(get, path = "/v1/images", responses((status = 200, body = Vec<Shown>), (status = "default", body = Problem)))]
+pub(super) async fn list(State(registry): App) -> Result<Answer<Vec<Shown>>, Failure> {
+    let (home, users) = (registry.shared().home.clone(), users(&registry));
+    let found = spawn_blocking(move || -> anyhow::Result<_> {
+        let names = Image::list(&home)?;
+        // One that is damaged is shown by `banger doctor`.
+        let whole =
+            names.into_iter().filter_map(|name| Some((Image::open(&home, &name).ok()?, name)));
+        Ok(whole.map(|(image, name)| shown(&image, name, &users)).collect())
+    });
+    Ok(Answer(found.await.map_err(anyhow::Error::from)??))
+}
+
+/// Fetch an image
+///
+/// Answers with the operation that does it. Where somebody fetches the same image already, it
+/// waits for that. Asked again with the same operation, it is the same one.
+#[utoipa::path(post, path = "/v1/images", params(("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits")), request_body = PullImage, responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn pull(
+    State(registry): App,
+    Query(Asking { operation: id }): Query<Asking>,
+    Json(PullImage { source, name }): Json<PullImage>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    let shared = registry.shared();
+    let id = chosen(id)?;
+    if let Some(known) = shared.operations.find(&id) {
+        return Ok((StatusCode::ACCEPTED, Answer(known.operation().as_ref().clone())));
+    }
+    let called = name.as_ref().map_or(source.as_str(), ImageName::as_str).to_owned();
+    let operation = shared.operations.of_image(id, ImageAction::Pull, &called);
+    shared.images.carry_out(Pull { source, name }, operation.clone());
+    Ok((StatusCode::ACCEPTED, Answer(operation.operation().as_ref().clone())))
+}
+
+/// One image
+#[utoipa::path(get, path = "/v1/images/{image}", params(("image" = String, Path, description = "Its name, or where it is in a registry")), responses((status = 200, body = Shown), (status = "default", body = Problem)))]
+pub(super) async fn show(
+    State(registry): App,
+    Path(image): Path<String>,
+) -> Result<Answer<Shown>, Failure> {
+    let (image, name) = find(&registry, image).await?;
+    Ok(Answer(shown(&image, name, &users(&registry))))
+}
+
+/// Remove an image that nobody needs
+///
+/// Answers with it as it was. If it has other names, only this one goes.
+#[utoipa::path(delete, path = "/v1/images/{image}", params(("image" = String, Path, description = "Its name, or where it is in a registry")), responses((status = 200, body = Shown), (status = "default", body = Problem)))]
+pub(super) async fn delete(
+    State(registry): App,
+    Path(image): Path<String>,
+) -> Result<Answer<Shown>, Failure> {
+    let shared = registry.shared();
+    let (image, name) = find(&registry, image).await?;
+    let users = users(&registry);
+    let gone = shown(&image, name.clone(), &users);
+    let home = shared.home.clone();
+    let other_names = spawn_blocking({
+        let (home, id, name) = (home.clone(), image.id().clone(), name.clone());
+        move || has_other_names(&home, &id, &name)
+    });
+    if !gone.used_by.is_empty() && !other_names.await.map_err(anyhow::Error::from)?? {
+        let who = gone.used_by.join(", ");
+        let said = format!("the image {name} is needed by {who}; delete those first");
+        return Err(Problem::new(ProblemCode::Denied, said).into());
+    }
+    let used: BTreeSet<ImageId> = users.into_keys().collect();
+    spawn_blocking(move || {
+        Image::unname(&home, &name)?;
+        Image::forget(&home, &used)
+    })
+    .await
+    .map_err(anyhow::Error::from)??;
+    remove_templates(&registry, &image).await?;
+    Ok(Answer(gone))
+}
+
+/// What was fetched, the least recently used first
+#[utoipa::path(get, path = "/v1/image-cache", responses((status = 200, body = Vec<CachedBlob>), (status = "default", body = Problem)))]
+pub(super) async fn cache(State(registry): App) -> Result<Answer<Vec<CachedBlob>>, Failure> {
+    let cache = registry.shared().images.cache()?;
+    let entries = spawn_blocking(move || cache.list()).await.map_err(anyhow::Error::from)??;
+    let blob = |entry: banger_image::oci::CacheEntry| CachedBlob {
+        digest: entry.digest.to_string(),
+        size: entry.size.get(),
+        last_used: Timestamp(u64::try_from(entry.last_use.as_millis()).unwrap_or(u64::MAX)),
+        whole: entry.extent == Extent::Whole,
+    };
+    Ok(Answer(entries.into_iter().map(blob).collect()))
+}
+
+/// Remove what was fetched and is not being used, the least recently used first
+///
+/// Images stay: they are made of it, and do not need it any more.
+#[utoipa::path(post, path = "/v1/image-cache/prune", request_body = PruneCacheRequest, responses((status = 200, body = PrunedCache), (status = "default", body = Problem)))]
+pub(super) async fn prune_cache(
+    State(registry): App,
+    Json(PruneCacheRequest { keep }): Json<PruneCacheRequest>,
+) -> Result<Answer<PrunedCache>, Failure> {
+    let cache = registry.shared().images.cache()?;
+    let pruned = spawn_blocking(move || cache.prune(Bytes::new(keep))).await;
+    let pruned = pruned.map_err(anyhow::Error::from)??;
+    let removed = pruned.removed.iter().map(ToString::to_string).collect();
+    Ok(Answer(PrunedCache { removed, space: pruned.freed.get() }))
+}
+
+/// The image that is meant, and the name by which it is.
+async fn find(registry: &Registry, text: String) -> Result<(Image, ImageName), Failure> {
+    let home = registry.shared().home.clone();
+    let not_found = || Problem::new(ProblemCode::NotFound, format!("there is no image {text}"));
+    let wanted: WantedImage = text.parse().map_err(|error: banger_model::WantedImageError| {
+        Problem::new(ProblemCode::Invalid, error.to_string())
+    })?;
+    let found = spawn_blocking(move || -> anyhow::Result<_> {
+        let Some(image) = Image::find(&home, &wanted)? else { return Ok(None) };
+        let name = image.name();
+        Ok(name.map(|name| (image, name)))
+    });
+    Ok(found.await.map_err(anyhow::Error::from)??.ok_or_else(not_found)?)
+}
+
+/// Who needs which image: sandboxes whose disks lie over it, and snapshots.
+pub(crate) fn users(registry: &Registry) -> BTreeMap<ImageId, Vec<String>> {
+    let shared = registry.shared();
+    let mut users: BTreeMap<ImageId, Vec<String>> = BTreeMap::new();
+    for view in registry.list() {
+        if let Ok(image) = image_of(&shared.dir(&view.record.id)) {
+            users.entry(image).or_default().push(view.record.name.to_string());
+        }
+    }
+    for snapshot in shared.snapshots.list() {
+        let name = format!("snapshot {}", snapshot.shown());
+        users.entry(snapshot.about.image.clone()).or_default().push(name);
+    }
+    users
+}
+
+fn has_other_names(
+    home: &banger_host::home::Home,
+    id: &ImageId,
+    name: &ImageName,
+) -> anyhow::Result<bool> {
+    let names = Image::list(home)?;
+    let mut others = names.iter().filter(|other| *other != name);
+    Ok(others.any(|other| Image::open(home, other).is_ok_and(|image| image.id() == id)))
+}
+
+/// Templates of an image that is gone are of no use.
+async fn remove_templates(registry: &Registry, image: &Image) -> Result<(), Failure> {
+    let shared = registry.shared();
+    if banger_host::fs::is_there(&image.root()) {
+        return Ok(());
+    }
+    for seen in shared.templates.list().await? {
+        if seen.about.shape.is_of_image(image.identity()) {
+            // One that is used goes when the next budget is looked at.
+            let _ = shared.templates.remove(&seen.id).await;
+        }
+    }
+    shared.spares.look_again();
+    Ok(())
+}
+
+fn shown(image: &Image, name: ImageName, users: &BTreeMap<ImageId, Vec<String>>) -> Shown {
+    let info = image.info();
+    Shown {
+        name,
+        id: image.id().clone(),
+        source: info.source.clone(),
+        digest: info.origin.as_ref().map(|origin| origin.manifest.clone()),
+        size: file_size(&image.root()).map_or(0, |size| size.real.get()),
+        made: info.made,
+        used_by: users.get(image.id()).cloned().unwrap_or_default(),
+        config: wishes(&info.config),
+    }
+}
+
+fn wishes(config: &ImageConfig) -> ImageWishes {
+    let config = config.clone();
+    ImageWishes {
+        env: config.env,
+        user: config.user,
+        workdir: config.workdir,
+        entrypoint: config.entrypoint,
+        cmd: config.cmd,
+        shell: config.shell,
+        stop_signal: config.stop_signal,
+        ports: config.ports,
+        volumes: config.volumes,
+        labels: config.labels,
+    }
+}

@@ -1,0 +1,245 @@
+//! Images that are fetched: each once, however many wait for it, and called off when nobody does.
+
+mod crowd;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use anyhow::{Context as _, Result, anyhow};
+use banger_host::fs::open_file;
+use banger_host::home::Home;
+use banger_image::Image;
+use banger_image::image::ImageInfo;
+use banger_image::image::{Import, Naming};
+use banger_image::oci::{self, Cache, Source};
+use banger_model::{ImageName, OperationId, Progress, WantedImage};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, spawn_blocking};
+use tracing::info;
+
+use crate::operations::{Shown, now};
+use crowd::Crowd;
+
+/// Most pulls that are under way at once.
+const MAX_PULLS: usize = 16;
+
+/// Stands before the path of an archive whose kind is to be found out.
+const ARCHIVE: &str = "archive:";
+
+/// What is to be fetched.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pull {
+    /// Where from, as [`Source`] reads it.
+    pub source: String,
+    /// What it is to be called, if its user says so.
+    pub name: Option<ImageName>,
+}
+
+/// How a pull came out, for all who wait for it.
+type Outcome = Option<Result<ImageName, Arc<str>>>;
+
+/// Everything that is being fetched.
+#[derive(Debug)]
+pub(crate) struct Images {
+    home: Home,
+    settings: oci::Settings,
+    running: Mutex<BTreeMap<Pull, Weak<Work>>>,
+    /// Who waits for an operation's end, to be called off.
+    waiting: Mutex<BTreeMap<OperationId, AbortHandle>>,
+}
+
+/// One pull that is under way. When the last who waits for it goes, it ends.
+#[derive(Debug)]
+struct Work {
+    crowd: Arc<Crowd>,
+    outcome: watch::Receiver<Outcome>,
+    called_off: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.called_off.store(true, Ordering::Relaxed);
+        self.task.abort();
+    }
+}
+
+impl Images {
+    pub(crate) fn new(home: Home, settings: oci::Settings) -> Self {
+        Self { home, settings, running: Mutex::default(), waiting: Mutex::default() }
+    }
+
+    /// The cache of what was fetched.
+    ///
+    /// # Errors
+    /// When there is no place for it.
+    pub(crate) fn cache(&self) -> Result<Cache> {
+        Ok(Cache::open(&self.home.cache().join("oci"))?)
+    }
+
+    /// Has an image here that a sandbox is to be made of: fetches it if it is neither here nor to
+    /// be made.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(crate) async fn need(
+        &self,
+        wanted: &WantedImage,
+        progress: Arc<dyn Progress>,
+    ) -> Result<()> {
+        let (home, sought) = (self.home.clone(), wanted.clone());
+        let found = spawn_blocking(move || Image::find(&home, &sought)).await??;
+        if found.is_some() || wanted.name().is_some_and(|name| Image::can_be_made(&name)) {
+            return Ok(());
+        }
+        let Some(reference) = wanted.reference() else { return Ok(()) };
+        self.get(Pull { source: reference.to_string(), name: None }, progress).await.map(drop)
+    }
+
+    /// Fetches an image, or waits for who does that already. Returns what it is called.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub(crate) async fn get(&self, pull: Pull, progress: Arc<dyn Progress>) -> Result<ImageName> {
+        let work = self.join(pull)?;
+        let _seat = work.crowd.join(progress);
+        let mut outcome = work.outcome.clone();
+        let known = outcome.wait_for(Option::is_some).await.map(|known| (*known).clone());
+        match known {
+            Ok(Some(Ok(name))) => Ok(name),
+            Ok(Some(Err(error))) => Err(anyhow!("{error}")),
+            Ok(None) | Err(_) => Err(anyhow!("the pull ended without an outcome")),
+        }
+    }
+
+    /// Carries out an operation that fetches an image.
+    pub(crate) fn carry_out(self: &Arc<Self>, pull: Pull, shown: Shown) {
+        use banger_model::OperationStatus as Status;
+        let (images, id) = (self.clone(), shown.id());
+        let waits = tokio::spawn({
+            let shown = shown.clone();
+            async move { images.get(pull, Arc::new(shown)).await }
+        });
+        lock(&self.waiting).insert(id.clone(), waits.abort_handle());
+        let images = self.clone();
+        tokio::spawn(async move {
+            let ended = waits.await;
+            lock(&images.waiting).remove(&id);
+            shown.finish(match ended {
+                Ok(Ok(name)) => {
+                    shown.is_about(name.as_str());
+                    Status::Succeeded { at: now() }
+                }
+                Ok(Err(error)) => Status::Failed { at: now(), error: format!("{error:#}") },
+                Err(_) => Status::Cancelled { at: now() },
+            });
+        });
+    }
+
+    /// Calls an operation off; others may still wait for the same image. Returns whether it was
+    /// under way.
+    pub(crate) fn cancel(&self, id: &OperationId) -> bool {
+        let waits = lock(&self.waiting).remove(id);
+        waits.inspect(AbortHandle::abort).is_some()
+    }
+
+    /// The pull that is under way, or else a new one.
+    fn join(&self, pull: Pull) -> Result<Arc<Work>> {
+        let mut running = lock(&self.running);
+        running.retain(|_, work| work.strong_count() > 0);
+        let known = running.get(&pull).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| known.outcome.borrow().is_none()) {
+            return Ok(known);
+        }
+        if running.len() >= MAX_PULLS {
+            return Err(anyhow!("{MAX_PULLS} images are being fetched already; try again later"));
+        }
+        let work = Arc::new(self.begin(pull.clone()));
+        running.insert(pull, Arc::downgrade(&work));
+        Ok(work)
+    }
+
+    fn begin(&self, pull: Pull) -> Work {
+        let (tell, outcome) = watch::channel(None);
+        let (crowd, called_off) = (Arc::new(Crowd::default()), Arc::new(AtomicBool::new(false)));
+        let fetch = Fetch {
+            home: self.home.clone(),
+            settings: self.settings.clone(),
+            cache: self.cache(),
+            called_off: called_off.clone(),
+            progress: crowd.clone(),
+        };
+        let task = Handle::current().spawn(async move {
+            let fetched = fetch.run(pull).await;
+            let known = fetched.map_err(|error| Arc::from(format!("{error:#}")));
+            tell.send_replace(Some(known));
+        });
+        Work { crowd, outcome, called_off, task: task.abort_handle() }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What one pull needs.
+struct Fetch {
+    home: Home,
+    settings: oci::Settings,
+    cache: Result<Cache>,
+    called_off: Arc<AtomicBool>,
+    progress: Arc<Crowd>,
+}
+
+impl Fetch {
+    async fn run(self, pull: Pull) -> Result<ImageName> {
+        let cache = self.cache?;
+        let source = source(&pull.source)?;
+        let fallback = named_after(&source);
+        let pulled = oci::pull(source, &cache, &self.settings, &*self.progress).await?;
+        let own = pulled.reference.as_ref().map(|reference| reference.default_name());
+        let naming = match (pull.name, own.or(fallback)) {
+            (Some(name), _) => Naming::Exactly(name),
+            (None, Some(name)) => Naming::Like(name),
+            (None, None) => {
+                return Err(anyhow!("it has no name of its own; give it one with --name"));
+            }
+        };
+        let told = pulled.reference.as_ref().map_or(pull.source, |reference| reference.familiar());
+        let image = spawn_blocking(move || {
+            let import = Import {
+                home: &self.home,
+                pulled: &pulled,
+                source: &told,
+                now: now(),
+                called_off: &self.called_off,
+            };
+            import.run(&naming, &*self.progress).with_context(|| format!("cannot make {told}"))
+        })
+        .await??;
+        let ImageInfo { source, .. } = image.info();
+        info!(image = %image.id(), %source, "an image is here");
+        image.name().context("it has no name")
+    }
+}
+
+/// Where an image comes from.
+fn source(text: &str) -> Result<Source> {
+    let Some(path) = text.strip_prefix(ARCHIVE) else { return Ok(text.parse()?) };
+    let file = open_file(Path::new(path))?;
+    Ok(Source::Open { file, name: path.to_owned() })
+}
+
+/// What an image from a file is called that does not say.
+fn named_after(source: &Source) -> Option<ImageName> {
+    let path: &Path = match source {
+        Source::Layout { dir, .. } => dir,
+        Source::OciArchive { file, .. } | Source::DockerArchive { file, .. } => file,
+        Source::Registry(_) | Source::Open { .. } => return None,
+    };
+    let stem = path.file_name()?.to_str()?.split('.').next()?;
+    stem.to_ascii_lowercase().replace('_', "-").parse().ok()
+}
