@@ -105,11 +105,11 @@ pub(super) fn check_size(blob: Blob, expected: u64) -> Result<Blob, BlobError> {
 impl Download<'_> {
     async fn run(&mut self, mut partial: Box<Partial>) -> Result<Blob, BlobError> {
         let mut endpoints = self.registry.endpoints().iter().peekable();
-        let mut resumes = 0;
+        // What begins anew again and again comes no further.
+        let (mut resumes, mut furthest) = (0, partial.len());
         while let Some(endpoint) = endpoints.next() {
             let (mut failures, mut wrong) = (0, 0);
             let failed = loop {
-                let had = partial.len();
                 let attempt;
                 (partial, attempt) = self.attempt(endpoint, partial).await?;
                 self.count(partial.len());
@@ -125,7 +125,8 @@ impl Download<'_> {
                     Err(error) => error,
                 };
                 resumes += 1;
-                failures = if partial.len() > had { 1 } else { failures + 1 };
+                failures = if partial.len() > furthest { 1 } else { failures + 1 };
+                furthest = furthest.max(partial.len());
                 if wrong == MAX_WRONG || resumes == MAX_RESUMES {
                     break error;
                 }

@@ -215,6 +215,3 @@ pub(super) async fn in_thread<T: Send + 'static>(
         Err(error) => Err(HostError::system("finish work on the cache", io::Error::other(error))),
     }
 }
-
-#[cfg(test)]
-mod tests;

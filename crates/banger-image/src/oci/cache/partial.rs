@@ -116,10 +116,14 @@ impl Partial {
             HostError::Path { operation: "open", path: self.cache.blob_path(&self.digest), source }
         })
     }
+}
 
-    /// Removes what there is of it.
-    pub(in crate::oci) fn abandon(self) {
-        let _ = fs::remove_file(&self.path);
-        let _ = remove_all(&self.cache.lock_path(&self.digest));
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Of nothing nothing needs to stay; what has its name by now is not here any more.
+        if self.len == 0 {
+            let _ = fs::remove_file(&self.path);
+            let _ = remove_all(&self.cache.lock_path(&self.digest));
+        }
     }
 }

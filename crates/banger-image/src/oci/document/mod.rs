@@ -303,6 +303,3 @@ where
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
-
-#[cfg(test)]
-mod tests;

@@ -270,7 +270,6 @@ pub(super) async fn copy_blob(
     in_local_thread(move || {
         let (file, len) = store.blob(&digest)?;
         if len != size {
-            partial.abandon();
             return Err(LocalError::WrongSize { digest, expected: size, found: len });
         }
         fill(partial, file, &meter)
@@ -296,10 +295,7 @@ fn fill(mut partial: Box<Partial>, mut file: LocalFile, meter: &Meter) -> Result
     let expected = partial.digest().clone();
     match partial.finish()? {
         Written::Whole(blob) => Ok(blob),
-        Written::Wrong { found, empty } => {
-            empty.abandon();
-            Err(LocalError::WrongDigest { expected, found })
-        }
+        Written::Wrong { found, .. } => Err(LocalError::WrongDigest { expected, found }),
     }
 }
 
@@ -386,6 +382,3 @@ async fn in_local_thread<T: Send + 'static>(
 ) -> Result<T, LocalError> {
     in_thread(move || Ok(work())).await?
 }
-
-#[cfg(test)]
-mod tests;
