@@ -11,6 +11,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+pub mod oci;
+
 use std::path::{Path, PathBuf};
 
 /// Set where a skipped test is a failed one.

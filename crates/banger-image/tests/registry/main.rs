@@ -13,8 +13,9 @@ mod faults;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
-mod images;
-#[cfg(test)]
 mod real;
 #[cfg(test)]
 mod support;
+
+#[cfg(test)]
+use banger_testkit::oci::images;

@@ -1,112 +1,12 @@
 //! The registry that everybody runs, filled by the tool that everybody copies images with.
 
-use std::io::{BufRead as _, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-
 use banger_image::oci::{Cache, Source, pull};
 use banger_model::Silent;
-use banger_testkit::skipped;
+use banger_testkit::oci::registry::{Auth, CREDENTIALS, Registry, lay_out, skopeo};
 use serde_json::json;
 
 use crate::images::{OCI_MANIFEST, TestImage, descriptor, gzip, sha256, zstd};
 use crate::support::{Place, amd64, assert_is, settings, told, unpacked};
-
-/// `someone` with the password `pass:word`.
-const HTPASSWD: &str = "someone:$2y$05$2Q5x9BE8tfLVBN5MZCVhQ.wO0QIAk2basLgTh.SWLVrwmjm3XCeBK\n";
-const CREDENTIALS: &str = "someone:pass:word";
-
-/// A running registry.
-struct Registry {
-    child: Child,
-    host: String,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-enum Auth {
-    None,
-    Basic,
-}
-
-impl Registry {
-    /// `None` where there is none, after saying so.
-    fn start(dir: &Path, auth: Auth) -> Option<Self> {
-        let root = dir.join("registry");
-        let mut config = json!({
-            "version": "0.1",
-            "log": { "level": "info", "accesslog": { "disabled": true } },
-            "storage": { "filesystem": { "rootdirectory": root } },
-            "http": { "addr": "127.0.0.1:0", "secret": "none" },
-        });
-        if matches!(auth, Auth::Basic) {
-            let htpasswd = dir.join("htpasswd");
-            std::fs::write(&htpasswd, HTPASSWD).unwrap();
-            config["auth"] = json!({ "htpasswd": { "realm": "test", "path": htpasswd } });
-        }
-        // JSON is YAML.
-        let path = dir.join("registry.yml");
-        std::fs::write(&path, config.to_string()).unwrap();
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&path)
-            .env("OTEL_TRACES_EXPORTER", "none")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn();
-        let Ok(mut child) = child else {
-            skipped("docker-registry is not installed");
-            return None;
-        };
-        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
-        let port = log.by_ref().map_while(Result::ok).find_map(|line| {
-            let (_, rest) = line.split_once("listening on 127.0.0.1:")?;
-            Some(rest.chars().take_while(char::is_ascii_digit).collect::<String>())
-        });
-        // It writes on as long as it runs, and must not wait for a reader.
-        std::thread::spawn(move || log.for_each(drop));
-        let host = format!("127.0.0.1:{}", port.expect("it says where it listens"));
-        Some(Self { child, host })
-    }
-}
-
-/// Copies an image; `None` where skopeo is missing, after saying so.
-fn skopeo(args: &[&str]) -> Option<()> {
-    let output =
-        Command::new("skopeo").args(["--insecure-policy", "copy", "--quiet"]).args(args).output();
-    let Ok(output) = output else {
-        skipped("skopeo is not installed");
-        return None;
-    };
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(())
-}
-
-/// A layout of the OCI with this image.
-fn lay_out(dir: &Path, tag: &str, image: &TestImage) {
-    let blobs = dir.join("blobs/sha256");
-    std::fs::create_dir_all(&blobs).unwrap();
-    let mut all = vec![&image.manifest, &image.config];
-    all.extend(image.layers.iter().map(|layer| &layer.bytes));
-    for bytes in all {
-        std::fs::write(blobs.join(sha256(bytes).hex()), bytes).unwrap();
-    }
-    let mut entry = descriptor(OCI_MANIFEST, &image.manifest);
-    entry["annotations"] = json!({ "org.opencontainers.image.ref.name": tag });
-    let path = dir.join("index.json");
-    let mut index = match std::fs::read(&path) {
-        Ok(json) => serde_json::from_slice(&json).unwrap(),
-        Err(_) => json!({ "schemaVersion": 2, "manifests": [] }),
-    };
-    index["manifests"].as_array_mut().unwrap().push(entry);
-    std::fs::write(&path, index.to_string()).unwrap();
-    std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_comes_from_a_real_registry() {

@@ -8,6 +8,7 @@
 mod cli;
 mod cp;
 mod fork;
+mod images;
 mod inside;
 mod lifetime;
 mod link;

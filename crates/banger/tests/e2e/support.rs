@@ -75,6 +75,26 @@ impl TestEnv {
         self
     }
 
+    /// The same place, whose images, cache and templates are its own; what there is in the shared
+    /// one is seen in it.
+    pub(crate) fn with_own_images(self) -> Self {
+        let home = self.home();
+        for part in ["data", "cache", "state/templates"] {
+            let (shared, own) = (banger_testkit::test_home().join(part), home.join(part));
+            std::fs::remove_file(&own).unwrap();
+            std::fs::create_dir(&own).unwrap();
+            if part != "state/templates" {
+                look_through(&shared, &own);
+            }
+        }
+        for part in ["data/images", "data/image-store"] {
+            std::fs::remove_file(home.join(part)).unwrap();
+            std::fs::create_dir(home.join(part)).unwrap();
+            look_through(&banger_testkit::test_home().join(part), &home.join(part));
+        }
+        self
+    }
+
     fn share_what_is_made(&self) {
         let shared = banger_testkit::test_home();
         let home = self.home();
@@ -189,6 +209,14 @@ impl TestEnv {
             let leases = leases.into_iter().flatten().count();
             self.sandboxes().is_empty() && self.processes().is_empty() && leases == 0
         });
+    }
+}
+
+/// Makes everything in one directory seen in another; names of images stay names.
+fn look_through(from: &Path, into: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, own) = entry.map(|e| (e.path(), into.join(e.file_name()))).unwrap();
+        symlink(std::fs::read_link(&path).unwrap_or(path), own).unwrap();
     }
 }
 

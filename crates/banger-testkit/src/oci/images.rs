@@ -7,19 +7,19 @@ use banger_model::Digest;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
-pub(crate) const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-pub(crate) const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub const LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub const LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
-pub(crate) fn sha256(bytes: &[u8]) -> Digest {
+pub fn sha256(bytes: &[u8]) -> Digest {
     Digest::sha256(Sha256::digest(bytes).into())
 }
 
 /// Bytes that do not compress, always the same for one seed.
-pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
     while bytes.len() < len {
@@ -33,7 +33,7 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
 }
 
 /// A tar with one file.
-pub(crate) fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
+pub fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
     header.set_size(content.len() as u64);
@@ -42,52 +42,52 @@ pub(crate) fn tar_of(name: &str, content: &[u8]) -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
 
-pub(crate) fn zstd(bytes: &[u8]) -> Vec<u8> {
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::encode_all(bytes, 1).unwrap()
 }
 
 /// One layer as it is served, and what it unpacks to.
-#[derive(Clone)]
-pub(crate) struct TestLayer {
-    pub(crate) media_type: &'static str,
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) tar: Vec<u8>,
+#[derive(Clone, Debug)]
+pub struct TestLayer {
+    pub media_type: &'static str,
+    pub bytes: Vec<u8>,
+    pub tar: Vec<u8>,
 }
 
 impl TestLayer {
-    pub(crate) fn plain(tar: Vec<u8>) -> Self {
+    pub fn plain(tar: Vec<u8>) -> Self {
         Self { media_type: LAYER, bytes: tar.clone(), tar }
     }
 
-    pub(crate) fn gzip(tar: Vec<u8>) -> Self {
+    pub fn gzip(tar: Vec<u8>) -> Self {
         Self { media_type: LAYER_GZIP, bytes: gzip(&tar), tar }
     }
 
-    pub(crate) fn zstd(tar: Vec<u8>) -> Self {
+    pub fn zstd(tar: Vec<u8>) -> Self {
         Self { media_type: LAYER_ZSTD, bytes: zstd(&tar), tar }
     }
 }
 
 /// An image for one kind of machine.
-#[derive(Clone)]
-pub(crate) struct TestImage {
-    pub(crate) config: Vec<u8>,
-    pub(crate) layers: Vec<TestLayer>,
-    pub(crate) manifest: Vec<u8>,
+#[derive(Clone, Debug)]
+pub struct TestImage {
+    pub config: Vec<u8>,
+    pub layers: Vec<TestLayer>,
+    pub manifest: Vec<u8>,
 }
 
 impl TestImage {
-    pub(crate) fn new(layers: Vec<TestLayer>) -> Self {
+    pub fn new(layers: Vec<TestLayer>) -> Self {
         Self::with_config(layers, |_| {})
     }
 
-    pub(crate) fn with_config(layers: Vec<TestLayer>, change: impl FnOnce(&mut Value)) -> Self {
+    pub fn with_config(layers: Vec<TestLayer>, change: impl FnOnce(&mut Value)) -> Self {
         let diff_ids: Vec<_> = layers.iter().map(|l| sha256(&l.tar).to_string()).collect();
         let mut config = json!({
             "architecture": "amd64", "os": "linux",
@@ -103,7 +103,7 @@ impl TestImage {
     }
 
     /// Three layers of the three kinds of compression, with this much in each.
-    pub(crate) fn usual(seed: u64, len: usize) -> Self {
+    pub fn usual(seed: u64, len: usize) -> Self {
         Self::new(vec![
             TestLayer::gzip(tar_of("one", &noise(seed, len))),
             TestLayer::zstd(tar_of("two", &noise(seed + 1, len))),
@@ -111,7 +111,7 @@ impl TestImage {
         ])
     }
 
-    pub(crate) fn remake(&mut self, change: impl FnOnce(&mut Value)) {
+    pub fn remake(&mut self, change: impl FnOnce(&mut Value)) {
         let layers: Vec<_> =
             self.layers.iter().map(|layer| descriptor(layer.media_type, &layer.bytes)).collect();
         let mut manifest = json!({
@@ -122,22 +122,22 @@ impl TestImage {
         self.manifest = serde_json::to_vec(&manifest).unwrap();
     }
 
-    pub(crate) fn changed(mut self, change: impl FnOnce(&mut Value)) -> Self {
+    pub fn changed(mut self, change: impl FnOnce(&mut Value)) -> Self {
         self.remake(change);
         self
     }
 
-    pub(crate) fn digest(&self) -> Digest {
+    pub fn digest(&self) -> Digest {
         sha256(&self.manifest)
     }
 }
 
-pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+pub fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": sha256(bytes).to_string(), "size": bytes.len() })
 }
 
 /// An index that names manifests for kinds of machines.
-pub(crate) fn index(entries: &[(&str, &[u8])]) -> Vec<u8> {
+pub fn index(entries: &[(&str, &[u8])]) -> Vec<u8> {
     let entries: Vec<_> = entries
         .iter()
         .map(|(platform, manifest)| {
@@ -155,19 +155,19 @@ pub(crate) fn index(entries: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 /// What there is by its path.
-#[derive(Clone, Default)]
-pub(crate) struct Content {
-    pub(crate) by_path: BTreeMap<String, (String, Vec<u8>)>,
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    pub by_path: BTreeMap<String, (String, Vec<u8>)>,
 }
 
 impl Content {
-    pub(crate) fn of(repository: &str, tag: &str, image: &TestImage) -> Self {
+    pub fn of(repository: &str, tag: &str, image: &TestImage) -> Self {
         let mut content = Self::default();
         content.image(repository, tag, image);
         content
     }
 
-    pub(crate) fn image(&mut self, repository: &str, tag: &str, image: &TestImage) {
+    pub fn image(&mut self, repository: &str, tag: &str, image: &TestImage) {
         self.manifest(repository, &[tag], OCI_MANIFEST, &image.manifest);
         self.blob(repository, &image.config);
         for layer in &image.layers {
@@ -176,7 +176,7 @@ impl Content {
     }
 
     /// Under its digest always.
-    pub(crate) fn manifest(&mut self, repository: &str, tags: &[&str], kind: &str, bytes: &[u8]) {
+    pub fn manifest(&mut self, repository: &str, tags: &[&str], kind: &str, bytes: &[u8]) {
         let digest = sha256(bytes).to_string();
         for name in tags.iter().copied().chain([digest.as_str()]) {
             let path = format!("/v2/{repository}/manifests/{name}");
@@ -184,7 +184,7 @@ impl Content {
         }
     }
 
-    pub(crate) fn blob(&mut self, repository: &str, bytes: &[u8]) {
+    pub fn blob(&mut self, repository: &str, bytes: &[u8]) {
         let path = format!("/v2/{repository}/blobs/{}", sha256(bytes));
         self.by_path.insert(path, ("application/octet-stream".to_owned(), bytes.to_vec()));
     }

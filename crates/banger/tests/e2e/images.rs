@@ -1,0 +1,299 @@
+//! Images from a real registry become sandboxes, whatever is in them and however little.
+
+use std::path::Path;
+
+use banger_testkit::oci::images::{TestImage, TestLayer};
+use banger_testkit::oci::registry::{Auth, Registry, lay_out, skopeo};
+use serde_json::{Value, json};
+
+use crate::support::TestEnv;
+use crate::vm::says;
+
+/// Debian's static busybox, for images with a shell and nothing else.
+const BUSYBOX: &str = "/bin/busybox";
+
+/// A registry, and a home that knows it and has images of its own.
+struct Place {
+    env: TestEnv,
+    registry: Registry,
+}
+
+impl Place {
+    fn new() -> Option<Self> {
+        let env = TestEnv::with_machines()?.with_own_images();
+        let registry = Registry::start(&env.home(), Auth::None)?;
+        let config = format!("[registry.{:?}]\ninsecure = true\n", registry.host);
+        std::fs::write(env.home().join("config.toml"), config).unwrap();
+        Some(Self { env, registry })
+    }
+
+    /// Puts an image into the registry; its reference.
+    fn push(&self, name: &str, image: &TestImage) -> Option<String> {
+        let layout = self.env.home().join(format!("layout-{name}"));
+        lay_out(&layout, "v1", image);
+        let reference = format!("{}/test/{name}:v1", self.registry.host);
+        let (from, to) = (format!("oci:{}:v1", layout.display()), format!("docker://{reference}"));
+        skopeo(&["--dest-tls-verify=false", &from, &to])?;
+        Some(reference)
+    }
+}
+
+/// What an archive is made of.
+enum Put<'a> {
+    Program(&'a str, Vec<u8>),
+    File(&'a str, &'a str),
+    Link(&'a str, &'a str),
+}
+
+fn layer(puts: &[Put<'_>]) -> TestLayer {
+    let mut tar = tar::Builder::new(Vec::new());
+    for put in puts {
+        let mut header = tar::Header::new_gnu();
+        header.set_mtime(1_700_000_000);
+        header.set_mode(0o755);
+        match put {
+            Put::Program(path, bytes) => {
+                header.set_size(bytes.len() as u64);
+                tar.append_data(&mut header, path, bytes.as_slice()).unwrap();
+            }
+            Put::File(path, text) => {
+                header.set_mode(0o644);
+                header.set_size(text.len() as u64);
+                tar.append_data(&mut header, path, text.as_bytes()).unwrap();
+            }
+            Put::Link(path, target) => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                header.set_size(0);
+                tar.append_link(&mut header, path, target).unwrap();
+            }
+        }
+    }
+    TestLayer::gzip(tar.into_inner().unwrap())
+}
+
+fn image(layers: Vec<TestLayer>, config: &Value) -> TestImage {
+    TestImage::with_config(layers, |whole| whole["config"] = config.clone())
+}
+
+/// A shell with some tools; `None` where Debian's busybox is missing, after saying so.
+fn busybox() -> Option<TestLayer> {
+    let Ok(program) = std::fs::read(BUSYBOX) else {
+        banger_testkit::skipped("busybox-static is not installed");
+        return None;
+    };
+    let mut puts = vec![Put::Program("bin/busybox", program)];
+    puts.extend(
+        ["bin/sh", "bin/cat", "bin/echo", "bin/id", "bin/ls", "bin/pwd"]
+            .map(|link| Put::Link(link, "busybox")),
+    );
+    Some(layer(&puts))
+}
+
+/// A program that needs nothing and tells what it was given.
+fn static_program() -> Vec<u8> {
+    let agent = banger_testkit::agent_dir().unwrap().join("banger-agent");
+    std::fs::read(agent).unwrap()
+}
+
+fn shown(env: &TestEnv, image: &str) -> Value {
+    serde_json::from_str(&env.run(["image", "show", image, "-o", "json"]).ok()).unwrap()
+}
+
+#[test]
+fn an_image_is_pulled_when_it_is_missing_and_its_config_is_honoured() {
+    let Some(place) = Place::new() else { return };
+    let Some(tools) = busybox() else { return };
+    let about = layer(&[
+        Put::File("etc/os-release", "NAME=busy\n"),
+        Put::File("etc/passwd", "root:x:0:0::/root:/bin/sh\nwww:x:33:44::/srv:/bin/sh\n"),
+    ]);
+    let config = json!({
+        "Env": ["PATH=/bin", "GREETING=hello"], "User": "www", "WorkingDir": "/srv/app",
+        "Entrypoint": ["/bin/sh", "-c", "echo $GREETING \"$@\"", "entry"], "Cmd": ["by", "default"],
+        "ExposedPorts": {"80/tcp": {}}, "Labels": {"by": "us"}, "StopSignal": "SIGQUIT",
+    });
+    let Some(reference) = place.push("busy", &image(vec![tools, about], &config)) else { return };
+    let env = &place.env;
+    let run = |args: &[&str]| {
+        env.run([&["vm", "run", "--network", "none", "--image", &reference], args].concat()).ok()
+    };
+    assert_eq!(run(&[]), "hello by default\n");
+    assert_eq!(run(&["--", "a", "b c"]), "hello a b c\n");
+    assert_eq!(run(&["--entrypoint", "pwd"]), "/srv/app\n");
+    assert_eq!(run(&["--entrypoint", "", "--", "id", "-u"]), "33\n");
+    assert_eq!(
+        run(&["--entrypoint", "", "-u", "0", "--", "cat", "/etc/os-release"]),
+        "NAME=busy\n"
+    );
+    let image = shown(env, &reference);
+    assert_eq!(image["name"], "busy-v1");
+    assert_eq!(image["config"]["ports"], json!(["80/tcp"]));
+    assert_eq!(image["config"]["stop_signal"], "SIGQUIT");
+    assert_eq!(image["config"]["labels"]["by"], "us");
+    // What runs beside the command is what is said, with the image's environment.
+    says(env, &format!("vm create web --network none --image {reference}"), "web\n");
+    says(env, "vm exec web -- sh -c echo\\ $GREETING", "\n");
+    assert_eq!(env.run(["vm", "exec", "web", "--", "sh", "-c", "echo $GREETING"]).ok(), "hello\n");
+    let denied = env.run(["image", "delete", "busy-v1"]);
+    assert!(denied.stderr.contains("needed by web"), "{}", denied.stderr);
+    says(env, "vm delete web --force", "web\n");
+    // It is here: nobody is asked any more.
+    drop(place.registry);
+    let env = place.env;
+    says(&env, "vm run --network none --image busy-v1 -- again", "hello again\n");
+    says(&env, "image delete busy-v1", "busy-v1\n");
+    assert_eq!(env.run(["vm", "run", "--image", &reference, "--", "x"]).status, 125);
+    env.assert_nothing_left();
+}
+
+#[test]
+fn one_program_and_nothing_else_is_enough_of_an_image() {
+    let Some(place) = Place::new() else { return };
+    let Some(program) = std::fs::read(BUSYBOX).ok() else { return };
+    let alone =
+        image(vec![layer(&[Put::Program("run", program)])], &json!({ "Entrypoint": ["/run"] }));
+    let Some(reference) = place.push("alone", &alone) else { return };
+    let env = &place.env;
+    let run = |args: &[&str]| {
+        env.run([&["vm", "run", "--network", "none", "--image", &reference], args].concat())
+    };
+    assert_eq!(run(&["--", "echo", "it runs"]).ok(), "it runs\n");
+    assert_eq!(run(&["--", "id", "-u"]).ok(), "0\n");
+    assert_eq!(run(&["-u", "1234:5678", "--", "id", "-g"]).ok(), "5678\n");
+    let hosts = run(&["--", "cat", "/etc/hosts"]).ok();
+    assert!(hosts.contains("127.0.0.1\tlocalhost"), "{hosts}");
+    // Nothing to run, and no shell.
+    let none = image(vec![layer(&[Put::Program("run", static_program())])], &json!({}));
+    let Some(reference) = place.push("none", &none) else { return };
+    let said = env.run(["vm", "run", "--network", "none", "--image", &reference]);
+    assert!(said.stderr.contains("neither a command nor a shell"), "{}", said.stderr);
+    assert_eq!(said.status, 125);
+}
+
+#[test]
+fn forty_layers_are_laid_over_each_other() {
+    let Some(place) = Place::new() else { return };
+    let Some(tools) = busybox() else { return };
+    let mut layers = vec![tools];
+    for n in 0..39 {
+        let (own, hides) = (format!("d/{n}"), format!("d/.wh.{}", n - 2));
+        let mut puts = vec![Put::File(&own, "x"), Put::File("d/last", &own)];
+        if n % 3 == 2 {
+            puts.push(Put::File(&hides, ""));
+        }
+        layers.push(layer(&puts));
+    }
+    let Some(reference) = place.push("many", &image(layers, &json!({}))) else { return };
+    let listed =
+        place.env.run(["vm", "run", "--network", "none", "--image", &reference, "--", "ls", "/d"]);
+    let listed: std::collections::BTreeSet<String> =
+        listed.ok().lines().map(str::to_owned).collect();
+    let expected = (0..39).filter(|n| n % 3 != 0).map(|n| n.to_string());
+    assert_eq!(listed, expected.chain(["last".to_owned()]).collect());
+}
+
+#[test]
+fn a_tag_that_moves_is_another_image_and_old_sandboxes_keep_theirs() {
+    let Some(place) = Place::new() else { return };
+    let Some(tools) = busybox() else { return };
+    let version =
+        |text: &str| image(vec![tools.clone(), layer(&[Put::File("version", text)])], &json!({}));
+    let Some(reference) = place.push("app", &version("one\n")) else { return };
+    let env = &place.env;
+    says(env, &format!("image pull {reference}"), "app-v1\n");
+    let first = shown(env, "app-v1");
+    says(env, "vm create old --network none --image app-v1", "old\n");
+    says(env, "vm stop old", "old\n");
+    says(env, &format!("image pull {reference}"), "app-v1\n");
+    assert_eq!(shown(env, "app-v1")["id"], first["id"], "it was here already");
+    place.push("app", &version("two\n")).unwrap();
+    says(env, &format!("image pull {reference}"), "app-v1\n");
+    assert_ne!(shown(env, "app-v1")["id"], first["id"]);
+    says(env, "vm run --network none --image app-v1 -- cat /version", "two\n");
+    says(env, "vm start old", "old\n");
+    says(env, "vm exec old -- cat /version", "one\n");
+    env.kill_daemon();
+    says(env, "vm exec old -- cat /version", "one\n");
+    says(env, "vm delete old --force", "old\n");
+}
+
+#[test]
+fn images_come_from_archives_layouts_and_standard_input_too() {
+    let Some(place) = Place::new() else { return };
+    let Some(tools) = busybox() else { return };
+    let env = &place.env;
+    let layout = env.home().join("layout");
+    lay_out(&layout, "v1", &image(vec![tools], &json!({ "Cmd": ["echo", "from a file"] })));
+    let from = format!("oci:{}:v1", layout.display());
+    let archive = env.home().join("saved.tar");
+    let to = format!("docker-archive:{}:saved:v2", archive.display());
+    let Some(()) = skopeo(&[&from, &to]) else { return };
+    says(env, &format!("image pull --name laid {from}"), "laid\n");
+    says(env, &format!("image pull {to}"), "saved-v2\n");
+    let piped = env.run_with_input(
+        &["image", "pull", "--name", "piped", "-"],
+        &std::fs::read(&archive).unwrap(),
+    );
+    assert_eq!(piped.ok(), "piped\n");
+    for name in ["laid", "saved-v2", "piped"] {
+        says(env, &format!("vm run --network none --image {name}"), "from a file\n");
+    }
+    let left = std::fs::read_dir(env.home().join("cache")).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("import-")), "{left:?}");
+}
+
+#[test]
+fn two_pulls_of_one_image_make_one_and_a_killed_daemon_leaves_no_half() {
+    let Some(place) = Place::new() else { return };
+    let Some(tools) = busybox() else { return };
+    let noise = TestLayer::gzip(banger_testkit::oci::images::tar_of(
+        "noise",
+        &banger_testkit::oci::images::noise(7, 60 << 20),
+    ));
+    let Some(reference) = place.push("large", &image(vec![tools, noise], &json!({}))) else {
+        return;
+    };
+    let env = &place.env;
+    let pulls: Vec<_> = (0..2)
+        .map(|_| {
+            env.command(["image", "pull", &reference])
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for pull in pulls {
+        let output = pull.wait_with_output().unwrap();
+        assert_eq!(output.stdout, b"large-v1\n");
+    }
+    assert_eq!(stored(&env.home()), 2, "the default image and this one");
+    says(env, "image delete large-v1", "large-v1\n");
+    assert_eq!(stored(&env.home()), 1);
+    // Again, this time with a daemon that dies in the midst of it.
+    let pull = env
+        .command(["image", "pull", &reference])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    crate::support::wait_until("it is being written", || making(&env.home()));
+    env.kill_daemon();
+    let output = pull.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"large-v1\n", "the next daemon is asked");
+    says(env, "vm run --network none --image large-v1 -- ls /noise", "/noise\n");
+    assert_eq!(stored(&env.home()), 2);
+    assert!(!making(&env.home()), "nothing half-made is left");
+}
+
+fn entries(home: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(home.join("data/image-store")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+fn stored(home: &Path) -> usize {
+    entries(home).iter().filter(|name| !name.starts_with('.')).count()
+}
+
+fn making(home: &Path) -> bool {
+    entries(home).iter().any(|name| name.ends_with(".new"))
+}
