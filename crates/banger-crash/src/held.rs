@@ -5,6 +5,7 @@ use banger_api::client::Client;
 use banger_api::types::Sandbox;
 use banger_host::clock::Deadline;
 
+use crate::ask::Request;
 use crate::book::{Afterwards, Entry, Heard, Wish};
 use crate::burst::{self, RunFailed};
 use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
@@ -64,18 +65,21 @@ async fn hold(scene: &mut Scene) -> Result<()> {
 
 async fn create(scene: &mut Scene, client: &Client, name: String) -> Result<()> {
     let (entry, wish) = (Entry::new(Afterwards::Stays, None), Wish::CreateAndStart);
-    let made = client.create(&burst::wanted(&name, &entry, wish)?).await?;
+    let request = Request::create(&name, &entry, wish)?;
+    let heard = request.send(client).await;
+    ensure!(matches!(heard, Heard::Yes(_)), "{name} is not made: {heard:?}");
     scene.tally.requests += 1;
-    scene.book.insert(name.clone(), entry);
-    scene.note(&name, wish, Heard::Yes(made.operation));
+    scene.book.insert(name, entry);
+    scene.note(&request, heard);
     Ok(())
 }
 
 async fn delete(scene: &mut Scene, client: &Client, name: &str) -> Result<()> {
-    let heard = burst::ask(client, name, Wish::DeleteForced).await;
+    let request = Request::plain(name, Wish::DeleteForced);
+    let heard = request.send(client).await;
     ensure!(matches!(heard, Heard::Yes(_)), "{name} is not deleted: {heard:?}");
     scene.tally.requests += 1;
-    scene.note(name, Wish::DeleteForced, heard);
+    scene.note(&request, heard);
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use banger_host::clock::Deadline;
 
 use super::asks::{self, Answer, request};
 use crate::book::{Afterwards, Entry, Wish};
-use crate::burst::wanted;
+use crate::ask::wanted;
 use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
 use crate::place::Place;
 
