@@ -228,6 +228,12 @@ pub(super) fn clear(shared: &Arc<Shared>, record: &SandboxRecord) -> Begin {
     })
 }
 
+/// Ends whatever runs of a sandbox whose machine is gone, and throws away what was in its memory.
+pub(super) fn clear_with_memory(shared: &Arc<Shared>, record: &SandboxRecord) -> Begin {
+    let (shared, record) = (shared.clone(), record.clone());
+    Begin::new(Kind::Clears, |_| async move { drop_memory(&shared, &record).await })
+}
+
 /// Clears up behind a machine that has ended by itself.
 pub(super) fn ended_by_itself(
     shared: &Arc<Shared>,
@@ -237,9 +243,7 @@ pub(super) fn ended_by_itself(
     let (shared, record) = (shared.clone(), record.clone());
     Begin::new(Kind::Changes, |_| async move {
         clear_up(&shared, &record).await;
-        if let Err(error) = memory::forget(&shared.dir(&record.id)) {
-            warn!(sandbox = %record.id, error = format!("{error:#}"), "saved memory remains");
-        }
+        forget_memory(&shared, &record);
         Done::Ended(match reason {
             EndReason::PoweredOff => EndCause::PoweredOff,
             other => EndCause::Failed(other.to_string()),
@@ -325,5 +329,13 @@ async fn remove_dir(dir: PathBuf) -> Result<()> {
 pub(super) async fn clear_up(shared: &Shared, record: &SandboxRecord) {
     if let Err(error) = machine::clear(&shared.dir(&record.id)).await {
         warn!(sandbox = %record.id, error = format!("{error:#}"), "something of it still runs");
+    }
+}
+
+/// Throws away memory that fits nothing any more: it is as large as the machine was. What remains
+/// is thrown away before the next start.
+pub(super) fn forget_memory(shared: &Shared, record: &SandboxRecord) {
+    if let Err(error) = memory::forget(&shared.dir(&record.id)) {
+        warn!(sandbox = %record.id, error = format!("{error:#}"), "saved memory remains");
     }
 }
