@@ -1,10 +1,12 @@
 //! One kill at each named point of the daemon's work, and a second at the same one; and the end of
 //! a machine at each point at which it is saved.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, ensure};
 use banger_api::client::Client;
 use banger_host::fs::{list_dir, remove_all};
-use banger_model::{OperationId, SnapshotPart};
+use banger_model::{OperationId, SandboxId, SnapshotPart};
 use bangerd::checkpoint::CHECKPOINTS;
 
 use crate::ask::Request;
@@ -44,7 +46,7 @@ struct Way {
     past: &'static [&'static str],
     /// Of these, those that it does not lead past.
     never: &'static [&'static str],
-    /// Checkpoints at which the machine ends instead, while the daemon goes on.
+    /// Checkpoints at which the machine ends: while the daemon goes on, and with the daemon.
     machine_ends: &'static [&'static str],
 }
 
@@ -96,7 +98,7 @@ const WAYS: [Way; 10] = [
         before: &[RUN],
         life: &[Step::Ask(Wish::Pause), Step::Ask(Wish::Resume), Step::Ask(Wish::Pause)],
         past: &["pause.", "resume.", "start.furnished", "start.prepared", "start.recorded"],
-        machine_ends: &["pause.decided", "pause.saved"],
+        machine_ends: &["pause.decided", "pause.saved", "resume.used", "resume.answered"],
         ..NOWHERE
     },
     // Memory is saved in the place of memory that was saved before.
@@ -132,14 +134,13 @@ const WAYS: [Way; 10] = [
         ],
         never: &["resume.answered"],
         machine_ends: &SAVING,
-        ..NOWHERE
     },
     Way {
         name: "restore",
         before: &[RUN, Step::Ask(Wish::Snapshot)],
         life: &[Step::From(SnapshotPart::Machine), Step::Ask(Wish::DropSnapshot)],
         past: &OF_A_RESTORE,
-        machine_ends: &["start.answered"],
+        machine_ends: &["resume.used", "start.answered", "start.recorded"],
         ..NOWHERE
     },
     Way {
@@ -177,6 +178,8 @@ enum Kill {
     Twice,
     /// The daemon stands still there while its sandboxes' machines are killed.
     Machine,
+    /// The daemon is killed, and its sandboxes' machines before there is another.
+    Both,
 }
 
 /// Kills a daemon at every checkpoint on every way that leads there; the ways side by side, each in
@@ -218,6 +221,7 @@ async fn walk(scene: &mut Scene, way: &Way) -> Result<()> {
     }
     for checkpoint in way.machine_ends {
         kill_at(scene, way, checkpoint, Kill::Machine).await?;
+        kill_at(scene, way, checkpoint, Kill::Both).await?;
     }
     Ok(())
 }
@@ -237,7 +241,13 @@ async fn kill_at(scene: &mut Scene, way: &Way, checkpoint: &str, kill: Kill) -> 
     }
     match kill {
         Kill::Machine => machines_end_at(scene, (&round, &name), way, checkpoint).await?,
-        Kill::Once | Kill::Twice => daemon_ends_at(scene, (&round, &name), way, checkpoint).await?,
+        Kill::Once | Kill::Twice | Kill::Both => {
+            daemon_ends_at(scene, (&round, &name), way, checkpoint).await?
+        }
+    }
+    if kill == Kill::Both {
+        Killer::of(scene).kill()?;
+        note_deaths(scene);
     }
     if kill == Kill::Twice {
         let second = scene.next_life(&round);
@@ -287,25 +297,46 @@ async fn machines_end_at(
     let life = scene.next_life(round);
     let daemon = Daemon::spawn(&scene.place, &life, &stop_at(checkpoint, "stop"))?;
     ensure!(daemon.answers().await?, "bangerd ended at once");
-    let spared = scene.book.get(BYSTANDER).and_then(|entry| entry.id.clone());
-    let sandboxes = scene.place.home().sandboxes();
+    let killer = Killer::of(scene);
     let (lived, ended) = tokio::join!(live(scene, &daemon, name, way.life), async {
         daemon.stands_still().await?;
-        for id in list_dir(&sandboxes)? {
-            if spared.as_ref().is_none_or(|spared| id != spared.as_str()) {
-                kill_machine(&sandboxes.join(id))?;
-            }
-        }
+        killer.kill()?;
         daemon.go_on()
     });
     lived?;
     ended?;
+    note_deaths(scene);
+    daemon.unless_it_ends(check::settle(daemon.client(), &scene.book)).await;
+    daemon.stop().await
+}
+
+/// Kills every machine but the bystander's.
+struct Killer {
+    sandboxes: PathBuf,
+    spared: Option<SandboxId>,
+}
+
+impl Killer {
+    fn of(scene: &Scene) -> Self {
+        let spared = scene.book.get(BYSTANDER).and_then(|entry| entry.id.clone());
+        Self { sandboxes: scene.place.home().sandboxes(), spared }
+    }
+
+    fn kill(&self) -> Result<()> {
+        for id in list_dir(&self.sandboxes)? {
+            if self.spared.as_ref().is_none_or(|spared| id != spared.as_str()) {
+                kill_machine(&self.sandboxes.join(id))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn note_deaths(scene: &mut Scene) {
     let names: Vec<_> = scene.book.keys().filter(|name| *name != BYSTANDER).cloned().collect();
     for name in names {
         scene.note_wish(&name, Wish::Dies, Heard::Nothing);
     }
-    daemon.unless_it_ends(check::settle(daemon.client(), &scene.book)).await;
-    daemon.stop().await
 }
 
 /// Nothing is left of a way that was gone before.

@@ -1,4 +1,5 @@
-//! One boot that never comes to its end: the others take no notice, and it can be deleted.
+//! What never comes to its end: a boot of which the others take no notice, and which can be deleted;
+//! a snapshot that is taken, and nobody was told.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use banger_api::client::Client;
@@ -11,6 +12,7 @@ use crate::burst::{self, RunFailed};
 use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
 use crate::place::Tools;
 use crate::scene::Scene;
+use crate::shelf::Shot;
 use crate::tally::Tally;
 
 /// Sandboxes that are started at the same time; the first that comes so far is held.
@@ -18,6 +20,11 @@ const SANDBOXES: usize = 8;
 /// Where it is held: its machine is there, and has not executed anything.
 const CHECKPOINT: &str = "start.prepared=hold";
 const ROUND: &str = "held";
+/// Where a snapshot is held: it is whole, and nobody was told.
+const WRITTEN: &str = "snapshot.kept=hold";
+/// What it is of, and which one it is.
+const SOURCE: &str = "box";
+const TAG: &str = "1";
 
 /// Holds one boot among others, deletes all, and looks at what remains.
 ///
@@ -61,6 +68,58 @@ async fn hold(scene: &mut Scene) -> Result<()> {
     scene.check(ROUND, next, Vec::new()).await?;
     ensure!(scene.book.is_empty(), "not deleted: {:?}", scene.book.keys());
     Ok(())
+}
+
+/// Holds a snapshot that is on the disk and whose operation is not over, asks for something else
+/// meanwhile, and kills the daemon: what its successor has is what everybody was told.
+///
+/// # Errors
+/// When the harness itself fails.
+pub async fn run_snapshot(tools: &Tools, meanwhile: Wish) -> Result<Tally> {
+    let mut scene = Scene::begin(tools)?;
+    let outcome = hold_snapshot(&mut scene, meanwhile).await;
+    if let Err(error) = outcome
+        && scene.tally.violations.is_empty()
+    {
+        scene.violation(ROUND, format!("{error:#}"));
+    }
+    Ok(std::mem::take(&mut scene.tally))
+}
+
+async fn hold_snapshot(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
+    let life = scene.next_life(ROUND);
+    let args = ["--checkpoint".to_owned(), WRITTEN.to_owned()];
+    let daemon = Daemon::spawn(&scene.place, &life, &args)?;
+    ensure!(daemon.answers().await?, "bangerd ended at once");
+    let client = daemon.client();
+    create(scene, client, SOURCE.to_owned()).await?;
+    let deadline = Deadline::after(PATIENCE);
+    while client.show(SOURCE).await?.state != "running" {
+        ensure!(!deadline.passed(), "{SOURCE} does not come up");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let snapshot = format!("{SOURCE}@{TAG}");
+    scene.shelf.insert(snapshot.clone(), Shot::of(SOURCE));
+    send(scene, client, Request::snapshot(SOURCE, TAG)).await;
+    while client.snapshots().await?.is_empty() {
+        ensure!(!deadline.passed(), "no snapshot is taken");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let request = match meanwhile {
+        Wish::DropSnapshot => Request::drop_snapshot(SOURCE, &snapshot),
+        wish => Request::plain(SOURCE, wish),
+    };
+    send(scene, client, request).await;
+    daemon.kill().await?;
+    scene.tally.kills += 1;
+    let next = scene.start(ROUND).await?;
+    scene.check(ROUND, next, Vec::new()).await
+}
+
+async fn send(scene: &mut Scene, client: &Client, request: Request) {
+    let heard = request.send(client).await;
+    scene.tally.requests += 1;
+    scene.note(&request, heard);
 }
 
 async fn create(scene: &mut Scene, client: &Client, name: String) -> Result<()> {

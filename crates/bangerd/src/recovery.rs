@@ -175,7 +175,19 @@ fn settle_snapshots(
         }
     }
     for snapshot in whole {
-        shared.snapshots.add(snapshot);
+        let taken = shared.operations.find(&snapshot.id.operation());
+        let status = taken.map(|taken| taken.operation().status.clone());
+        // Its daemon died between the word that it is not taken and its removal.
+        if matches!(
+            status,
+            Some(OperationStatus::Failed { .. } | OperationStatus::Cancelled { .. })
+        ) {
+            info!(snapshot = %snapshot.id, "removed a snapshot that was given up");
+            shared.snapshots.discard(snapshot);
+        } else {
+            // Nothing is given up yet.
+            let _ = shared.snapshots.add(snapshot);
+        }
     }
 }
 

@@ -265,7 +265,7 @@ impl Driver {
         let outcomes = self.asked.reached(None, self.record.boots);
         let mut ended = Vec::new();
         for (tracked, outcome) in &outcomes {
-            let record = tracked.ended(status(outcome.clone()));
+            let record = tracked.ended(status(self.as_it_is(tracked, outcome.clone())));
             writes.push(Write::PutOperation(record.clone()));
             ended.push((tracked, record));
         }
