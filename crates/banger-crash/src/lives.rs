@@ -70,15 +70,18 @@ impl Expected {
 /// often.
 pub fn expected(entry: &Entry, boots: u64, book: &Book, shelf: &Shelf) -> Expected {
     if entry.may_have_ended() {
-        let saved = entry.was == Rest::Paused || entry.may_have(&[Wish::Pause]);
+        // What was not saved is gone with its machine.
+        let gone = entry.was == Rest::Running && !entry.may_have(&[Wish::Pause]);
         return match &entry.life {
-            Some(life) if !saved && boots > entry.boots => Expected::Another(life.clone()),
+            Some(life) if gone && boots > entry.boots => Expected::Another(life.clone()),
             _ => Expected::Anything,
         };
     }
     let life = match (&entry.made, entry.was) {
         (_, Rest::Running | Rest::Paused) => entry.life.clone(),
-        (Made::Copy(source), _) => book.get(source).and_then(of_source),
+        (Made::Copy(source), Rest::Absent) => book.get(source).and_then(of_source),
+        // It was made before, and never up: what it is made of is as it was then.
+        (Made::Copy(_), _) => entry.life.clone(),
         (Made::FromSnapshot(name, banger_model::SnapshotPart::Machine), _) => {
             shelf.get(name).and_then(|shot| shot.life.clone())
         }
@@ -143,6 +146,9 @@ mod tests {
         assert_eq!(expected(&fork, 1, &book(Some(Wish::Fork)), &shelf), goes_on);
         let anything = Expected::Anything;
         assert_eq!(expected(&fork, 1, &book(Some(Wish::Kill)), &shelf), anything);
+        let older = Entry { was: Rest::Stopped, life: Some(life("a", 2)), ..fork.clone() };
+        let goes_on = Expected::GoesOn(life("a", 2));
+        assert_eq!(expected(&older, 2, &book(Some(Wish::Kill)), &shelf), goes_on);
         let of = |part| copy(Made::FromSnapshot("a@1".into(), part));
         let machine = of(banger_model::SnapshotPart::Machine);
         let snapshot = Expected::GoesOn(life("s", 1));

@@ -7,12 +7,12 @@ use anyhow::{Result, ensure};
 use tokio::time::timeout;
 
 use crate::ask::{Request, With};
-use crate::book::{Book, Heard, Made, Rest, Wish, doubt_copies};
+use crate::book::{Book, Entry, Heard, Made, Rest, Wish, doubt_copies};
 use crate::burst::{Answer, Leases, RunFailed, Sent};
 use crate::check::{self, Said, Wrongs};
 use crate::daemon::Daemon;
 use crate::draw::Draw;
-use crate::lives::of_source;
+use crate::lives::{Life, of_source};
 use crate::machines::{self, Found, Remembers};
 use crate::place::{Place, Tools};
 use crate::shelf::{self, Shelf};
@@ -247,6 +247,7 @@ impl Scene {
         let world = World::look(self.place.root(), &self.place.home())?;
         self.tally.rounds += 1;
         self.turn_the_shelf(said);
+        let copied = self.copied();
         for (name, entry) in &mut self.book {
             let was = entry.was;
             let sandbox = said.sandboxes.get(name);
@@ -265,8 +266,9 @@ impl Scene {
             self.tally.memories += u64::from(remembers);
             entry.boot = its.map(|found| found.boot.clone());
             // Memory that is saved is what it was, unless it was another's meanwhile.
-            let kept = entry.life.take().filter(|_| entry.was == Rest::Paused);
-            let kept = kept.filter(|_| !entry.may_have_ended());
+            let before = entry.life.take();
+            let kept = entry.was == Rest::Paused && !entry.may_have_ended();
+            let kept = before.clone().filter(|_| kept);
             entry.life = its.and_then(|found| found.life.clone()).or(kept);
             entry.id = sandbox.map(|sandbox| sandbox.id.clone());
             entry.boots = sandbox.map_or(0, |sandbox| sandbox.boots);
@@ -274,14 +276,26 @@ impl Scene {
             let begins = sandbox.and_then(|one| one.from.as_ref()).filter(|from| from.up.is_none());
             let disk = entry.id.as_ref().and_then(|id| world.disks.get(id.as_str()));
             entry.disk = disk.filter(|_| begins.is_none()).copied();
-            if begins.is_none() {
-                entry.made = Made::Anew;
+            match begins {
+                Some(_) => entry.life = copied.get(name).cloned().or(before),
+                None => entry.made = Made::Anew,
             }
             entry.asked.clear();
         }
         self.book.retain(|_, entry| entry.was != Rest::Absent);
         self.leases.retain(|name, _| self.book.contains_key(name));
         Ok(())
+    }
+
+    /// What is in the memory that copies are made of which are made since the last look.
+    fn copied(&self) -> BTreeMap<String, Life> {
+        let of = |entry: &Entry| match &entry.made {
+            Made::Copy(source) if entry.was == Rest::Absent => {
+                self.book.get(source).and_then(of_source)
+            }
+            _ => None,
+        };
+        self.book.iter().filter_map(|(name, entry)| Some((name.clone(), of(entry)?))).collect()
     }
 
     fn turn_the_shelf(&mut self, said: &Said) {
