@@ -29,6 +29,8 @@ const LINES: u64 = 20_000;
 const MAX_COPIES: u64 = 3;
 /// Snapshots in a home from which on more are removed than taken.
 const MANY_SNAPSHOTS: usize = 4;
+/// How often of a hundred times something is asked of a sandbox that can do it.
+const MOSTLY: u64 = 80;
 /// Longest output of a command that is kept.
 const MAX_OUTPUT_LEN: usize = 1 << 20;
 
@@ -143,14 +145,21 @@ impl Burst<'_> {
         Sent { name: request.name.clone(), request: Some(request), answer }
     }
 
-    /// Asks something of the sandbox of this name; what is new gets a name with this in it.
+    /// Asks something of the sandbox of this name, or of one that is more likely to do it; what is
+    /// new gets a name with this in it.
     fn ask(&mut self, name: String, unique: &str, size: Size, delay: Duration) -> Sent {
+        let roll = self.draw.below(100);
+        let name = match roll {
+            56..66 | 75..90 => self.rather(Rest::Running, name),
+            66..75 => self.rather(Rest::Paused, name),
+            _ => name,
+        };
         let entry = self.book.get(&name);
         let runs = entry.is_some_and(|entry| entry.boot.is_some());
         // The lease of a sandbox that may not be there yet is the lease of its client alone.
         let leased =
             self.leases.contains_key(&name) && entry.is_some_and(|entry| entry.was != Rest::Absent);
-        let wish = match self.draw.below(100) {
+        let wish = match roll {
             0..12 => Wish::Start,
             12..20 => Wish::Stop,
             20..26 => Wish::Kill,
@@ -172,6 +181,16 @@ impl Burst<'_> {
             Wish::LeaseFell | Wish::Dies => self.end(name, wish, delay),
             wish => self.send_request(Request::plain(&name, wish), delay),
         }
+    }
+
+    /// Mostly one that was so when nothing was under way, if there is one; else this one.
+    fn rather(&mut self, state: Rest, name: String) -> String {
+        let so = self.book.iter().filter(|(_, entry)| entry.was == state);
+        let so: Vec<_> = so.map(|(name, _)| name.clone()).collect();
+        if self.draw.chance(MOSTLY) {
+            return self.draw.pick(&so).cloned().unwrap_or(name);
+        }
+        name
     }
 
     /// Has a snapshot taken; or has one removed, where there are many.
