@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// Every checkpoint there is, in the order of a sandbox's life.
-pub const CHECKPOINTS: [&str; 32] = [
+pub const CHECKPOINTS: [&str; 33] = [
     "create.reserved",
     "start.decided",
     "start.assets",
@@ -35,6 +35,7 @@ pub const CHECKPOINTS: [&str; 32] = [
     "snapshot.kept",
     "snapshot.recorded",
     "restore.filled",
+    "end.seen",
     "stop.decided",
     "stop.off",
     "stop.cleared",

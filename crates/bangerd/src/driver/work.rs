@@ -61,7 +61,7 @@ pub(super) struct Work {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// It looks, and what follows depends on what it sees.
+    /// It looks, or clears up behind what has happened, and what follows depends on that.
     Observes,
     /// It does what the sandbox's state says.
     Changes,
@@ -119,7 +119,7 @@ impl Work {
         Self { task, supersede, kind }
     }
 
-    /// Whether it only looks.
+    /// Whether how the sandbox is hangs on it: nothing is asked of the sandbox meanwhile.
     pub(super) fn observes(&self) -> bool {
         self.kind == Kind::Observes
     }
@@ -241,7 +241,9 @@ pub(super) fn ended_by_itself(
     reason: EndReason,
 ) -> Begin {
     let (shared, record) = (shared.clone(), record.clone());
-    Begin::new(Kind::Changes, |_| async move {
+    // Whoever asks meanwhile for what only a machine that runs can do would be told that it does.
+    Begin::new(Kind::Observes, |_| async move {
+        shared.checkpoints.reach("end.seen").await;
         clear_up(&shared, &record).await;
         forget_memory(&shared, &record);
         Done::Ended(match reason {
