@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use banger_api::client::Client;
 use banger_host::fs::{list_dir, remove_all};
 use banger_model::{OperationId, SandboxId, SnapshotPart};
@@ -59,7 +59,7 @@ const NOWHERE: Way =
     Way { name: "", before: &[], life: &[], past: &[], never: &[], machine_ends: &[] };
 
 /// Ways that together lead past every checkpoint.
-const WAYS: [Way; 10] = [
+const WAYS: [Way; 11] = [
     Way {
         name: "stop",
         life: &[RUN, Step::Ask(Wish::Stop), Step::Ask(Wish::Delete)],
@@ -91,6 +91,13 @@ const WAYS: [Way; 10] = [
             Step::Ask(Wish::DeleteForced),
         ],
         past: &BOOT,
+        ..NOWHERE
+    },
+    Way {
+        name: "dies",
+        before: &[RUN],
+        life: &[Step::Ask(Wish::Dies), Step::Ask(Wish::Start)],
+        past: &["end.", "start.decided"],
         ..NOWHERE
     },
     Way {
@@ -357,6 +364,14 @@ async fn tidy(scene: &mut Scene, daemon: &Daemon) {
 /// Asks for one thing after the other, as long as there is somebody to ask.
 async fn live(scene: &mut Scene, daemon: &Daemon, name: &str, life: &[Step]) -> Result<()> {
     for step in life {
+        if *step == Step::Ask(Wish::Dies) {
+            let client = daemon.client();
+            kill_machine_of(scene, name)?;
+            if daemon.unless_it_ends(runs_no_more(client, name)).await.is_none() {
+                return Ok(());
+            }
+            continue;
+        }
         let request = request(scene, name, *step)?;
         let heard = request.send(daemon.client()).await;
         scene.tally.requests += 1;
@@ -370,6 +385,21 @@ async fn live(scene: &mut Scene, daemon: &Daemon, name: &str, life: &[Step]) -> 
         }
     }
     Ok(())
+}
+
+fn kill_machine_of(scene: &mut Scene, name: &str) -> Result<()> {
+    let id = scene.book.get(name).and_then(|entry| entry.id.clone());
+    let id = id.context("nobody knows which sandbox it is")?;
+    let heard = kill_machine(&scene.place.home().sandbox(&id))?;
+    scene.note_wish(name, Wish::Dies, heard);
+    Ok(())
+}
+
+/// Waits until the daemon has seen that a machine is gone.
+async fn runs_no_more(client: &Client, name: &str) {
+    while client.show(name).await.is_ok_and(|sandbox| sandbox.state == "running") {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// What a step asks for, with everything that it is about in the books.

@@ -1,6 +1,8 @@
 //! What never comes to its end: a boot of which the others take no notice, and which can be deleted;
 //! a snapshot that is taken, and nobody was told.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use banger_api::client::Client;
 use banger_api::types::Sandbox;
@@ -8,7 +10,7 @@ use banger_host::clock::Deadline;
 
 use crate::ask::Request;
 use crate::book::{Afterwards, Entry, Heard, Wish};
-use crate::burst::{self, RunFailed};
+use crate::burst::{self, RunFailed, kill_machine};
 use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
 use crate::place::Tools;
 use crate::scene::Scene;
@@ -22,6 +24,10 @@ const CHECKPOINT: &str = "start.prepared=hold";
 const ROUND: &str = "held";
 /// Where a snapshot is held: it is whole, and nobody was told.
 const WRITTEN: &str = "snapshot.kept=hold";
+/// Where the daemon stands still when it has seen that a machine is gone.
+const ENDED: &str = "end.seen=stop";
+/// How long a request may take into the socket of a daemon.
+const SENT: Duration = Duration::from_millis(20);
 /// What it is of, and which one it is.
 const SOURCE: &str = "box";
 const TAG: &str = "1";
@@ -93,11 +99,8 @@ async fn hold_snapshot(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
     ensure!(daemon.answers().await?, "bangerd ended at once");
     let client = daemon.client();
     create(scene, client, SOURCE.to_owned()).await?;
+    runs(client).await?;
     let deadline = Deadline::after(PATIENCE);
-    while client.show(SOURCE).await?.state != "running" {
-        ensure!(!deadline.passed(), "{SOURCE} does not come up");
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
     let snapshot = format!("{SOURCE}@{TAG}");
     scene.shelf.insert(snapshot.clone(), Shot::of(SOURCE));
     send(scene, client, Request::snapshot(SOURCE, TAG)).await;
@@ -114,6 +117,58 @@ async fn hold_snapshot(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
     scene.tally.kills += 1;
     let next = scene.start(ROUND).await?;
     scene.check(ROUND, next, Vec::new()).await
+}
+
+/// Asks for what only a machine that runs can do, when the daemon has just seen that it does not:
+/// whatever is answered, the sandbox does not run afterwards.
+///
+/// # Errors
+/// When the harness itself fails.
+pub async fn run_end(tools: &Tools, meanwhile: Wish) -> Result<Tally> {
+    let mut scene = Scene::begin(tools)?;
+    let outcome = hold_end(&mut scene, meanwhile).await;
+    if let Err(error) = outcome
+        && scene.tally.violations.is_empty()
+    {
+        scene.violation(ROUND, format!("{error:#}"));
+    }
+    Ok(std::mem::take(&mut scene.tally))
+}
+
+async fn hold_end(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
+    let life = scene.next_life(ROUND);
+    let args = ["--checkpoint".to_owned(), ENDED.to_owned()];
+    let daemon = Daemon::spawn(&scene.place, &life, &args)?;
+    ensure!(daemon.answers().await?, "bangerd ended at once");
+    let client = daemon.client();
+    create(scene, client, SOURCE.to_owned()).await?;
+    runs(client).await?;
+    kill_machine(&scene.place.home().sandbox(&client.show(SOURCE).await?.id))?;
+    scene.note(&Request::plain(SOURCE, Wish::Dies), Heard::Nothing);
+    daemon.stands_still().await?;
+    scene.shelf.insert(format!("{SOURCE}@{TAG}"), Shot::of(SOURCE));
+    let request = match meanwhile {
+        Wish::Snapshot => Request::snapshot(SOURCE, TAG),
+        wish => Request::plain(SOURCE, wish),
+    };
+    let (heard, went_on) = tokio::join!(request.send(client), async {
+        // The request waits in the daemon's socket, unless this host is very slow.
+        tokio::time::sleep(SENT).await;
+        daemon.go_on()
+    });
+    went_on?;
+    scene.note(&request, heard);
+    scene.check(ROUND, daemon, Vec::new()).await
+}
+
+/// Waits until the sandbox runs.
+async fn runs(client: &Client) -> Result<()> {
+    let deadline = Deadline::after(PATIENCE);
+    while client.show(SOURCE).await?.state != "running" {
+        ensure!(!deadline.passed(), "{SOURCE} does not come up");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
 }
 
 async fn send(scene: &mut Scene, client: &Client, request: Request) {

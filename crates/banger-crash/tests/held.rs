@@ -21,6 +21,15 @@ async fn a_snapshot_that_is_being_taken_is_there_exactly_if_its_operation_says_s
 }
 
 #[tokio::test]
+async fn a_sandbox_whose_machine_is_gone_does_not_run_whatever_is_asked() {
+    let Some(tools) = tools() else { return };
+    for meanwhile in [Wish::Pause, Wish::Snapshot, Wish::Restart] {
+        let tally = held::run_end(&tools, meanwhile).await.unwrap();
+        assert!(tally.violations.is_empty(), "{meanwhile:?}, {tally}: {:#?}", tally.violations);
+    }
+}
+
+#[tokio::test]
 async fn a_boot_that_hangs_holds_up_no_other_and_can_be_deleted() {
     let Some(tools) = tools() else { return };
     let tally = held::run(&tools).await.unwrap();

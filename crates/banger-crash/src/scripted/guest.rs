@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 use banger_link::{
     AgentInfo, AgentLink, GuestStats, PathKind, ProcessId, ProcessInfo, Refusal, Reply, Request,
@@ -69,18 +70,41 @@ pub(super) fn serve(listener: &UnixListener, machine: &Machine) {
         next_pid: FIRST_PID,
         goes: false,
     };
-    while let Ok((stream, _)) = listener.accept() {
-        // Whatever ends a connection, the next host finds everything as it was.
-        let _ = guest.serve(stream);
-        if guest.goes {
-            std::thread::sleep(machine.delay);
-            machine.end("guest-shutdown");
+    std::thread::scope(|scope| {
+        // Not before it was looked whether memory and disk fit each other.
+        scope.spawn(|| machine.tick.map(|period| tick(machine, period)));
+        guest.serve_all(listener);
+    });
+}
+
+/// Writes again and again, as long as the guest's processes do not stand still, so that a disk and
+/// memory of two moments do not fit each other.
+fn tick(machine: &Machine, period: Duration) {
+    loop {
+        std::thread::sleep(period);
+        let ticked = machine.execute(|memory| match memory.is_up() {
+            true => memory.write(),
+            false => Ok(()),
+        });
+        if ticked.is_err() {
             return;
         }
     }
 }
 
 impl Guest<'_> {
+    fn serve_all(&mut self, listener: &UnixListener) {
+        while let Ok((stream, _)) = listener.accept() {
+            // Whatever ends a connection, the next host finds everything as it was.
+            let _ = self.serve(stream);
+            if self.goes {
+                std::thread::sleep(self.machine.delay);
+                self.machine.end("guest-shutdown");
+                return;
+            }
+        }
+    }
+
     fn serve(&mut self, mut stream: UnixStream) -> std::io::Result<()> {
         let mut input = vec![0; READ_LEN];
         let mut output = Vec::new();

@@ -124,6 +124,11 @@ impl Memory {
         Ok(self.get(Word::Life))
     }
 
+    /// Whether it has booted, and its processes do not stand still.
+    pub(super) fn is_up(&self) -> bool {
+        self.get(Word::Boot) != 0 && self.get(Word::Frozen) == 0
+    }
+
     /// Belongs to this machine id from now on. A guest whose processes live through that tells
     /// another boot id.
     pub(super) fn belong_to(&self, machine_id: [u8; 16]) -> io::Result<()> {

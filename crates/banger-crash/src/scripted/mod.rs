@@ -34,6 +34,8 @@ if [ $last = $known ]; then fit=fits; else fit=\"memory has $known and the disk 
 echo $(cat $life) $next $fit";
 /// Names the longest time, in milliseconds, that its guest takes to boot, and to power off.
 pub const DELAY_VARIABLE: &str = "BANGER_SCRIPTED_DELAY_MS";
+/// Between two writes of a guest that has nothing else to do.
+const TICK: Duration = Duration::from_millis(5);
 /// What it says when it is asked for its version: no real one's, so that nobody takes what is
 /// found out about the one to be true of the other.
 const VERSION: &str = "QEMU emulator version 99.0.0 (scripted)";
@@ -57,6 +59,8 @@ struct Machine {
     changed: Condvar,
     events: Events,
     delay: Duration,
+    /// Between two writes of a guest that has nothing else to do, if it writes then.
+    tick: Option<Duration>,
     origin: Origin,
     memory: Memory,
 }
@@ -146,6 +150,8 @@ fn serve(args: &[OsString], longest_delay: Duration) -> io::Result<()> {
         changed: Condvar::new(),
         events: Events::default(),
         delay,
+        // Who measures wants neither delays nor guests that are busy.
+        tick: (longest_delay > Duration::ZERO).then_some(TICK),
         origin,
         memory: Memory::of(args)?,
     });
