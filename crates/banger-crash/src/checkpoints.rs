@@ -23,6 +23,8 @@ use crate::tally::Tally;
 const BYSTANDER: &str = "bystander";
 /// What the snapshots of a way are called, of its only sandbox.
 const TAG: &str = "1";
+/// Where the machine is that becomes a template, below the template's directory.
+const MACHINE: &str = "machine";
 /// Copies that a fork makes.
 const COPIES: u16 = 2;
 
@@ -64,6 +66,7 @@ const WAYS: [Way; 11] = [
         name: "stop",
         life: &[RUN, Step::Ask(Wish::Stop), Step::Ask(Wish::Delete)],
         past: &BOOT,
+        machine_ends: &["template.prepared", "template.settled"],
         ..NOWHERE
     },
     // A machine that is ended by force passes none of those of an orderly end.
@@ -104,7 +107,7 @@ const WAYS: [Way; 11] = [
         name: "pause",
         before: &[RUN],
         life: &[Step::Ask(Wish::Pause), Step::Ask(Wish::Resume), Step::Ask(Wish::Pause)],
-        past: &["pause.", "resume.", "start.furnished", "start.prepared", "start.recorded"],
+        past: &["pause.", "resume.", "start.prepared"],
         machine_ends: &["pause.decided", "pause.saved", "resume.used", "resume.answered"],
         ..NOWHERE
     },
@@ -113,7 +116,7 @@ const WAYS: [Way; 11] = [
         name: "again",
         before: &[RUN, Step::Ask(Wish::Pause), Step::Ask(Wish::Resume)],
         life: &[Step::Ask(Wish::Pause), Step::Ask(Wish::Stop), Step::Ask(Wish::Start)],
-        past: &["pause.", "stop.decided", "start.decided"],
+        past: &["pause.saved", "pause.recorded", "stop.decided"],
         machine_ends: &["pause.saved"],
         ..NOWHERE
     },
@@ -129,18 +132,9 @@ const WAYS: [Way; 11] = [
         name: "fork",
         before: &[RUN],
         life: &[Step::Ask(Wish::Fork), Step::Ask(Wish::DeleteForced)],
-        past: &[
-            "snapshot.",
-            "resume.",
-            "restore.",
-            "start.decided",
-            "start.furnished",
-            "start.prepared",
-            "start.answered",
-            "start.recorded",
-        ],
-        never: &["resume.answered"],
+        past: &["snapshot.", "resume.used", "restore.", "start.decided", "start.recorded"],
         machine_ends: &SAVING,
+        ..NOWHERE
     },
     Way {
         name: "restore",
@@ -154,7 +148,7 @@ const WAYS: [Way; 11] = [
         name: "disk",
         before: &[RUN, Step::Ask(Wish::Snapshot)],
         life: &[Step::From(SnapshotPart::Disk), Step::Ask(Wish::DropSnapshot)],
-        past: &OF_A_RESTORE,
+        past: &["restore."],
         ..NOWHERE
     },
 ];
@@ -317,22 +311,30 @@ async fn machines_end_at(
     daemon.stop().await
 }
 
-/// Kills every machine but the bystander's.
+/// Kills every machine but the bystander's: of sandboxes, and of templates that are being made.
 struct Killer {
     sandboxes: PathBuf,
+    templates: PathBuf,
     spared: Option<SandboxId>,
 }
 
 impl Killer {
     fn of(scene: &Scene) -> Self {
         let spared = scene.book.get(BYSTANDER).and_then(|entry| entry.id.clone());
-        Self { sandboxes: scene.place.home().sandboxes(), spared }
+        let home = scene.place.home();
+        Self { sandboxes: home.sandboxes(), templates: home.templates(), spared }
     }
 
     fn kill(&self) -> Result<()> {
         for id in list_dir(&self.sandboxes)? {
             if self.spared.as_ref().is_none_or(|spared| id != spared.as_str()) {
                 kill_machine(&self.sandboxes.join(id))?;
+            }
+        }
+        for template in list_dir(&self.templates)? {
+            let machine = self.templates.join(template).join(MACHINE);
+            if machine.exists() {
+                kill_machine(&machine)?;
             }
         }
         Ok(())
