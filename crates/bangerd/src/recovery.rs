@@ -42,7 +42,11 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
     let (root, templates) = (shared.home.sandboxes(), shared.home.templates());
     let snapshots = shared.home.snapshots();
     let whole = !damaged.iter().any(|row| row.row == DamagedRow::Sandbox(None));
+    let home = shared.home.clone();
     let (found, snapshots) = spawn_blocking(move || {
+        if let Err(error) = banger_vmm::probe::settle(&home) {
+            warn!(%error, "what a probe of KVM has left remains");
+        }
         crate::templates::settle(&templates)?;
         let snapshots = crate::snapshots::settle(&snapshots)?;
         ensure_private_dir(&root)?;
