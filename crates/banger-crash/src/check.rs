@@ -73,13 +73,20 @@ pub(crate) async fn settle(client: &Client, book: &Book) -> Result<(Said, Wrongs
     }
 }
 
-/// Talks to every sandbox whose monitor was killed. Such a process may stay for seconds, until it
-/// is laid to rest by whoever that is up to; so long the daemon cannot tell, and lets who asks wait.
+/// Talks to every sandbox whose monitor was killed, until it answers or is known not to run. Such a
+/// process may stay for seconds, until it is laid to rest by whoever that is up to; so long the daemon
+/// cannot tell.
 pub(crate) async fn knock(client: &Client, book: &Book) {
-    for (name, entry) in book {
-        if entry.asked.iter().any(|(wish, _)| *wish == Wish::Dies) {
-            // Whatever comes of it: the sandbox may be gone.
-            let _ = burst::run(client, name, &["true"], &[]).await;
+    let killed =
+        book.iter().filter(|(_, entry)| entry.asked.iter().any(|(wish, _)| *wish == Wish::Dies));
+    for (name, _) in killed {
+        let deadline = Deadline::after(PATIENCE);
+        while burst::run(client, name, &["true"], &[]).await.is_err() && !deadline.passed() {
+            // It may be gone.
+            if !client.show(name).await.is_ok_and(|sandbox| sandbox.state == "running") {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }

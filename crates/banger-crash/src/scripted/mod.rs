@@ -35,7 +35,7 @@ echo $(cat $life) $next $fit";
 /// Names the longest time, in milliseconds, that its guest takes to boot, and to power off.
 pub const DELAY_VARIABLE: &str = "BANGER_SCRIPTED_DELAY_MS";
 /// Between two writes of a guest that has nothing else to do.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(2);
 /// What it says when it is asked for its version: no real one's, so that nobody takes what is
 /// found out about the one to be true of the other.
 const VERSION: &str = "QEMU emulator version 99.0.0 (scripted)";
