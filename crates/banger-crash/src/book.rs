@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use banger_model::{LeaseId, OperationId, SandboxId};
+use banger_model::{LeaseId, OperationId, SandboxId, SnapshotPart};
+
+use crate::lives::Life;
 
 /// How a sandbox is when nothing is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,6 +17,8 @@ pub enum Rest {
     Running,
     /// It has stopped.
     Stopped,
+    /// Its memory is saved, and it has no machine.
+    Paused,
     /// Its machine has ended by itself.
     Failed,
 }
@@ -34,6 +38,20 @@ pub enum Wish {
     Kill,
     /// To stop and start again.
     Restart,
+    /// To save its memory and have no machine.
+    Pause,
+    /// To go on with its saved memory.
+    Resume,
+    /// To have a snapshot taken of it.
+    Snapshot,
+    /// That a snapshot of it goes.
+    DropSnapshot,
+    /// To have copies made of it.
+    Fork,
+    /// Of another: that this is a copy of it.
+    BeCopy,
+    /// Nobody asked: what it is to be a copy of may have come to an end before it was copied.
+    NeverCopied,
     /// To go if it does not run.
     Delete,
     /// To go.
@@ -73,6 +91,17 @@ pub enum Afterwards {
     Goes,
 }
 
+/// What a sandbox is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Made {
+    /// What all are made from; or it has been up since it was made.
+    Anew,
+    /// So much of the snapshot of this name.
+    FromSnapshot(String, SnapshotPart),
+    /// The memory of the sandbox of this name, by this fork.
+    Copy(String),
+}
+
 /// One sandbox as far as its clients know.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -84,6 +113,12 @@ pub struct Entry {
     pub id: Option<SandboxId>,
     /// Its disk, by the file's inode: what was ever written to it is in there.
     pub disk: Option<u64>,
+    /// What was in its memory; of a machine that is gone, if its memory is not.
+    pub life: Option<Life>,
+    /// How often it had begun to start.
+    pub boots: u64,
+    /// What it begins with, as long as it was never up.
+    pub made: Made,
     /// What becomes of it when it has stopped.
     pub afterwards: Afterwards,
     /// The lease that it hangs on.
@@ -96,20 +131,58 @@ pub struct Entry {
 pub type Book = BTreeMap<String, Entry>;
 
 /// What removes a sandbox.
-const GONE: [Wish; 3] = [Wish::Delete, Wish::DeleteForced, Wish::LeaseFell];
+const GONE: [Wish; 4] = [Wish::Delete, Wish::DeleteForced, Wish::LeaseFell, Wish::NeverCopied];
 /// What ends a sandbox's machine.
 const DOWN: [Wish; 3] = [Wish::Stop, Wish::Kill, Wish::Dies];
+/// What brings a sandbox up.
+const UP: [Wish; 5] =
+    [Wish::Start, Wish::Restart, Wish::Resume, Wish::CreateAndStart, Wish::BeCopy];
+/// What ends a sandbox's machine, or the sandbox: what was in its memory is gone.
+const ENDS: [Wish; 7] = [
+    Wish::Stop,
+    Wish::Kill,
+    Wish::Restart,
+    Wish::DeleteForced,
+    Wish::LeaseFell,
+    Wish::Dies,
+    Wish::NeverCopied,
+];
 
 impl Entry {
     /// One that is not there yet.
     pub fn new(afterwards: Afterwards, lease: Option<LeaseId>) -> Self {
-        let (was, boot, id, disk) = (Rest::Absent, None, None, None);
-        Self { was, boot, id, disk, afterwards, lease, asked: Vec::new() }
+        Self {
+            was: Rest::Absent,
+            boot: None,
+            id: None,
+            disk: None,
+            life: None,
+            boots: 0,
+            made: Made::Anew,
+            afterwards,
+            lease,
+            asked: Vec::new(),
+        }
+    }
+
+    /// One that is not there yet, and begins with this.
+    pub fn made(made: Made) -> Self {
+        Self { made, ..Self::new(Afterwards::Stays, None) }
     }
 
     /// Everything that may have been done.
     fn possible(&self) -> impl Iterator<Item = Wish> {
         self.asked.iter().filter(|(_, heard)| *heard != Heard::No).map(|(wish, _)| *wish)
+    }
+
+    /// Whether one of these may have been done.
+    pub fn may_have(&self, wishes: &[Wish]) -> bool {
+        self.possible().any(|wish| wishes.contains(&wish))
+    }
+
+    /// Whether its machine may have ended, or it may be gone.
+    pub fn may_have_ended(&self) -> bool {
+        self.may_have(&ENDS)
     }
 
     fn promised(&self, wishes: &[Wish]) -> bool {
@@ -126,23 +199,26 @@ impl Entry {
 
     /// The states in which it may come to rest.
     pub fn may_be(&self) -> BTreeSet<Rest> {
-        use Wish as W;
-        const UP: [Wish; 3] = [W::Start, W::Restart, W::CreateAndStart];
         // Who hears that it goes will not see it again, whatever else was asked.
         if self.promised(&GONE) {
             return [Rest::Absent].into();
         }
-        let any_of = |wishes: &[Wish]| self.possible().any(|wish| wishes.contains(&wish));
         let mut states = self.reachable();
         if self.promised(&UP) {
             // Nothing leads back to a sandbox that was never started.
             states.remove(&Rest::Created);
-            if !any_of(&GONE) && !any_of(&DOWN) {
+            if !self.may_have(&GONE) && !self.may_have(&DOWN) && !self.may_have(&[Wish::Pause]) {
                 states.retain(|state| *state == Rest::Running);
             }
         }
-        if self.promised(&DOWN) && !any_of(&UP) {
-            states.remove(&Rest::Running);
+        if !self.may_have(&UP) {
+            // Only what runs can be paused, so what is down stays down.
+            if self.promised(&DOWN) {
+                states.retain(|state| !matches!(state, Rest::Running | Rest::Paused));
+            }
+            if self.promised(&[Wish::Pause]) {
+                states.remove(&Rest::Running);
+            }
         }
         states
     }
@@ -152,7 +228,7 @@ impl Entry {
     fn reachable(&self) -> BTreeSet<Rest> {
         let begin = match self.was {
             Rest::Absent if self.promised(&[Wish::Create]) => Rest::Created,
-            Rest::Absent if self.promised(&[Wish::CreateAndStart]) => Rest::Running,
+            Rest::Absent if self.promised(&[Wish::CreateAndStart, Wish::BeCopy]) => Rest::Running,
             was => was,
         };
         let asked: Vec<_> = self.possible().collect();
@@ -170,11 +246,7 @@ impl Entry {
 
     /// The machine that it still has to have.
     pub fn undisturbed(&self) -> Option<&Boot> {
-        use Wish as W;
-        const ENDS: [Wish; 6] =
-            [W::Stop, W::Kill, W::Restart, W::DeleteForced, W::LeaseFell, W::Dies];
-        let disturbs = |wish| ENDS.contains(&wish);
-        self.boot.as_ref().filter(|_| !self.possible().any(disturbs))
+        self.boot.as_ref().filter(|_| !self.may_have_ended() && !self.may_have(&[Wish::Pause]))
     }
 
     /// Operations that were promised, and whether each has to succeed because nothing else was
@@ -185,6 +257,28 @@ impl Entry {
             Heard::Yes(Some(operation)) => Some((operation, *wish, alone)),
             _ => None,
         })
+    }
+}
+
+/// Writes down which copies may never have been made: a fork comes to nothing when its source
+/// ends, or is paused, before the snapshot is taken. A copy of a copy hangs on both.
+pub fn doubt_copies(book: &mut Book) {
+    let doubtful = |book: &Book, entry: &Entry| match &entry.made {
+        Made::Copy(source) if entry.was == Rest::Absent => book.get(source).is_none_or(|source| {
+            let made_now = source.was == Rest::Absent && source.made != Made::Anew;
+            made_now || source.may_have_ended() || source.may_have(&[Wish::Delete, Wish::Pause])
+        }),
+        _ => false,
+    };
+    let names: Vec<_> = book
+        .iter()
+        .filter(|(_, entry)| doubtful(book, entry))
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in names {
+        if let Some(entry) = book.get_mut(&name) {
+            entry.asked.push((Wish::NeverCopied, Heard::Nothing));
+        }
     }
 }
 
@@ -207,13 +301,17 @@ fn leads(from: Rest, wish: Wish, afterwards: Afterwards) -> Option<Rest> {
     };
     match (from, wish) {
         (R::Absent, W::Create) => Some(R::Created),
-        (R::Absent, W::CreateAndStart) => Some(R::Running),
+        (R::Absent, W::CreateAndStart | W::BeCopy) => Some(R::Running),
         (R::Absent, _) => None,
-        (R::Created | R::Stopped | R::Failed, W::Start | W::Restart) => Some(R::Running),
-        (R::Running, W::Stop | W::Kill) => Some(ended(R::Stopped)),
+        (R::Created | R::Stopped | R::Failed | R::Paused, W::Start | W::Restart) => {
+            Some(R::Running)
+        }
+        (R::Running, W::Pause) => Some(R::Paused),
+        (R::Paused, W::Resume) => Some(R::Running),
+        (R::Running | R::Paused, W::Stop | W::Kill) => Some(ended(R::Stopped)),
         (R::Running, W::Dies) => Some(ended(R::Failed)),
         (R::Created | R::Stopped | R::Failed, W::Delete) => Some(R::Absent),
-        (_, W::DeleteForced | W::LeaseFell) => Some(R::Absent),
+        (_, W::DeleteForced | W::LeaseFell | W::NeverCopied) => Some(R::Absent),
         _ => None,
     }
 }
@@ -302,6 +400,57 @@ mod tests {
         assert_eq!(states(Rest::Running, &down), [Rest::Stopped]);
         let made = [(Wish::Create, YES), (Wish::Start, Heard::Nothing)];
         assert_eq!(states(Rest::Absent, &made), [Rest::Created, Rest::Running]);
+    }
+
+    #[test]
+    fn what_is_paused_is_resumed_by_whatever_starts_and_pauses_only_while_it_runs() {
+        use Rest::{Absent, Failed, Paused, Running, Stopped};
+        for (was, wish, then) in [
+            (Running, Wish::Pause, Paused),
+            (Paused, Wish::Resume, Running),
+            (Paused, Wish::Start, Running),
+            (Paused, Wish::Restart, Running),
+            (Paused, Wish::Stop, Stopped),
+            (Paused, Wish::DeleteForced, Absent),
+            (Running, Wish::Snapshot, Running),
+            (Running, Wish::Fork, Running),
+        ] {
+            assert_eq!(states(was, &[(wish, YES)]), [then], "{was:?} {wish:?}");
+        }
+        for (was, wish) in [(Stopped, Wish::Pause), (Stopped, Wish::Resume), (Paused, Wish::Delete)]
+        {
+            assert_eq!(states(was, &[(wish, Heard::Nothing)]), [was], "{was:?} {wish:?}");
+        }
+        let pause = (Wish::Pause, YES);
+        assert_eq!(states(Running, &[pause.clone(), (Wish::Stop, YES)]), [Stopped]);
+        assert_eq!(states(Running, &[pause.clone(), (Wish::Resume, YES)]), [Running, Paused]);
+        let dies = (Wish::Dies, Heard::Nothing);
+        assert_eq!(states(Running, &[pause.clone(), dies.clone()]), [Paused, Failed]);
+        assert_eq!(states(Paused, &[(Wish::Resume, YES), dies]), [Running, Paused, Failed]);
+        let kept =
+            Entry { boot: Some(Boot { pid: 1, id: "b".into() }), ..entry(Running, &[pause]) };
+        assert_eq!(kept.undisturbed(), None);
+    }
+
+    #[test]
+    fn a_copy_is_there_when_it_was_promised_unless_its_source_may_have_ended_before() {
+        let book = |source: &[_], heard: Heard| {
+            let copy =
+                Entry { asked: vec![(Wish::BeCopy, heard)], ..Entry::made(Made::Copy("a".into())) };
+            let mut book =
+                Book::from([("b".into(), copy), ("a".into(), entry(Rest::Running, source))]);
+            let second = Entry { made: Made::Copy("b".into()), ..book["b"].clone() };
+            book.insert("c".into(), second);
+            doubt_copies(&mut book);
+            ["b", "c"].map(|name| book[name].may_be().into_iter().collect::<Vec<_>>())
+        };
+        let either = vec![Rest::Absent, Rest::Running];
+        assert_eq!(book(&[(Wish::Snapshot, YES)], YES), [vec![Rest::Running], either.clone()]);
+        assert_eq!(book(&[], Heard::Nothing)[0], either);
+        assert_eq!(book(&[], Heard::No)[0], [Rest::Absent]);
+        for wish in [Wish::Pause, Wish::Kill, Wish::Dies, Wish::DeleteForced] {
+            assert_eq!(book(&[(wish, Heard::Nothing)], YES)[0], either, "{wish:?}");
+        }
     }
 
     #[test]

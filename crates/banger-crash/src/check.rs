@@ -1,25 +1,51 @@
 //! Looks whether book, API, world and database tell the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::Result;
 use banger_api::client::Client;
-use banger_api::types::{Operation, Sandbox};
+use banger_api::types::{Operation, Sandbox, Snapshot};
 use banger_host::clock::Deadline;
 use banger_model::{Disposal, OperationId, OperationStatus};
 use banger_store::{Remembered, Store};
 use tokio::task::spawn_blocking;
 
-use crate::book::{Alone, Book, Boot, Rest, Wish};
-use crate::burst::{self, RunFailed};
+use crate::book::{Alone, Book, Heard, Made, Rest, Wish};
+use crate::burst;
 use crate::daemon::{LOOK_AGAIN, PATIENCE};
+use crate::machines::Found;
 use crate::place::Place;
-use crate::world::World;
+use crate::shelf::{self, CameTo, Shelf};
+use crate::world::{self, Saved, World};
+
+/// How long what nobody needs any more may take to be gone.
+const CLEARED: Duration = Duration::from_secs(10);
 
 /// What the API says when nothing is under way any more.
 pub(crate) struct Said {
     pub(crate) sandboxes: BTreeMap<String, Sandbox>,
+    /// Those with a tag, by name.
+    snapshots: BTreeMap<String, Snapshot>,
     operations: BTreeMap<OperationId, Operation>,
+}
+
+impl Said {
+    /// Where it says that a snapshot is.
+    pub(crate) fn place_of(&self, snapshot: &str) -> shelf::Place {
+        match self.snapshots.contains_key(snapshot) {
+            true => shelf::Place::There,
+            false => shelf::Place::Nowhere,
+        }
+    }
+
+    /// The snapshots that have to be on the disk: those that it tells of, and those that a sandbox
+    /// is to begin with.
+    fn snapshots_needed(&self) -> BTreeSet<String> {
+        let begin = self.sandboxes.values().filter_map(|sandbox| sandbox.from.as_ref());
+        let begin = begin.filter(|from| from.up.is_none()).map(|from| from.snapshot.to_string());
+        begin.chain(self.snapshots.values().map(|snapshot| snapshot.id.to_string())).collect()
+    }
 }
 
 /// What is wrong, in sentences.
@@ -37,20 +63,30 @@ pub(crate) async fn settle(client: &Client, book: &Book) -> Result<(Said, Wrongs
             let wrongs = under_way.into_iter().map(|what| format!("does not end: {what}"));
             let sandboxes = sandboxes.into_iter().map(|one| (one.name.to_string(), one));
             let operations = operations.into_iter().map(|one| (one.id.clone(), one));
-            let said = Said { sandboxes: sandboxes.collect(), operations: operations.collect() };
+            let snapshots = client.snapshots().await?.into_iter();
+            let snapshots = snapshots.map(|one| (one.name.to_string(), one)).collect();
+            let (sandboxes, operations) = (sandboxes.collect(), operations.collect());
+            let said = Said { sandboxes, snapshots, operations };
             return Ok((said, wrongs.collect()));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }
 
-/// Talks to every sandbox whose monitor was killed. Such a process may stay for seconds, until it
-/// is laid to rest by whoever that is up to; so long the daemon cannot tell, and lets who asks wait.
+/// Talks to every sandbox whose monitor was killed, until it answers or is known not to run. Such a
+/// process may stay for seconds, until it is laid to rest by whoever that is up to; so long the daemon
+/// cannot tell.
 pub(crate) async fn knock(client: &Client, book: &Book) {
-    for (name, entry) in book {
-        if entry.asked.iter().any(|(wish, _)| *wish == Wish::Dies) {
-            // Whatever comes of it: the sandbox may be gone.
-            let _ = burst::run(client, name, &["true"], &[]).await;
+    let killed =
+        book.iter().filter(|(_, entry)| entry.asked.iter().any(|(wish, _)| *wish == Wish::Dies));
+    for (name, _) in killed {
+        let deadline = Deadline::after(PATIENCE);
+        while burst::run(client, name, &["true"], &[]).await.is_err() && !deadline.passed() {
+            // It may be gone.
+            if !client.show(name).await.is_ok_and(|sandbox| sandbox.state == "running") {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }
@@ -77,8 +113,9 @@ fn under_way(sandboxes: &[Sandbox], operations: &[Operation], book: &Book) -> Wr
 }
 
 /// Compares what the API says with what was promised.
-pub(crate) fn promises(book: &Book, said: &Said) -> Wrongs {
-    let mut wrongs = Wrongs::new();
+pub(crate) fn promises(book: &Book, shelf: &Shelf, said: &Said) -> Wrongs {
+    let mut wrongs = snapshots(shelf, said);
+    wrongs.extend(forks(book, said));
     for (name, entry) in book {
         let is = said.sandboxes.get(name).map_or(Ok(Rest::Absent), rest);
         let may_be = entry.may_be();
@@ -101,10 +138,66 @@ pub(crate) fn promises(book: &Book, said: &Said) -> Wrongs {
     wrongs
 }
 
+/// Compares the snapshots that there are with what was promised of them.
+fn snapshots(shelf: &Shelf, said: &Said) -> Wrongs {
+    let mut wrongs = Wrongs::new();
+    for (name, shot) in shelf {
+        let operation = shot.operation().and_then(|id| said.operations.get(id));
+        let status = operation.map(|operation| &operation.status);
+        let came_to = match status {
+            Some(OperationStatus::Succeeded { .. }) => CameTo::Success,
+            _ => CameTo::Nothing,
+        };
+        let (is, may_be) = (said.place_of(name), shot.may_be(came_to));
+        if !may_be.allows(is) {
+            wrongs.push(format!(
+                "the snapshot {name} is {is:?}, and may be {may_be:?}: it is {shot:?}, and its \
+                 operation came to {status:?}"
+            ));
+        }
+    }
+    let unknown = said.snapshots.keys().filter(|name| !shelf.contains_key(*name));
+    wrongs.extend(unknown.map(|name| format!("nobody asked for the snapshot {name}")));
+    wrongs
+}
+
+/// Of one fork all copies are made or none, unless more was asked of one.
+fn forks(book: &Book, said: &Said) -> Wrongs {
+    let mut forks: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
+    for (name, entry) in book {
+        let untouched = entry.asked.iter().all(|(wish, heard)| {
+            *heard == Heard::No || matches!(wish, Wish::BeCopy | Wish::NeverCopied)
+        });
+        let copy = entry.was == Rest::Absent && matches!(entry.made, Made::Copy(_));
+        if copy
+            && untouched
+            && let Some((fork, _)) = name.rsplit_once('-')
+        {
+            let there = said.sandboxes.contains_key(name);
+            forks.entry(fork).or_default().insert(name, there);
+        }
+    }
+    let halves = forks.values().filter(|copies| {
+        copies.values().any(|there| *there) && copies.values().any(|there| !there)
+    });
+    halves.map(|copies| format!("a fork was made by half: {copies:?}")).collect()
+}
+
+/// Waits until nothing is left of snapshots that nobody needs: nobody waits for that otherwise.
+/// What is left then is found by whoever looks at the world.
+pub(crate) async fn snapshots_are_cleared(place: &Place, said: &Said) -> Result<()> {
+    let (needed, deadline) = (said.snapshots_needed(), Deadline::after(CLEARED));
+    while world::snapshots(&place.home())? != needed && !deadline.passed() {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
 fn rest(sandbox: &Sandbox) -> Result<Rest, String> {
     match sandbox.state.as_str() {
         "created" => Ok(Rest::Created),
         "running" => Ok(Rest::Running),
+        "paused" => Ok(Rest::Paused),
         "stopped" => Ok(Rest::Stopped),
         "failed" => Ok(Rest::Failed),
         other => Err(format!("{other} ({})", sandbox.reason.as_deref().unwrap_or("-"))),
@@ -121,57 +214,33 @@ fn operation(name: &str, wish: Wish, alone: Alone, found: Option<&Operation>) ->
         .then(|| format!("{wish:?} of {name} was promised and came to {:?}", operation.status))
 }
 
-/// Talks to everything that runs; the machines that answered.
-pub(crate) async fn machines(
-    client: &Client,
-    book: &Book,
-    said: &Said,
-) -> Result<(BTreeMap<String, Boot>, Wrongs)> {
-    let (mut boots, mut wrongs) = (BTreeMap::new(), Wrongs::new());
-    for (name, sandbox) in &said.sandboxes {
-        if sandbox.state != "running" {
-            continue;
-        }
-        if let Err(RunFailed::Otherwise(why)) = burst::run(client, name, &["true"], &[]).await {
-            wrongs.push(format!("true does not run in {name}: {why}"));
-        }
-        let shown = client.show(name).await?;
-        let detail = shown.detail.as_ref();
-        let pid = detail.and_then(|detail| detail.vmm_pid);
-        let id = detail.and_then(|detail| detail.boot_id.clone());
-        let (Some(pid), Some(id)) = (pid, id) else {
-            wrongs.push(format!("{name} runs and does not say in which machine: {detail:?}"));
-            continue;
-        };
-        let boot = Boot { pid, id };
-        let kept = book.get(name).and_then(|entry| entry.undisturbed());
-        if let Some(kept) = kept.filter(|kept| **kept != boot) {
-            wrongs.push(format!("nobody touched {name}, and its machine {kept:?} is {boot:?}"));
-        }
-        boots.insert(name.clone(), boot);
-    }
-    Ok((boots, wrongs))
-}
-
 /// Compares what there is with what the API said of it, now that no daemon runs any more.
 pub(crate) fn world(
     place: &Place,
     book: &Book,
     said: &Said,
-    boots: &BTreeMap<String, Boot>,
+    found: &BTreeMap<String, Found>,
 ) -> Result<(u64, Wrongs)> {
     let world = World::look(place.root(), &place.home())?;
     let mut wrongs = Wrongs::new();
     let ids: BTreeMap<&str, &Sandbox> =
         said.sandboxes.values().map(|sandbox| (sandbox.id.as_str(), sandbox)).collect();
     for (id, sandbox) in &ids {
-        let boot = boots.get(sandbox.name.as_str());
-        let wanted: Vec<i32> = boot.iter().map(|boot| boot.pid).collect();
-        let found = world.marked.get(*id).cloned().unwrap_or_default();
-        if found != wanted {
-            let (name, state) = (&sandbox.name, &sandbox.state);
+        let (name, state) = (&sandbox.name, &sandbox.state);
+        let wanted: Vec<i32> = found.get(name.as_str()).iter().map(|one| one.boot.pid).collect();
+        let pids = world.marked.get(*id).cloned().unwrap_or_default();
+        if pids != wanted {
             wrongs
-                .push(format!("{name} is {state} and has the processes {found:?}, not {wanted:?}"));
+                .push(format!("{name} is {state} and has the processes {pids:?}, not {wanted:?}"));
+        }
+        let saved = world.saved.get(*id).copied().unwrap_or(Saved::Nothing);
+        let right = match state.as_str() {
+            "paused" => saved == Saved::Whole,
+            "running" => saved != Saved::Whole,
+            _ => saved == Saved::Nothing,
+        };
+        if !right {
+            wrongs.push(format!("{name} is {state}, and what is saved of its memory: {saved:?}"));
         }
         let files = world.dirs.get(*id);
         if sandbox.state != "running" && files.is_some_and(|files| !files.is_empty()) {
@@ -189,6 +258,11 @@ pub(crate) fn world(
     wrongs.extend(dirs.map(|id| format!("the directory {id} is nobody's")));
     let strangers = world.strangers.iter();
     wrongs.extend(strangers.map(|(pid, line)| format!("process {pid} still runs: {line}")));
+    let needed = said.snapshots_needed();
+    let more = world.snapshots.difference(&needed);
+    wrongs.extend(more.map(|id| format!("the snapshot {id} is nobody's")));
+    let gone = needed.difference(&world.snapshots);
+    wrongs.extend(gone.map(|id| format!("the snapshot {id} is gone")));
     let leases = said.sandboxes.values().filter_map(|sandbox| sandbox.lifetime.lease.as_ref());
     let leases: BTreeSet<_> = leases.map(|lease| lease.as_str().to_owned()).collect();
     if world.leases != leases {

@@ -134,6 +134,25 @@ impl Daemon {
         self.ended().await
     }
 
+    /// Waits until it stands still, as it does by itself at a checkpoint.
+    pub(crate) async fn stands_still(&self) -> Result<()> {
+        let (path, deadline) = (format!("/proc/{}/stat", self.pid()), Deadline::after(PATIENCE));
+        loop {
+            let stat = std::fs::read_to_string(&path)?;
+            // Its name is in brackets; what follows is its state.
+            if stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')) {
+                return Ok(());
+            }
+            ensure!(!deadline.passed(), "bangerd does not stand still: {}", self.log.display());
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Lets it go on.
+    pub(crate) fn go_on(&self) -> Result<()> {
+        Ok(self.process.signal(Signal::CONT)?)
+    }
+
     /// Waits for its end.
     pub(crate) async fn ended(&self) -> Result<()> {
         let process = self.process.clone();

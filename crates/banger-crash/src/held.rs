@@ -1,15 +1,20 @@
-//! One boot that never comes to its end: the others take no notice, and it can be deleted.
+//! What never comes to its end: a boot of which the others take no notice, and which can be deleted;
+//! a snapshot that is taken, and nobody was told.
+
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use banger_api::client::Client;
 use banger_api::types::Sandbox;
 use banger_host::clock::Deadline;
 
+use crate::ask::Request;
 use crate::book::{Afterwards, Entry, Heard, Wish};
-use crate::burst::{self, RunFailed};
+use crate::burst::{self, RunFailed, kill_machine};
 use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
 use crate::place::Tools;
 use crate::scene::Scene;
+use crate::shelf::Shot;
 use crate::tally::Tally;
 
 /// Sandboxes that are started at the same time; the first that comes so far is held.
@@ -17,6 +22,15 @@ const SANDBOXES: usize = 8;
 /// Where it is held: its machine is there, and has not executed anything.
 const CHECKPOINT: &str = "start.prepared=hold";
 const ROUND: &str = "held";
+/// Where a snapshot is held: it is whole, and nobody was told.
+const WRITTEN: &str = "snapshot.kept=hold";
+/// Where the daemon stands still when it has seen that a machine is gone.
+const ENDED: &str = "end.seen=stop";
+/// How long a request may take into the socket of a daemon.
+const SENT: Duration = Duration::from_millis(20);
+/// What it is of, and which one it is.
+const SOURCE: &str = "box";
+const TAG: &str = "1";
 
 /// Holds one boot among others, deletes all, and looks at what remains.
 ///
@@ -62,20 +76,124 @@ async fn hold(scene: &mut Scene) -> Result<()> {
     Ok(())
 }
 
+/// Holds a snapshot that is on the disk and whose operation is not over, asks for something else
+/// meanwhile, and kills the daemon: what its successor has is what everybody was told.
+///
+/// # Errors
+/// When the harness itself fails.
+pub async fn run_snapshot(tools: &Tools, meanwhile: Wish) -> Result<Tally> {
+    let mut scene = Scene::begin(tools)?;
+    let outcome = hold_snapshot(&mut scene, meanwhile).await;
+    if let Err(error) = outcome
+        && scene.tally.violations.is_empty()
+    {
+        scene.violation(ROUND, format!("{error:#}"));
+    }
+    Ok(std::mem::take(&mut scene.tally))
+}
+
+async fn hold_snapshot(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
+    let life = scene.next_life(ROUND);
+    let args = ["--checkpoint".to_owned(), WRITTEN.to_owned()];
+    let daemon = Daemon::spawn(&scene.place, &life, &args)?;
+    ensure!(daemon.answers().await?, "bangerd ended at once");
+    let client = daemon.client();
+    create(scene, client, SOURCE.to_owned()).await?;
+    runs(client).await?;
+    let deadline = Deadline::after(PATIENCE);
+    let snapshot = format!("{SOURCE}@{TAG}");
+    scene.shelf.insert(snapshot.clone(), Shot::of(SOURCE));
+    send(scene, client, Request::snapshot(SOURCE, TAG)).await;
+    while client.snapshots().await?.is_empty() {
+        ensure!(!deadline.passed(), "no snapshot is taken");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let request = match meanwhile {
+        Wish::DropSnapshot => Request::drop_snapshot(SOURCE, &snapshot),
+        wish => Request::plain(SOURCE, wish),
+    };
+    send(scene, client, request).await;
+    daemon.kill().await?;
+    scene.tally.kills += 1;
+    let next = scene.start(ROUND).await?;
+    scene.check(ROUND, next, Vec::new()).await
+}
+
+/// Asks for what only a machine that runs can do, when the daemon has just seen that it does not:
+/// whatever is answered, the sandbox does not run afterwards.
+///
+/// # Errors
+/// When the harness itself fails.
+pub async fn run_end(tools: &Tools, meanwhile: Wish) -> Result<Tally> {
+    let mut scene = Scene::begin(tools)?;
+    let outcome = hold_end(&mut scene, meanwhile).await;
+    if let Err(error) = outcome
+        && scene.tally.violations.is_empty()
+    {
+        scene.violation(ROUND, format!("{error:#}"));
+    }
+    Ok(std::mem::take(&mut scene.tally))
+}
+
+async fn hold_end(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
+    let life = scene.next_life(ROUND);
+    let args = ["--checkpoint".to_owned(), ENDED.to_owned()];
+    let daemon = Daemon::spawn(&scene.place, &life, &args)?;
+    ensure!(daemon.answers().await?, "bangerd ended at once");
+    let client = daemon.client();
+    create(scene, client, SOURCE.to_owned()).await?;
+    runs(client).await?;
+    kill_machine(&scene.place.home().sandbox(&client.show(SOURCE).await?.id))?;
+    scene.note(&Request::plain(SOURCE, Wish::Dies), Heard::Nothing);
+    daemon.stands_still().await?;
+    scene.shelf.insert(format!("{SOURCE}@{TAG}"), Shot::of(SOURCE));
+    let request = match meanwhile {
+        Wish::Snapshot => Request::snapshot(SOURCE, TAG),
+        wish => Request::plain(SOURCE, wish),
+    };
+    let (heard, went_on) = tokio::join!(request.send(client), async {
+        // The request waits in the daemon's socket, unless this host is very slow.
+        tokio::time::sleep(SENT).await;
+        daemon.go_on()
+    });
+    went_on?;
+    scene.note(&request, heard);
+    scene.check(ROUND, daemon, Vec::new()).await
+}
+
+/// Waits until the sandbox runs.
+async fn runs(client: &Client) -> Result<()> {
+    let deadline = Deadline::after(PATIENCE);
+    while client.show(SOURCE).await?.state != "running" {
+        ensure!(!deadline.passed(), "{SOURCE} does not come up");
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+async fn send(scene: &mut Scene, client: &Client, request: Request) {
+    let heard = request.send(client).await;
+    scene.tally.requests += 1;
+    scene.note(&request, heard);
+}
+
 async fn create(scene: &mut Scene, client: &Client, name: String) -> Result<()> {
     let (entry, wish) = (Entry::new(Afterwards::Stays, None), Wish::CreateAndStart);
-    let made = client.create(&burst::wanted(&name, &entry, wish)?).await?;
+    let request = Request::create(&name, &entry, wish)?;
+    let heard = request.send(client).await;
+    ensure!(matches!(heard, Heard::Yes(_)), "{name} is not made: {heard:?}");
     scene.tally.requests += 1;
-    scene.book.insert(name.clone(), entry);
-    scene.note(&name, wish, Heard::Yes(made.operation));
+    scene.book.insert(name, entry);
+    scene.note(&request, heard);
     Ok(())
 }
 
 async fn delete(scene: &mut Scene, client: &Client, name: &str) -> Result<()> {
-    let heard = burst::ask(client, name, Wish::DeleteForced).await;
+    let request = Request::plain(name, Wish::DeleteForced);
+    let heard = request.send(client).await;
     ensure!(matches!(heard, Heard::Yes(_)), "{name} is not deleted: {heard:?}");
     scene.tally.requests += 1;
-    scene.note(name, Wish::DeleteForced, heard);
+    scene.note(&request, heard);
     Ok(())
 }
 
@@ -101,7 +219,7 @@ async fn the_held_one(client: &Client) -> Result<String> {
     let [held] = held.as_slice() else { bail!("{} do not run", held.len()) };
     ensure!(held.state == "starting", "the one that is held is {}", held.state);
     let operations = client.operations().await?;
-    let its = operations.iter().find(|operation| operation.sandbox == held.id);
+    let its = operations.iter().find(|operation| operation.sandbox.as_ref() == Some(&held.id));
     let status = &its.context("its start has no operation")?.status;
     ensure!(!status.is_final(), "the start of the one that is held is {status:?}");
     Ok(held.name.to_string())

@@ -6,7 +6,9 @@
 //!   rounds, checkpoints ─▶ burst ─▶ the real bangerd ─▶ scripted monitor (or QEMU)
 //!            │               │
 //!            │               └─▶ book: what was asked, what was answered
-//!            └─▶ check: book against API, /proc, files and database
+//!            │               ├─▶ shelf: the same of snapshots
+//!            │               └─▶ lives: what has to be in whose memory
+//!            └─▶ check: all of these against API, guests, /proc, files and database
 //! ```
 //!
 //! Daemon, database, file system and processes are the real ones; only the machine in a sandbox is
@@ -16,6 +18,7 @@
     reason = "a development tool: it starts the daemon as anybody would, and looks at what it left"
 )]
 
+mod ask;
 pub mod bench;
 pub mod book;
 mod burst;
@@ -24,9 +27,12 @@ pub mod checkpoints;
 mod daemon;
 mod draw;
 pub mod held;
+pub mod lives;
+mod machines;
 pub mod place;
 pub mod rounds;
 mod scene;
 pub mod scripted;
+pub mod shelf;
 pub mod tally;
 mod world;

@@ -103,6 +103,7 @@ async fn round(scene: &mut Scene, number: u64, machines: Machines) -> Result<()>
         home: &home,
         draw: &mut draw,
         book: &mut scene.book,
+        shelf: &mut scene.shelf,
         leases: &mut scene.leases,
     };
     let sent = burst.send(number, machines.size())?;

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use banger_api::client::ClientError;
 use tokio::time::timeout;
 
-use crate::book::{Book, Boot, Heard, Rest, Wish};
-use crate::burst::{self, Answer, Leases, RunFailed, Sent};
+use crate::ask::{Request, With};
+use crate::book::{Book, Entry, Heard, Made, Rest, Wish, doubt_copies};
+use crate::burst::{Answer, Leases, RunFailed, Sent};
 use crate::check::{self, Said, Wrongs};
 use crate::daemon::Daemon;
 use crate::draw::Draw;
+use crate::lives::{Life, of_source};
+use crate::machines::{self, Found, Remembers};
 use crate::place::{Place, Tools};
+use crate::shelf::{self, Shelf};
 use crate::tally::{Tally, Violation};
 use crate::world::World;
 
@@ -23,6 +26,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Scene {
     pub(crate) place: Place,
     pub(crate) book: Book,
+    pub(crate) shelf: Shelf,
     pub(crate) leases: Leases,
     pub(crate) tally: Tally,
     lives: u64,
@@ -39,8 +43,9 @@ pub(crate) enum Which {
 
 impl Scene {
     pub(crate) fn begin(tools: &Tools) -> Result<Self> {
-        let (book, leases, tally) = (Book::new(), Leases::new(), Tally::default());
-        Ok(Self { place: Place::make(tools)?, book, leases, tally, lives: 0 })
+        let (book, shelf, leases) = (Book::new(), Shelf::new(), Leases::new());
+        let (place, tally) = (Place::make(tools)?, Tally::default());
+        Ok(Self { place, book, shelf, leases, tally, lives: 0 })
     }
 
     /// The name of the next life, for its log.
@@ -70,12 +75,15 @@ impl Scene {
     pub(crate) async fn hear(
         &mut self,
         round: &str,
-        sent: Vec<Sent<Option<Wish>>>,
+        sent: Vec<Sent>,
         which: Which,
-    ) -> Result<Vec<Sent<Option<Wish>>>> {
+    ) -> Result<Vec<Sent>> {
         let mut rest = Vec::new();
         for mut one in sent {
-            let creates = matches!(one.wish, Some(Wish::Create | Wish::CreateAndStart));
+            let creates = one
+                .request
+                .as_ref()
+                .is_some_and(|request| matches!(request.wish, Wish::Create | Wish::CreateAndStart));
             let leased = creates && self.book.get(&one.name).is_some_and(|e| e.lease.is_some());
             if which == Which::Leased && !leased {
                 rest.push(one);
@@ -83,12 +91,12 @@ impl Scene {
             }
             self.tally.requests += 1;
             let answer = timeout(ANSWER_PATIENCE, &mut one.answer).await;
-            match (one.wish, answer) {
-                (Some(wish), Ok(answer)) => {
+            match (&one.request, answer) {
+                (Some(request), Ok(answer)) => {
                     if let Answer::Heard(heard) = answer? {
                         self.tally.unanswered +=
-                            u64::from(heard == Heard::Nothing && wish != Wish::Dies);
-                        self.note(&one.name, wish, heard);
+                            u64::from(heard == Heard::Nothing && request.wish != Wish::Dies);
+                        self.note(request, heard);
                     }
                 }
                 (None, Ok(answer)) => rest.push(Sent { answer: ready(answer?), ..one }),
@@ -101,7 +109,28 @@ impl Scene {
         Ok(rest)
     }
 
-    pub(crate) fn note(&mut self, name: &str, wish: Wish, heard: Heard) {
+    /// Writes down what was answered to a request, with everybody it is about.
+    pub(crate) fn note(&mut self, request: &Request, heard: Heard) {
+        for copy in request.copies() {
+            // The operation of a fork is its source's.
+            let heard = match &heard {
+                Heard::Yes(_) => Heard::Yes(None),
+                other => other.clone(),
+            };
+            self.note_wish(&copy, Wish::BeCopy, heard);
+        }
+        if let With::Snapshot(snapshot) = &request.with
+            && let Some(shot) = self.shelf.get_mut(snapshot)
+        {
+            match request.wish {
+                Wish::DropSnapshot => return shot.dropped.push(heard),
+                _ => shot.taken = heard.clone(),
+            }
+        }
+        self.note_wish(&request.name, request.wish, heard);
+    }
+
+    pub(crate) fn note_wish(&mut self, name: &str, wish: Wish, heard: Heard) {
         if let Some(entry) = self.book.get_mut(name) {
             entry.asked.push((wish, heard));
         }
@@ -145,15 +174,11 @@ impl Scene {
                 .map(|(wish, _)| *wish)
                 .find(|wish| matches!(wish, Wish::Create | Wish::CreateAndStart));
             let Some(wish) = wish else { continue };
-            let made = daemon.client().create(&burst::wanted(name, entry, wish)?).await;
-            match made {
-                Ok(made) if made.sandbox.name.as_str() == name => {
-                    self.note(name, wish, Heard::Yes(made.operation));
-                }
+            let request = Request::create(name, entry, wish)?;
+            match request.send(daemon.client()).await {
+                heard @ Heard::Yes(_) => self.note(&request, heard),
                 // A lease makes one sandbox, ever: who asks again does not bring it back.
-                Err(ClientError::Problem(_)) if entry.may_have_gone() => {
-                    self.note(name, wish, Heard::No);
-                }
+                Heard::No if entry.may_have_gone() => self.note(&request, Heard::No),
                 other => self.violation(round, format!("asked again for {name}: {other:?}")),
             }
         }
@@ -165,10 +190,11 @@ impl Scene {
         &mut self,
         round: &str,
         daemon: Daemon,
-        commands: Vec<Sent<Option<Wish>>>,
+        commands: Vec<Sent>,
     ) -> Result<()> {
+        doubt_copies(&mut self.book);
         let looked = self.look(round, &daemon, commands).await;
-        let (said, boots) = match (looked, daemon.status()?) {
+        let (said, found) = match (looked, daemon.status()?) {
             (Ok(looked), None) => looked,
             (looked, Some(status)) => {
                 self.violation(round, format!("bangerd ended by itself: {status}"));
@@ -177,12 +203,12 @@ impl Scene {
             (Err(error), None) => return Err(error),
         };
         daemon.stop().await?;
-        let (litter, wrongs) = check::world(&self.place, &self.book, &said, &boots)?;
+        let (litter, wrongs) = check::world(&self.place, &self.book, &said, &found)?;
         self.tally.litter = litter;
         self.wrong(round, wrongs);
         let wrongs = check::store(&self.place, &said).await?;
         self.wrong(round, wrongs);
-        self.turn_the_page(&said, &boots)?;
+        self.turn_the_page(&said, &found)?;
         ensure!(self.tally.violations.is_empty(), "what follows would say nothing new");
         Ok(())
     }
@@ -192,13 +218,13 @@ impl Scene {
         &mut self,
         round: &str,
         daemon: &Daemon,
-        commands: Vec<Sent<Option<Wish>>>,
-    ) -> Result<(Said, BTreeMap<String, Boot>)> {
+        commands: Vec<Sent>,
+    ) -> Result<(Said, BTreeMap<String, Found>)> {
         check::settle(daemon.client(), &self.book).await?;
         check::knock(daemon.client(), &self.book).await;
         let (said, wrongs) = check::settle(daemon.client(), &self.book).await?;
         self.wrong(round, wrongs);
-        let wrongs = check::promises(&self.book, &said);
+        let wrongs = check::promises(&self.book, &self.shelf, &said);
         self.wrong(round, wrongs);
         for command in commands {
             let Answer::Ran(Err(RunFailed::Otherwise(why))) = command.answer.await? else {
@@ -209,36 +235,80 @@ impl Scene {
                 self.violation(round, what);
             }
         }
-        let (boots, wrongs) = check::machines(daemon.client(), &self.book, &said).await?;
+        let books = (&self.book, &self.shelf);
+        let (found, wrongs) = machines::look(daemon.client(), books, &said).await?;
         self.wrong(round, wrongs);
-        Ok((said, boots))
+        check::snapshots_are_cleared(&self.place, &said).await?;
+        Ok((said, found))
     }
 
     /// What is found now is what the next round begins with.
-    fn turn_the_page(&mut self, said: &Said, boots: &BTreeMap<String, Boot>) -> Result<()> {
+    fn turn_the_page(&mut self, said: &Said, found: &BTreeMap<String, Found>) -> Result<()> {
         let world = World::look(self.place.root(), &self.place.home())?;
         self.tally.rounds += 1;
-        let found = |name: &String| said.sandboxes.get(name).map(|sandbox| sandbox.state.as_str());
+        self.turn_the_shelf(said);
+        let copied = self.copied();
         for (name, entry) in &mut self.book {
             let was = entry.was;
+            let sandbox = said.sandboxes.get(name);
             self.tally.kept += u64::from(entry.undisturbed().is_some());
-            entry.was = match found(name) {
+            entry.was = match sandbox.map(|sandbox| sandbox.state.as_str()) {
                 Some("running") => Rest::Running,
+                Some("paused") => Rest::Paused,
                 Some("stopped") => Rest::Stopped,
                 Some("failed") => Rest::Failed,
                 Some(_) => Rest::Created,
                 None => Rest::Absent,
             };
             self.tally.sandboxes += u64::from(was == Rest::Absent && entry.was != Rest::Absent);
-            entry.boot = boots.get(name).cloned();
-            entry.id = said.sandboxes.get(name).map(|sandbox| sandbox.id.clone());
+            let its = found.get(name);
+            let remembers = its.is_some_and(|one| one.remembers == Remembers::AnothersLife);
+            self.tally.memories += u64::from(remembers);
+            entry.boot = its.map(|found| found.boot.clone());
+            // Memory that is saved is what it was, unless it was another's meanwhile.
+            let before = entry.life.take();
+            let kept = entry.was == Rest::Paused && !entry.may_have_ended();
+            let kept = before.clone().filter(|_| kept);
+            entry.life = its.and_then(|found| found.life.clone()).or(kept);
+            entry.id = sandbox.map(|sandbox| sandbox.id.clone());
+            entry.boots = sandbox.map_or(0, |sandbox| sandbox.boots);
+            // What was never up begins with a snapshot still, and with another copy of its disk.
+            let begins = sandbox.and_then(|one| one.from.as_ref()).filter(|from| from.up.is_none());
             let disk = entry.id.as_ref().and_then(|id| world.disks.get(id.as_str()));
-            entry.disk = disk.copied();
+            entry.disk = disk.filter(|_| begins.is_none()).copied();
+            match begins {
+                Some(_) => entry.life = copied.get(name).cloned().or(before),
+                None => entry.made = Made::Anew,
+            }
             entry.asked.clear();
         }
         self.book.retain(|_, entry| entry.was != Rest::Absent);
         self.leases.retain(|name, _| self.book.contains_key(name));
         Ok(())
+    }
+
+    /// What is in the memory that copies are made of which are made since the last look.
+    fn copied(&self) -> BTreeMap<String, Life> {
+        let of = |entry: &Entry| match &entry.made {
+            Made::Copy(source) if entry.was == Rest::Absent => {
+                self.book.get(source).and_then(of_source)
+            }
+            _ => None,
+        };
+        self.book.iter().filter_map(|(name, entry)| Some((name.clone(), of(entry)?))).collect()
+    }
+
+    fn turn_the_shelf(&mut self, said: &Said) {
+        for (name, shot) in &mut self.shelf {
+            if shot.was == shelf::Place::Nowhere {
+                shot.life = self.book.get(&shot.source).and_then(of_source);
+            }
+            shot.was = said.place_of(name);
+            self.tally.snapshots += u64::from(shot.was == shelf::Place::There && shot.asked_now());
+            shot.taken = Heard::No;
+            shot.dropped.clear();
+        }
+        self.shelf.retain(|_, shot| shot.was == shelf::Place::There);
     }
 }
 

@@ -16,6 +16,10 @@ pub struct Tally {
     pub unanswered: u64,
     /// Sandboxes that were seen to be made.
     pub sandboxes: u64,
+    /// Snapshots that were seen to be taken.
+    pub snapshots: u64,
+    /// Memories that had to be those of before, in resumed sandboxes and in copies, and were asked.
+    pub memories: u64,
     /// Machines that had to live on through a kill, and were looked at.
     pub kept: u64,
     /// Temporary files that a kill left in the directory of a sandbox, where they go with it.
@@ -43,6 +47,8 @@ impl Tally {
         self.requests += other.requests;
         self.unanswered += other.unanswered;
         self.sandboxes += other.sandboxes;
+        self.snapshots += other.snapshots;
+        self.memories += other.memories;
         self.kept += other.kept;
         self.litter += other.litter;
         self.violations.extend(other.violations);
@@ -51,12 +57,13 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, kills, requests, unanswered, sandboxes, kept, litter, violations } =
-            self;
+        let Self { rounds, kills, requests, unanswered, sandboxes, .. } = self;
+        let Self { snapshots, memories, kept, litter, violations, .. } = self;
         write!(
             f,
             "{rounds} rounds, {kills} kills, {requests} requests ({unanswered} unanswered), \
-             {sandboxes} sandboxes made, {kept} machines kept through kills, \
+             {sandboxes} sandboxes made, {snapshots} snapshots taken, {memories} memories found \
+             again, {kept} machines kept through kills, \
              {litter} files left aside, {} violations",
             violations.len()
         )

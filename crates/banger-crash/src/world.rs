@@ -16,6 +16,24 @@ const OF_A_MACHINE: [&str; 3] = ["vmm.json", "qmp.sock", "link.sock"];
 const DISK: &str = "disk.ext4";
 /// How the names of files end that are made aside.
 const ASIDE: &str = ".new";
+/// How the names of locks end.
+const LOCK: &str = ".lock";
+
+/// A sandbox's memory on the disk, and the mark that says that a machine has gone on with it.
+const SAVED: &str = "saved";
+const USED: &str = "saved/used";
+/// The same while it is made.
+const HALF_SAVED: &str = "saved.new";
+
+/// What there is of a sandbox's memory on the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Saved {
+    Nothing,
+    /// A machine can be made of it.
+    Whole,
+    /// A machine has gone on with it.
+    Used,
+}
 
 /// What there is.
 #[derive(Debug, Default)]
@@ -28,6 +46,10 @@ pub(crate) struct World {
     pub(crate) dirs: BTreeMap<String, BTreeSet<String>>,
     /// The disks of sandboxes, by their inodes.
     pub(crate) disks: BTreeMap<String, u64>,
+    /// What is saved of the memory of sandboxes.
+    pub(crate) saved: BTreeMap<String, Saved>,
+    /// Snapshots, by their ids.
+    pub(crate) snapshots: BTreeSet<String>,
     /// Leases.
     pub(crate) leases: BTreeSet<String>,
     /// What lies where nothing of its kind should.
@@ -50,7 +72,18 @@ impl World {
         }
         world.look_at_processes(root)?;
         for name in list_dir(&sandboxes)? {
-            let files = names(&sandboxes.join(&name))?;
+            let dir = sandboxes.join(&name);
+            let files = names(&dir)?;
+            let saved = match (dir.join(SAVED).exists(), dir.join(USED).exists()) {
+                (false, _) => Saved::Nothing,
+                (true, false) => Saved::Whole,
+                (true, true) => Saved::Used,
+            };
+            world.saved.insert(name.to_string_lossy().into_owned(), saved);
+            // Memory is large: half of one is no file that may wait for somebody.
+            if dir.join(HALF_SAVED).exists() {
+                world.out_of_place.push(dir.join(HALF_SAVED).display().to_string());
+            }
             if let Ok(disk) = fs::metadata(sandboxes.join(&name).join(DISK)) {
                 world.disks.insert(name.to_string_lossy().into_owned(), disk.ino());
             }
@@ -60,6 +93,7 @@ impl World {
             world.dirs.insert(name.to_string_lossy().into_owned(), of_a_machine);
         }
         world.leases = names(&home.leases())?;
+        world.look_at_staged(home)?;
         world.look_for_litter(home)?;
         Ok(world)
     }
@@ -76,6 +110,20 @@ impl World {
             let works_there = fs::read_link(dir.join("cwd")).is_ok_and(|cwd| cwd.starts_with(root));
             if (works_there || line.contains(&below)) && !marked.contains(&pid) {
                 self.strangers.insert(pid, line);
+            }
+        }
+        Ok(())
+    }
+
+    /// Snapshots and templates are directories that are whole; what is made aside is gone when
+    /// nobody makes it. An empty lock stays until the next start of a daemon.
+    fn look_at_staged(&mut self, home: &Home) -> Result<()> {
+        self.snapshots = snapshots(home)?;
+        for dir in [home.snapshots(), home.templates()] {
+            for name in names(&dir)?.into_iter().filter(|name| name.starts_with('.')) {
+                if !name.ends_with(LOCK) {
+                    self.out_of_place.push(dir.join(name).display().to_string());
+                }
             }
         }
         Ok(())
@@ -100,6 +148,12 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// The ids of all snapshots that are there, hidden ones as well.
+pub(crate) fn snapshots(home: &Home) -> Result<BTreeSet<String>> {
+    let all = names(&home.snapshots())?;
+    Ok(all.into_iter().filter(|name| !name.starts_with('.')).collect())
 }
 
 fn names(dir: &Path) -> Result<BTreeSet<String>> {

@@ -212,7 +212,7 @@ impl Goal {
                 cause => Err(format!("it ran, and has ended: {cause}")),
             }),
             (Self::Taken, S::Failed { reason, .. }) => Some(Err(reason.clone())),
-            (Self::Taken, S::Stopping { .. } | S::Stopped { .. }) => {
+            (Self::Taken | Self::Paused, S::Stopping { .. } | S::Stopped { .. }) => {
                 Some(Err("it was stopped meanwhile".to_owned()))
             }
             (Self::Down, S::Created | S::Stopped { .. } | S::Failed { .. }) => Some(Ok(())),
@@ -335,6 +335,66 @@ mod tests {
         assert_eq!(goal.outcome(Some(&running), 4), Some(Ok(())));
         assert!(goal.outcome(None, 4).unwrap().is_err());
         assert_eq!(Goal::Gone.outcome(None, 0), Some(Ok(())));
+    }
+
+    /// Everything that can happen to a sandbox.
+    fn every_event() -> Vec<Event> {
+        let at = Timestamp(2);
+        vec![
+            Event::Start,
+            Event::Booted(at),
+            Event::Stop(StopKind::PowerOff),
+            Event::Stop(StopKind::Kill),
+            Event::Ended(at, EndCause::Asked),
+            Event::Ended(at, EndCause::PoweredOff),
+            Event::Ended(at, EndCause::Failed("x".to_owned())),
+            Event::Pause,
+            Event::Snapshot(SnapshotId::of(&OperationId::from_random([9; 8]))),
+            Event::Taken,
+            Event::Saved(at),
+            Event::NotResumed(at),
+            Event::NotSaved(at),
+            Event::Delete,
+        ]
+    }
+
+    #[test]
+    fn what_was_begun_for_somebody_comes_to_an_end_whatever_happens_meanwhile() {
+        for begin in every_state() {
+            for action in Action::ALL {
+                let first = match decide(action, &asked(), &begin) {
+                    Decision::Act(event) => begin.step(&event).unwrap().state,
+                    Decision::AlreadySo => begin.clone(),
+                    _ => continue,
+                };
+                let goal = Goal::of(action, &begin, 1);
+                let boots = |state: &State, boots| match state {
+                    State::Starting { .. } => boots + 1,
+                    _ => boots,
+                };
+                let begun = if first == begin { 1 } else { boots(&first, 1) };
+                let mut seen = vec![(first, begun)];
+                let mut next = 0;
+                while let Some((state, booted)) = seen.get(next).cloned() {
+                    next += 1;
+                    if goal.outcome(Some(&state), booted).is_some() {
+                        continue;
+                    }
+                    // Whoever takes a snapshot says so itself.
+                    let told = goal == Goal::Taken && matches!(state, State::Running { .. });
+                    assert!(
+                        state.pending().is_some() || told,
+                        "{action:?} in {begin:?}: {state:?}"
+                    );
+                    for step in every_event().iter().filter_map(|event| state.step(event)) {
+                        let reached = (step.state.clone(), boots(&step.state, booted));
+                        if !told && reached.1 < 4 && !seen.contains(&reached) {
+                            seen.push(reached);
+                        }
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::{Signal, getpid, kill_process};
 
 /// Every checkpoint there is, in the order of a sandbox's life.
-pub const CHECKPOINTS: [&str; 32] = [
+pub const CHECKPOINTS: [&str; 33] = [
     "create.reserved",
     "start.decided",
     "start.assets",
@@ -35,6 +35,7 @@ pub const CHECKPOINTS: [&str; 32] = [
     "snapshot.kept",
     "snapshot.recorded",
     "restore.filled",
+    "end.seen",
     "stop.decided",
     "stop.off",
     "stop.cleared",
@@ -52,9 +53,11 @@ pub enum Stop {
     Kill,
     /// Whoever gets there first never goes on.
     HoldFirst,
+    /// The daemon stands still as by SIGSTOP from outside, the first time that anybody gets there.
+    StandStill,
 }
 
-/// One checkpoint at which something happens, written `NAME=kill` or `NAME=hold`.
+/// One checkpoint at which something happens, written `NAME=kill`, `NAME=hold` or `NAME=stop`.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     name: &'static str,
@@ -72,7 +75,8 @@ impl FromStr for Checkpoint {
         let stop = match stop {
             "kill" => Stop::Kill,
             "hold" => Stop::HoldFirst,
-            other => return Err(format!("{other:?} is neither kill nor hold")),
+            "stop" => Stop::StandStill,
+            other => return Err(format!("{other:?} is none of kill, hold and stop")),
         };
         Ok(Self { name, stop, passed: Arc::default() })
     }
@@ -97,6 +101,10 @@ impl Checkpoints {
                     let _ = kill_process(getpid(), Signal::KILL);
                     std::future::pending::<()>().await;
                 }
+                Stop::StandStill if checkpoint.passed.swap(true, Ordering::Relaxed) => {}
+                Stop::StandStill => {
+                    let _ = kill_process(getpid(), Signal::STOP);
+                }
                 Stop::HoldFirst if checkpoint.passed.swap(true, Ordering::Relaxed) => {}
                 Stop::HoldFirst => std::future::pending().await,
             }
@@ -110,7 +118,9 @@ mod tests {
 
     #[test]
     fn only_known_checkpoints_are_taken() {
-        assert!("start.prepared=hold".parse::<Checkpoint>().is_ok());
+        for good in ["start.prepared=hold", "start.prepared=stop", "start.prepared"] {
+            assert!(good.parse::<Checkpoint>().is_ok(), "{good}");
+        }
         for bad in ["nowhere", "start.prepared=wait", ""] {
             assert!(bad.parse::<Checkpoint>().is_err(), "{bad}");
         }

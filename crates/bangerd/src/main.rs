@@ -49,7 +49,7 @@ struct Args {
     /// Most machines that wait to become sandboxes; 0: none [default: by the host's memory]
     #[arg(long, env = "BANGER_SPARES")]
     spares: Option<usize>,
-    /// Stop at a checkpoint: `NAME=kill` or `NAME=hold`
+    /// Stop at a checkpoint: `NAME=kill`, `NAME=hold` or `NAME=stop`
     #[arg(long, hide = true)]
     checkpoint: Vec<Checkpoint>,
     #[command(subcommand)]

@@ -42,7 +42,11 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
     let (root, templates) = (shared.home.sandboxes(), shared.home.templates());
     let snapshots = shared.home.snapshots();
     let whole = !damaged.iter().any(|row| row.row == DamagedRow::Sandbox(None));
+    let home = shared.home.clone();
     let (found, snapshots) = spawn_blocking(move || {
+        if let Err(error) = banger_vmm::probe::settle(&home) {
+            warn!(%error, "what a probe of KVM has left remains");
+        }
         crate::templates::settle(&templates)?;
         let snapshots = crate::snapshots::settle(&snapshots)?;
         ensure_private_dir(&root)?;
@@ -175,7 +179,19 @@ fn settle_snapshots(
         }
     }
     for snapshot in whole {
-        shared.snapshots.add(snapshot);
+        let taken = shared.operations.find(&snapshot.id.operation());
+        let status = taken.map(|taken| taken.operation().status.clone());
+        // Its daemon died between the word that it is not taken and its removal.
+        if matches!(
+            status,
+            Some(OperationStatus::Failed { .. } | OperationStatus::Cancelled { .. })
+        ) {
+            info!(snapshot = %snapshot.id, "removed a snapshot that was given up");
+            shared.snapshots.discard(snapshot);
+        } else {
+            // Nothing is given up yet.
+            let _ = shared.snapshots.add(snapshot);
+        }
     }
 }
 

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use banger_host::clock::Deadline;
 
 use super::asks::{self, Answer, request};
+use crate::ask::wanted;
 use crate::book::{Afterwards, Entry, Wish};
-use crate::burst::wanted;
 use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
 use crate::place::Place;
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
 
 use banger_link::{
     AgentInfo, AgentLink, GuestStats, PathKind, ProcessId, ProcessInfo, Refusal, Reply, Request,
@@ -10,7 +11,8 @@ use banger_link::{
 };
 use banger_model::ProcessEnd;
 
-use super::{Machine, Status};
+use super::memory::{Memory, Word};
+use super::{LIFE_SCRIPT, Machine, Origin, Status};
 
 /// Bytes read from the link in one go.
 const READ_LEN: usize = 64 * 1024;
@@ -25,6 +27,8 @@ enum Program {
     Echo,
     /// Waits for a signal.
     Wait,
+    /// Tells which life this is.
+    Life,
 }
 
 struct Process {
@@ -36,9 +40,11 @@ struct Process {
     end: Option<ProcessEnd>,
 }
 
-struct Guest {
+struct Guest<'a> {
+    machine: &'a Machine,
     link: AgentLink,
-    boot_id: String,
+    /// What was wrong with its memory when it came to be.
+    misfit: Option<String>,
     processes: BTreeMap<ProcessId, Process>,
     next_pid: u32,
     goes: bool,
@@ -48,25 +54,57 @@ struct Guest {
 pub(super) fn serve(listener: &UnixListener, machine: &Machine) {
     machine.wait_for(Status::Running);
     std::thread::sleep(machine.delay);
+    let begun = machine.execute(|memory| match machine.origin {
+        Origin::Kernel => memory.boot().map(|()| None),
+        Origin::Saved => memory.misfit(),
+    });
+    let misfit = match begun {
+        Ok(misfit) => misfit,
+        Err(error) => Some(error.to_string()),
+    };
     let mut guest = Guest {
+        machine,
         link: AgentLink::new(),
-        boot_id: format!("scripted-{}", std::process::id()),
+        misfit,
         processes: BTreeMap::new(),
         next_pid: FIRST_PID,
         goes: false,
     };
-    while let Ok((stream, _)) = listener.accept() {
-        // Whatever ends a connection, the next host finds everything as it was.
-        let _ = guest.serve(stream);
-        if guest.goes {
-            std::thread::sleep(machine.delay);
-            machine.end("guest-shutdown");
+    std::thread::scope(|scope| {
+        // Not before it was looked whether memory and disk fit each other.
+        scope.spawn(|| machine.tick.map(|period| tick(machine, period)));
+        guest.serve_all(listener);
+    });
+}
+
+/// Writes again and again, as long as the guest's processes do not stand still, so that a disk and
+/// memory of two moments do not fit each other.
+fn tick(machine: &Machine, period: Duration) {
+    loop {
+        std::thread::sleep(period);
+        let ticked = machine.execute(|memory| match memory.is_up() {
+            true => memory.write(),
+            false => Ok(()),
+        });
+        if ticked.is_err() {
             return;
         }
     }
 }
 
-impl Guest {
+impl Guest<'_> {
+    fn serve_all(&mut self, listener: &UnixListener) {
+        while let Ok((stream, _)) = listener.accept() {
+            // Whatever ends a connection, the next host finds everything as it was.
+            let _ = self.serve(stream);
+            if self.goes {
+                std::thread::sleep(self.machine.delay);
+                self.machine.end("guest-shutdown");
+                return;
+            }
+        }
+    }
+
     fn serve(&mut self, mut stream: UnixStream) -> std::io::Result<()> {
         let mut input = vec![0; READ_LEN];
         let mut output = Vec::new();
@@ -75,6 +113,8 @@ impl Guest {
             if len == 0 {
                 return Ok(());
             }
+            // A machine that stands still answers nobody.
+            self.machine.execute(|_| Ok(()))?;
             self.link.receive(&input[..len]);
             while let Some((id, request)) = self.link.next_request() {
                 let reply = self.carry_out(request);
@@ -99,7 +139,7 @@ impl Guest {
         match request {
             Request::Info => Reply::Info(AgentInfo {
                 version: "scripted".to_owned(),
-                boot_id: self.boot_id.clone(),
+                boot_id: format!("scripted-{:016x}", self.machine.memory.get(Word::Boot)),
                 ready_us: 1000,
             }),
             Request::Start { process, command } => self.start(process, &command.argv),
@@ -127,16 +167,23 @@ impl Guest {
             Request::Stats => Reply::Stats(GuestStats { cpus: 1, ..GuestStats::default() }),
             Request::Look { path } if path == b"/" => Reply::Looked(PathKind::Directory),
             Request::Look { .. } => Reply::Looked(PathKind::Missing),
-            Request::Configure(_)
-            | Request::Settle
-            | Request::Freeze
-            | Request::Thaw
-            | Request::Resize { .. }
-            | Request::CloseOutput { .. } => Reply::Done,
+            Request::Configure(identity) => {
+                self.remember(|memory| memory.belong_to(identity.machine_id))
+            }
+            Request::Freeze => self.remember(|memory| memory.freeze(1)),
+            Request::Thaw => self.remember(|memory| memory.freeze(0)),
+            Request::Settle | Request::Resize { .. } | Request::CloseOutput { .. } => Reply::Done,
             // The link answers the first itself.
             Request::Attach { .. } | Request::StartTool { .. } => {
                 Reply::Refused(Refusal::Unsupported)
             }
+        }
+    }
+
+    fn remember(&self, what: impl FnOnce(&Memory) -> std::io::Result<()>) -> Reply {
+        match self.machine.execute(what) {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Refused(Refusal::Failed(error.to_string())),
         }
     }
 
@@ -154,6 +201,7 @@ impl Guest {
             },
             ["cat"] => Program::Echo,
             ["wait"] => Program::Wait,
+            ["sh", "-c", script] if *script == LIFE_SCRIPT => Program::Life,
             other => {
                 let name = other.first().copied().unwrap_or_default().to_owned();
                 return Reply::Refused(Refusal::NotFound(name));
@@ -169,11 +217,36 @@ impl Guest {
         Reply::Started { pid }
     }
 
-    /// Lets every program go on as far as it can.
+    /// Lets every program go on as far as it can, unless they stand still.
     fn work(&mut self) {
         while self.link.next_stdin().is_some() {}
+        if self.machine.memory.get(Word::Frozen) != 0 {
+            return;
+        }
+        if self.processes.values().any(|process| process.end.is_none()) {
+            // What they do leaves traces.
+            let _ = self.machine.execute(Memory::write);
+        }
+        self.tell_life();
         for (id, process) in &mut self.processes {
             while process.end.is_none() && go_on(&mut self.link, *id, process) {}
+        }
+    }
+
+    /// What the programs say that tell which life this is; from then on they have nothing to do.
+    fn tell_life(&mut self) {
+        let (machine, misfit) = (self.machine, &self.misfit);
+        for process in self.processes.values_mut() {
+            if !matches!(process.program, Program::Life) {
+                continue;
+            }
+            let told = machine.execute(|memory| {
+                memory.write()?;
+                let fits = misfit.clone().or(memory.misfit()?).unwrap_or("fits".to_owned());
+                Ok(format!("{:016x} {} {fits}\n", memory.life()?, memory.get(Word::Written)))
+            });
+            process.rest = told.unwrap_or_else(|error| format!("{error}\n")).into_bytes();
+            process.program = Program::Sequence { next: 1, last: 0 };
         }
     }
 }
@@ -207,7 +280,7 @@ fn go_on(link: &mut AgentLink, id: ProcessId, process: &mut Process) -> bool {
                 false
             }
         },
-        Program::Wait => false,
+        Program::Wait | Program::Life => false,
     }
 }
 

@@ -5,6 +5,7 @@
 //! it a thousand times in the time that a hundred real boots take.
 
 mod guest;
+mod memory;
 mod monitor;
 
 use std::ffi::OsString;
@@ -15,13 +16,26 @@ use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use memory::Memory;
 use monitor::Events;
 
 /// The numbers under which it inherits its listening sockets, as QEMU does.
 const QMP_FD: RawFd = 4;
 const LINK_FD: RawFd = 5;
+/// Asks a guest which life it is in and how often it has written, and whether its memory and its
+/// disk fit each other. A life begins with a boot, or with what everybody is made from, and goes on
+/// in whatever is made of its memory. A real guest and a made up one answer alike.
+pub const LIFE_SCRIPT: &str = "\
+set -e; life=/dev/shm/life; here=/dev/shm/written; disk=/var/written
+[ -s $life ] || cat /proc/sys/kernel/random/uuid > $life
+last=$(cat $disk 2>&- || echo 0); known=$(cat $here 2>&- || echo $last); next=$((last + 1))
+echo $next > $disk; echo $next > $here; sync
+if [ $last = $known ]; then fit=fits; else fit=\"memory has $known and the disk $last\"; fi
+echo $(cat $life) $next $fit";
 /// Names the longest time, in milliseconds, that its guest takes to boot, and to power off.
 pub const DELAY_VARIABLE: &str = "BANGER_SCRIPTED_DELAY_MS";
+/// Between two writes of a guest that has nothing else to do.
+const TICK: Duration = Duration::from_millis(2);
 /// What it says when it is asked for its version: no real one's, so that nobody takes what is
 /// found out about the one to be true of the other.
 const VERSION: &str = "QEMU emulator version 99.0.0 (scripted)";
@@ -45,8 +59,19 @@ struct Machine {
     changed: Condvar,
     events: Events,
     delay: Duration,
-    /// What QEMU has its guest's memory in, for those who look.
-    _memory: Option<OwnedFd>,
+    /// Between two writes of a guest that has nothing else to do, if it writes then.
+    tick: Option<Duration>,
+    origin: Origin,
+    memory: Memory,
+}
+
+/// What the machine begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// A kernel.
+    Kernel,
+    /// What was saved of another.
+    Saved,
 }
 
 impl Machine {
@@ -68,6 +93,19 @@ impl Machine {
         while *status != wanted {
             status = self.changed.wait(status).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Does something that a guest does, as a whole and only while the machine runs. A machine
+    /// that is over does nothing any more.
+    fn execute<T>(&self, work: impl FnOnce(&Memory) -> io::Result<T>) -> io::Result<T> {
+        let mut status = self.lock();
+        while *status != Status::Running {
+            if *status == Status::Over {
+                return Err(io::Error::other("the machine is over"));
+            }
+            status = self.changed.wait(status).unwrap_or_else(PoisonError::into_inner);
+        }
+        work(&self.memory)
     }
 
     /// Ends the machine for a reason that QEMU would give.
@@ -101,18 +139,21 @@ fn say(to: &mut impl io::Write, what: &str) {
 }
 
 fn serve(args: &[OsString], longest_delay: Duration) -> io::Result<()> {
-    let (qmp, link) = (inherited(QMP_FD), inherited(LINK_FD));
+    let (qmp, link) = (inherited(QMP_FD).into(), inherited(LINK_FD).into());
+    // One that is restored has booted already.
+    let (origin, delay) = match option(args, "-incoming") {
+        Some(_) => (Origin::Saved, Duration::ZERO),
+        None => (Origin::Kernel, drawn(longest_delay)),
+    };
     let machine = Arc::new(Machine {
         status: Mutex::new(Status::Prelaunch),
         changed: Condvar::new(),
         events: Events::default(),
-        // One that is restored has booted already.
-        delay: if option(args, "-incoming").is_some() {
-            Duration::ZERO
-        } else {
-            drawn(longest_delay)
-        },
-        _memory: memory(args)?,
+        delay,
+        // Who measures wants neither delays nor guests that are busy.
+        tick: (longest_delay > Duration::ZERO).then_some(TICK),
+        origin,
+        memory: Memory::of(args)?,
     });
     let start = |name: &str, serve: fn(&UnixListener, &Machine), listener: UnixListener| {
         let machine = machine.clone();
@@ -130,17 +171,6 @@ fn option<'a>(args: &'a [OsString], name: &str) -> Option<&'a str> {
     args.get(at + 1)?.to_str()
 }
 
-/// The file that a machine has its memory in that was not restored.
-fn memory(args: &[OsString]) -> io::Result<Option<OwnedFd>> {
-    const FILE: &str = "memory-backend-memfd";
-    let own = option(args, "-object").is_some_and(|object| object.starts_with(FILE));
-    let size = option(args, "-m").and_then(|size| size.strip_suffix('M')?.parse::<u64>().ok());
-    let Some(mib) = size.filter(|_| own) else { return Ok(None) };
-    let memory = rustix::fs::memfd_create(FILE, rustix::fs::MemfdFlags::CLOEXEC)?;
-    rustix::fs::ftruncate(&memory, mib << 20)?;
-    Ok(Some(memory))
-}
-
 /// Some time up to the longest: another for each process.
 fn drawn(longest: Duration) -> Duration {
     let mut draw = crate::draw::Draw::new(u64::from(std::process::id()));
@@ -148,8 +178,8 @@ fn drawn(longest: Duration) -> Duration {
 }
 
 #[expect(unsafe_code, reason = "an inherited descriptor is known by its number only")]
-fn inherited(number: RawFd) -> UnixListener {
+fn inherited(number: RawFd) -> OwnedFd {
     // SAFETY: the process begins with these descriptors open, and nothing else takes them over.
     // JUSTIFICATION: there is no other way to take over a descriptor.
-    UnixListener::from(unsafe { OwnedFd::from_raw_fd(number) })
+    unsafe { OwnedFd::from_raw_fd(number) }
 }

@@ -1,12 +1,13 @@
 //! QEMU's control protocol from its other end: one connection after the other.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::{Machine, Status};
+use super::{Machine, Status, inherited};
 
 /// Where events go: to whoever is connected.
 #[derive(Default)]
@@ -52,13 +53,24 @@ fn obey(machine: &Machine, command: &Value) {
     match name {
         "qmp_capabilities" | "set_link" | "cont" | "stop" | "quit" | "system_reset" => {}
         "migrate-set-capabilities" => {}
-        "migrate-incoming" => {
-            machine.set(Status::Paused);
-            machine.events.tell("MIGRATION", &json!({ "status": "completed" }));
-        }
+        "migrate-incoming" => match load(machine, command) {
+            Ok(()) => {
+                machine.set(Status::Paused);
+                machine.events.tell("MIGRATION", &json!({ "status": "completed" }));
+            }
+            Err(error) => {
+                super::say(
+                    &mut io::stderr(),
+                    &format!("scripted: load of migration failed: {error}"),
+                );
+                machine.set(Status::Over);
+                return;
+            }
+        },
         "xen-save-devices-state" => {
-            let file = command.pointer("/arguments/filename").and_then(Value::as_str);
-            let _ = std::fs::write(file.unwrap_or_default(), "devices");
+            if let Err(error) = save(machine, command) {
+                answer = json!({ "error": { "class": "GenericError", "desc": error.to_string() } });
+            }
         }
         "query-status" => answer = json!({ "return": status(machine.status()) }),
         other => {
@@ -82,6 +94,29 @@ fn obey(machine: &Machine, command: &Value) {
         "system_reset" => machine.end("host-qmp-system-reset"),
         _ => {}
     }
+}
+
+/// Saves the devices of a machine that stands still.
+fn save(machine: &Machine, command: &Value) -> io::Result<()> {
+    if machine.status() != Status::Paused {
+        return Err(io::Error::other("the machine does not stand still"));
+    }
+    let file = command.pointer("/arguments/filename").and_then(Value::as_str);
+    std::fs::write(file.unwrap_or_default(), machine.memory.devices())
+}
+
+/// Loads devices, which have to be those of this memory.
+fn load(machine: &Machine, command: &Value) -> io::Result<()> {
+    let uri = command.pointer("/arguments/uri").and_then(Value::as_str);
+    let number = uri.and_then(|uri| uri.strip_prefix("fd:")?.parse().ok());
+    let number = number.ok_or_else(|| io::Error::other("nothing to load from"))?;
+    let mut devices = String::new();
+    File::from(inherited(number)).read_to_string(&mut devices)?;
+    let wanted = machine.memory.devices();
+    if devices != wanted {
+        return Err(io::Error::other(format!("{devices:?} does not fit memory of {wanted:?}")));
+    }
+    Ok(())
 }
 
 fn status(status: Status) -> Value {

@@ -14,8 +14,9 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::fake::Content;
 use crate::fake::{Fake, Reply};
-use crate::images::{Content, TestImage};
+use crate::images::TestImage;
 use crate::support::{Place, assert_is, settings, told};
 
 /// `someone:pass:word` as a header has it.

@@ -8,8 +8,9 @@ use std::time::Duration;
 use banger_image::oci::{Cache, pull};
 use banger_model::{Bytes, Silent};
 
+use crate::fake::Content;
 use crate::fake::Fake;
-use crate::images::{Content, TestImage, sha256};
+use crate::images::{TestImage, sha256};
 use crate::support::{Place, assert_is, check_blobs, settings};
 
 /// Tells the child what to do; set for it alone.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
-use crate::images::Content;
+use crate::images::{OCI_MANIFEST, TestImage, sha256};
 
 /// A request as it came.
 #[derive(Clone, Debug)]
@@ -61,6 +61,42 @@ impl Reply {
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.to_owned(), value.into()));
         self
+    }
+}
+
+/// What there is by its path.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Content {
+    pub(crate) by_path: BTreeMap<String, (String, Vec<u8>)>,
+}
+
+impl Content {
+    pub(crate) fn of(repository: &str, tag: &str, image: &TestImage) -> Self {
+        let mut content = Self::default();
+        content.image(repository, tag, image);
+        content
+    }
+
+    pub(crate) fn image(&mut self, repository: &str, tag: &str, image: &TestImage) {
+        self.manifest(repository, &[tag], OCI_MANIFEST, &image.manifest);
+        self.blob(repository, &image.config);
+        for layer in &image.layers {
+            self.blob(repository, &layer.bytes);
+        }
+    }
+
+    /// Under its digest always.
+    pub(crate) fn manifest(&mut self, repository: &str, tags: &[&str], kind: &str, bytes: &[u8]) {
+        let digest = sha256(bytes).to_string();
+        for name in tags.iter().copied().chain([digest.as_str()]) {
+            let path = format!("/v2/{repository}/manifests/{name}");
+            self.by_path.insert(path, (kind.to_owned(), bytes.to_vec()));
+        }
+    }
+
+    pub(crate) fn blob(&mut self, repository: &str, bytes: &[u8]) {
+        let path = format!("/v2/{repository}/blobs/{}", sha256(bytes));
+        self.by_path.insert(path, ("application/octet-stream".to_owned(), bytes.to_vec()));
     }
 }
 

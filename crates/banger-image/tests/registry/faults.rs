@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use banger_image::oci::Settings;
 
+use crate::fake::Content;
 use crate::fake::{Fake, Reply, Request};
-use crate::images::{Content, TestImage, sha256};
+use crate::images::{TestImage, sha256};
 use crate::support::{Place, assert_is, settings, told};
 
 const KIB: usize = 1024;

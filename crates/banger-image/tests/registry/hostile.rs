@@ -6,10 +6,9 @@ use banger_image::oci::UnpackError;
 use banger_model::Bytes;
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, Reply};
+use crate::fake::{Content, Fake, Reply};
 use crate::images::{
-    Content, LAYER, LAYER_GZIP, OCI_INDEX, TestImage, TestLayer, gzip, index, noise, sha256,
-    tar_of, zstd,
+    LAYER, LAYER_GZIP, OCI_INDEX, TestImage, TestLayer, gzip, index, noise, sha256, tar_of, zstd,
 };
 use crate::support::{Place, assert_is, settings, told, unpacked};
 

@@ -1,11 +1,13 @@
 //! The registry that everybody runs, filled by the tool that everybody copies images with.
 
+use std::path::Path;
+
 use banger_image::oci::{Cache, Source, pull};
 use banger_model::Silent;
 use banger_testkit::oci::registry::{Auth, CREDENTIALS, Registry, lay_out, skopeo};
 use serde_json::json;
 
-use crate::images::{OCI_MANIFEST, TestImage, descriptor, gzip, sha256, zstd};
+use crate::images::{TestImage, gzip, sha256, zstd};
 use crate::support::{Place, amd64, assert_is, settings, told, unpacked};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,5 @@
 //! Images made up by tests, and what a registry would serve of them.
 
-use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use banger_model::Digest;
@@ -152,40 +151,4 @@ pub fn index(entries: &[(&str, &[u8])]) -> Vec<u8> {
         .collect();
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries });
     serde_json::to_vec(&index).unwrap()
-}
-
-/// What there is by its path.
-#[derive(Clone, Debug, Default)]
-pub struct Content {
-    pub by_path: BTreeMap<String, (String, Vec<u8>)>,
-}
-
-impl Content {
-    pub fn of(repository: &str, tag: &str, image: &TestImage) -> Self {
-        let mut content = Self::default();
-        content.image(repository, tag, image);
-        content
-    }
-
-    pub fn image(&mut self, repository: &str, tag: &str, image: &TestImage) {
-        self.manifest(repository, &[tag], OCI_MANIFEST, &image.manifest);
-        self.blob(repository, &image.config);
-        for layer in &image.layers {
-            self.blob(repository, &layer.bytes);
-        }
-    }
-
-    /// Under its digest always.
-    pub fn manifest(&mut self, repository: &str, tags: &[&str], kind: &str, bytes: &[u8]) {
-        let digest = sha256(bytes).to_string();
-        for name in tags.iter().copied().chain([digest.as_str()]) {
-            let path = format!("/v2/{repository}/manifests/{name}");
-            self.by_path.insert(path, (kind.to_owned(), bytes.to_vec()));
-        }
-    }
-
-    pub fn blob(&mut self, repository: &str, bytes: &[u8]) {
-        let path = format!("/v2/{repository}/blobs/{}", sha256(bytes));
-        self.by_path.insert(path, ("application/octet-stream".to_owned(), bytes.to_vec()));
-    }
 }

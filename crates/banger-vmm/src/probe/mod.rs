@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use banger_host::HostError;
 use banger_host::facts::boot_id;
-use banger_host::fs::{create_private_dir, remove_all};
+use banger_host::fs::{create_private_dir, is_there, remove_all};
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
 use banger_host::{owned, random};
@@ -30,6 +30,10 @@ use crate::vmm::{EndReason, RunState, Running, Vmm};
 pub use verdict::KvmVerdict;
 use verdict::{Key, Outcome, judge};
 
+/// Where the probe's machine is, in the directory of what is known of the host.
+const PLACE: &str = "probe";
+/// Held by whoever tries KVM.
+const LOCK: &str = "kvm.lock";
 /// The kernel argument that makes the initramfs print [`MARKER`] to the console and power off.
 pub const PROBE_ARGUMENT: &str = "banger.probe";
 /// What the initramfs prints. Only a program run under KVM can have written it.
@@ -113,9 +117,34 @@ pub async fn kvm_verdict(
     Ok(Finding::New(verdict))
 }
 
+/// Removes what a prober left that was killed: nobody else does until KVM is tried again.
+///
+/// # Errors
+/// When something of it remains.
+pub fn settle(home: &Home) -> Result<(), ProbeError> {
+    let facts = home.host_facts();
+    let dir = facts.join(PLACE);
+    if !is_there(&dir) {
+        return Ok(());
+    }
+    match FileLock::try_acquire(&facts.join(LOCK)).map_err(ProbeError::Facts)? {
+        Some(_lock) => sweep(&dir).map_err(ProbeError::Facts),
+        // Somebody tries it just now.
+        None => Ok(()),
+    }
+}
+
+/// Ends and removes what a prober has left; the lock says that it is gone.
+fn sweep(dir: &Path) -> Result<(), HostError> {
+    for process in owned::find(dir)? {
+        process.kill(PATIENCE)?;
+    }
+    remove_all(dir)
+}
+
 async fn lock(facts: &Path) -> Result<FileLock, ProbeError> {
     create_private_dir(facts).map_err(ProbeError::Facts)?;
-    let path = facts.join("kvm.lock");
+    let path = facts.join(LOCK);
     let waited = tokio::task::spawn_blocking(move || FileLock::acquire(&path)).await;
     waited
         .map_err(|error| ProbeError::Facts(HostError::system("wait", io::Error::other(error))))?
@@ -124,15 +153,8 @@ async fn lock(facts: &Path) -> Result<FileLock, ProbeError> {
 
 /// Runs the guest once in a directory of its own.
 async fn try_kvm(facts: &Path, vmm: &dyn Vmm, guest: &ProbeGuest) -> Result<Outcome, ProbeError> {
-    let dir = facts.join("probe");
-    // What a prober left that was killed; the lock says that it is gone.
-    let swept = |dir: &Path| {
-        for process in owned::find(dir)? {
-            process.kill(PATIENCE)?;
-        }
-        remove_all(dir)
-    };
-    swept(&dir).and_then(|()| create_private_dir(&dir)).map_err(ProbeError::Facts)?;
+    let dir = facts.join(PLACE);
+    sweep(&dir).and_then(|()| create_private_dir(&dir)).map_err(ProbeError::Facts)?;
     let dir = dir.canonicalize().map_err(|source| {
         ProbeError::Facts(HostError::Path { operation: "resolve", path: dir.clone(), source })
     })?;
@@ -162,7 +184,7 @@ async fn try_kvm(facts: &Path, vmm: &dyn Vmm, guest: &ProbeGuest) -> Result<Outc
         Outcome::Silent { .. } if marked(&dir) => Outcome::Marked,
         other => other,
     };
-    swept(&dir).map_err(ProbeError::Facts)?;
+    sweep(&dir).map_err(ProbeError::Facts)?;
     Ok(outcome)
 }
 
@@ -201,4 +223,24 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_prober_left_goes_unless_somebody_probes() {
+        let root = tempfile::tempdir().unwrap();
+        let home = Home::under(root.path());
+        settle(&home).unwrap();
+        let facts = home.host_facts();
+        create_private_dir(&facts.join(PLACE)).unwrap();
+        let probing = FileLock::acquire(&facts.join(LOCK)).unwrap();
+        settle(&home).unwrap();
+        assert!(is_there(&facts.join(PLACE)));
+        drop(probing);
+        settle(&home).unwrap();
+        assert!(!is_there(&facts.join(PLACE)));
+    }
 }

@@ -129,6 +129,7 @@ impl From<snapshots::NotRemoved> for Failure {
                 .hint(format!(
                     "`banger vm start {sandbox}` has it come up, `banger vm delete {sandbox}` deletes it"
                 )),
+            snapshots::NotRemoved::BeingTaken(_) => Problem::new(ProblemCode::InUse, detail),
             snapshots::NotRemoved::Missing(_) => Problem::new(ProblemCode::NotFound, detail)
                 .hint("`banger snapshot list` shows those that are there"),
             snapshots::NotRemoved::Host(_) => Problem::new(ProblemCode::Failed, detail),

@@ -9,7 +9,7 @@ use banger_api::types::{
     GuestProcess, PathKind, Problem, ProblemCode, ProcessId, StartProcess, StartedProcess,
 };
 use banger_link::{ProcessInfo, Refusal, Request};
-use banger_model::lifecycle::State as SandboxState;
+use banger_model::lifecycle::{Afterwards, State as SandboxState};
 use serde::Deserialize;
 
 use super::App;
@@ -24,11 +24,26 @@ use std::sync::Arc;
 /// How long a sandbox that runs may take to be talked to, when the daemon has only just started.
 const ADOPTION_PATIENCE: Duration = Duration::from_secs(30);
 
-/// The machine of a sandbox that runs. One that is just being taken over is waited for.
+/// How long a sandbox may take to be talked to, of which a snapshot is taken: its processes stand
+/// still for moments, but its state is on its way to the disk for as long as that takes.
+const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(600);
+
+/// Whether nobody is to wait until a sandbox in this state can be talked to: nothing is asked of it
+/// while a snapshot is taken, for its processes stand still then, and who is started would not.
+fn is_talked_to(state: &SandboxState) -> bool {
+    !matches!(state, SandboxState::Pausing { then: Afterwards::GoOn { .. } })
+}
+
+/// The machine of a sandbox that runs. One that is just being taken over is waited for, and one of
+/// which a snapshot is taken.
 pub(super) async fn live(handle: &Handle) -> Result<(Live, Arc<View>), Failure> {
     let mut watch = handle.watch();
-    let settled = |view: &Arc<View>| {
-        view.live.is_some() || !matches!(view.record.state, SandboxState::Running { .. })
+    let goes_on = |view: &Arc<View>| is_talked_to(&view.record.state);
+    // Whoever takes too long, or is gone, is told below how it is.
+    let _ = tokio::time::timeout(SNAPSHOT_PATIENCE, watch.wait_for(goes_on)).await;
+    let settled = |view: &Arc<View>| match &view.record.state {
+        SandboxState::Running { .. } => view.live.is_some(),
+        state => is_talked_to(state),
     };
     let view = match tokio::time::timeout(ADOPTION_PATIENCE, watch.wait_for(settled)).await {
         Ok(Ok(view)) => view.clone(),
@@ -156,4 +171,17 @@ pub(super) async fn look(
         banger_link::PathKind::Other => PathKind::Other,
         banger_link::PathKind::Missing => PathKind::Missing,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_model::lifecycle::every_state;
+
+    #[test]
+    fn whoever_asks_something_of_a_sandbox_waits_for_its_snapshot_and_for_nothing_else() {
+        let waits: Vec<_> =
+            every_state().into_iter().filter(|state| !is_talked_to(state)).collect();
+        assert!(matches!(waits.as_slice(), [state] if state.runs_since().is_some()), "{waits:?}");
+    }
 }

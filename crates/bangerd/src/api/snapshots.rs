@@ -100,7 +100,8 @@ pub(super) async fn delete(
         snapshot.parse().map_err(|error: banger_model::SnapshotNameError| {
             Problem::new(ProblemCode::Invalid, error.to_string())
         })?;
-    let removed = registry.shared().snapshots.remove(&name).await?;
+    let shared = registry.shared();
+    let removed = shared.snapshots.remove(&name, &shared.operations).await?;
     let gone = || Problem::new(ProblemCode::NotFound, format!("there is no snapshot {name}"));
     Ok(Answer(shown(&removed).ok_or_else(gone)?))
 }

@@ -219,7 +219,7 @@ impl Driver {
             Recovery::BeginAgain => self.carry_out(self.record.state.pending()).await,
             Recovery::Ended => {
                 let gone = "its virtual machine monitor was gone when the daemon came back";
-                self.begin(work::clear(&self.shared, &self.record));
+                self.begin(work::clear_with_memory(&self.shared, &self.record));
                 self.ended(EndCause::Failed(gone.to_owned())).await;
             }
             // A daemon that was killed while it cleared up leaves what tells of a machine.
@@ -265,7 +265,7 @@ impl Driver {
         let outcomes = self.asked.reached(None, self.record.boots);
         let mut ended = Vec::new();
         for (tracked, outcome) in &outcomes {
-            let record = tracked.ended(status(outcome.clone()));
+            let record = tracked.ended(status(self.as_it_is(tracked, outcome.clone())));
             writes.push(Write::PutOperation(record.clone()));
             ended.push((tracked, record));
         }

@@ -8,7 +8,7 @@ use banger_model::{Progress as _, SandboxRecord};
 use tracing::warn;
 
 use super::start::{assets, blueprint};
-use super::work::{Done, Superseded, clear_up};
+use super::work::{Done, Superseded, clear_up, forget_memory};
 use crate::machine::base::base_of;
 use crate::machine::memory::{self, Saved};
 use crate::machine::{self, Blueprint, Live, Source};
@@ -55,7 +55,10 @@ pub(super) async fn resume(
             match memory::look(&shared.dir(&record.id)) {
                 // Nothing has gone on with it: it is as good as before.
                 Saved::Whole(_) => Done::NotResumed(format!("{error:#}")),
-                Saved::Used | Saved::Nothing => Done::Ended(EndCause::Failed(format!("{error:#}"))),
+                Saved::Used | Saved::Nothing => {
+                    forget_memory(shared, record);
+                    Done::Ended(EndCause::Failed(format!("{error:#}")))
+                }
             }
         }
     }

@@ -2,13 +2,16 @@
 
 use banger_model::lifecycle::{Event, Origin, State, StopKind};
 use banger_model::policy::{Action, Decision, Goal, decide};
-use banger_model::{OperationId, OperationRecord, OperationStatus, SnapshotName, SnapshotTag};
+use banger_model::{
+    OperationId, OperationRecord, OperationStatus, SnapshotId, SnapshotName, SnapshotTag,
+};
 use banger_store::Write;
 use tracing::{info, warn};
 
 use super::handle::{AskError, Asked, Order, Wanted};
 use super::{Driver, MAX_ASKED};
 use crate::operations::{Tracked, now};
+use crate::snapshots::GivenUp;
 use crate::store::NotStored;
 
 /// Larger tags that are numbers are somebody's own.
@@ -157,7 +160,7 @@ impl Driver {
     }
 
     pub(super) async fn finish(&mut self, tracked: &Tracked, outcome: Result<(), String>) {
-        let record = tracked.ended(status(outcome));
+        let record = tracked.ended(status(self.as_it_is(tracked, outcome)));
         if let Err(error) = self.shared.store.write(vec![Write::PutOperation(record.clone())]).await
         {
             // The next daemon will find it unfinished, and come to the same end.
@@ -166,6 +169,25 @@ impl Driver {
         self.asked.forget(tracked);
         self.shared.metrics.operation_ended(&record);
         tracked.finish(record);
+    }
+}
+
+impl Driver {
+    /// What a request came to, beside what came of it in fact: whoever takes a snapshot may have
+    /// been done with it when something else was asked for, and else is not done any more.
+    pub(super) fn as_it_is(
+        &self,
+        tracked: &Tracked,
+        outcome: Result<(), String>,
+    ) -> Result<(), String> {
+        let record = tracked.record();
+        if record.goal != Goal::Taken || outcome.is_ok() {
+            return outcome;
+        }
+        match self.shared.snapshots.give_up(&SnapshotId::of(&record.id)) {
+            GivenUp::Yes => outcome,
+            GivenUp::TooLate => Ok(()),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 
 use super::pause::take_up;
 use super::start::{assets, blueprint, start};
-use super::work::{Done, Superseded, clear_up};
+use super::work::{Done, Superseded, clear_up, forget_memory};
 use crate::assets::{Assets, Base};
 use crate::machine::memory::{self, Saved};
 use crate::machine::{self, Live, Source, fill};
@@ -53,6 +53,7 @@ pub(super) async fn begin(
         Ok(Begun::NoSnapshot(reason)) => Done::NeverBegun(reason),
         Err(error) => {
             clear_up(shared, record).await;
+            forget_memory(shared, record);
             Done::Ended(EndCause::Failed(format!("{error:#}")))
         }
     }

@@ -17,7 +17,7 @@ use crate::machine::base::base_of;
 use crate::machine::{Live, still};
 use crate::operations::{Audience, now};
 use crate::shared::Shared;
-use crate::snapshots::{About, Snapshot};
+use crate::snapshots::{About, Added, Snapshot};
 use crate::{saved, templates};
 
 /// Takes the snapshot that the sandbox's state tells of. Its machine goes on, whatever comes of it.
@@ -81,8 +81,10 @@ async fn try_take(
         Snapshot::open(&target)
     })
     .await??;
-    shared.snapshots.add(snapshot);
-    Ok(stood_still)
+    match shared.snapshots.add(snapshot) {
+        Added::Yes => Ok(stood_still),
+        Added::GivenUp => bail!("something else was asked for meanwhile"),
+    }
 }
 
 /// What is known about the snapshot before it is taken; `None` when something else was asked for

@@ -61,7 +61,7 @@ pub(super) struct Work {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// It looks, and what follows depends on what it sees.
+    /// It looks, or clears up behind what has happened, and what follows depends on that.
     Observes,
     /// It does what the sandbox's state says.
     Changes,
@@ -119,7 +119,7 @@ impl Work {
         Self { task, supersede, kind }
     }
 
-    /// Whether it only looks.
+    /// Whether how the sandbox is hangs on it: nothing is asked of the sandbox meanwhile.
     pub(super) fn observes(&self) -> bool {
         self.kind == Kind::Observes
     }
@@ -228,6 +228,12 @@ pub(super) fn clear(shared: &Arc<Shared>, record: &SandboxRecord) -> Begin {
     })
 }
 
+/// Ends whatever runs of a sandbox whose machine is gone, and throws away what was in its memory.
+pub(super) fn clear_with_memory(shared: &Arc<Shared>, record: &SandboxRecord) -> Begin {
+    let (shared, record) = (shared.clone(), record.clone());
+    Begin::new(Kind::Clears, |_| async move { drop_memory(&shared, &record).await })
+}
+
 /// Clears up behind a machine that has ended by itself.
 pub(super) fn ended_by_itself(
     shared: &Arc<Shared>,
@@ -235,11 +241,11 @@ pub(super) fn ended_by_itself(
     reason: EndReason,
 ) -> Begin {
     let (shared, record) = (shared.clone(), record.clone());
-    Begin::new(Kind::Changes, |_| async move {
+    // Whoever asks meanwhile for what only a machine that runs can do would be told that it does.
+    Begin::new(Kind::Observes, |_| async move {
+        shared.checkpoints.reach("end.seen").await;
         clear_up(&shared, &record).await;
-        if let Err(error) = memory::forget(&shared.dir(&record.id)) {
-            warn!(sandbox = %record.id, error = format!("{error:#}"), "saved memory remains");
-        }
+        forget_memory(&shared, &record);
         Done::Ended(match reason {
             EndReason::PoweredOff => EndCause::PoweredOff,
             other => EndCause::Failed(other.to_string()),
@@ -325,5 +331,13 @@ async fn remove_dir(dir: PathBuf) -> Result<()> {
 pub(super) async fn clear_up(shared: &Shared, record: &SandboxRecord) {
     if let Err(error) = machine::clear(&shared.dir(&record.id)).await {
         warn!(sandbox = %record.id, error = format!("{error:#}"), "something of it still runs");
+    }
+}
+
+/// Throws away memory that fits nothing any more: it is as large as the machine was. What remains
+/// is thrown away before the next start.
+pub(super) fn forget_memory(shared: &Shared, record: &SandboxRecord) {
+    if let Err(error) = memory::forget(&shared.dir(&record.id)) {
+        warn!(sandbox = %record.id, error = format!("{error:#}"), "saved memory remains");
     }
 }

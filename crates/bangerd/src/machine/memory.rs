@@ -76,15 +76,30 @@ pub(crate) fn look(dir: &Path) -> Saved {
 /// When anything of that cannot be done.
 pub(crate) async fn save(live: &Live, dir: &Path) -> Result<()> {
     if matches!(look(dir), Saved::Whole(_)) && stands_still(&*live.machine) {
-        // A daemon before this one has come so far.
+        // A daemon before this one has come so far, and may have left what was saved before.
+        clear_new(dir).await;
         return Ok(());
     }
     let saved = try_save(live, dir).await;
     if saved.is_err() {
         // Whatever went wrong: it ran, and is to run.
         let _ = go_on(live).await;
+        clear_new(dir).await;
     }
     saved
+}
+
+/// Removes memory that is not the sandbox's saved one: half of it, or what was saved before. Both
+/// are as large as its machine, and in nobody's way: what remains goes with the next.
+async fn clear_new(dir: &Path) {
+    let new = dir.join(NEW);
+    let removed = spawn_blocking({
+        let new = new.clone();
+        move || remove_all(&new)
+    });
+    if let Ok(Err(error)) = removed.await {
+        warn!(dir = %new.display(), %error, "memory that is of no use remains");
+    }
 }
 
 /// Whether somebody has stopped a machine's processors.

@@ -6,7 +6,7 @@
 
 mod snapshot;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +17,8 @@ use banger_model::{SandboxId, SandboxName, SnapshotId, SnapshotName, SnapshotTag
 use thiserror::Error;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
+
+use crate::operations::Operations;
 
 pub(crate) use snapshot::{About, Snapshot};
 
@@ -32,6 +34,32 @@ struct Inner {
     whole: BTreeMap<SnapshotId, Arc<Snapshot>>,
     /// Sandboxes that begin with a snapshot and were never up; it may not be there yet.
     needs: BTreeMap<SnapshotId, BTreeSet<SandboxId>>,
+    /// What is taken no more, by whoever may still be about to: the last of them.
+    given_up: VecDeque<SnapshotId>,
+}
+
+/// Most that are given up and remembered: each of them for as long as it takes who takes it to hear
+/// of that.
+const MAX_GIVEN_UP: usize = 1024;
+
+/// Whether a snapshot that was just made is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Added {
+    /// It is.
+    Yes,
+    /// Nobody waits for it any more: it goes.
+    GivenUp,
+}
+
+/// Whether a snapshot that is being taken can still be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum GivenUp {
+    /// It will not be taken in.
+    Yes,
+    /// It is there.
+    TooLate,
 }
 
 /// Why a snapshot is not removed.
@@ -40,6 +68,9 @@ pub(crate) enum NotRemoved {
     /// A sandbox would never come up.
     #[error("snapshot {0} is in use: sandbox {1} was made from it, and was never up")]
     InUse(SnapshotName, SandboxId),
+    /// A daemon that dies now is followed by one that takes it again.
+    #[error("snapshot {0} is being taken still; try again when that is done")]
+    BeingTaken(SnapshotName),
     /// There is none.
     #[error("there is no snapshot {0}")]
     Missing(SnapshotName),
@@ -74,14 +105,41 @@ impl Snapshots {
         self.root.join(id.as_str())
     }
 
-    /// Takes in one that is there, or was just made. It goes again if nobody could ever use it.
-    pub(crate) fn add(&self, snapshot: Snapshot) {
+    /// Takes in one that is there, or was just made. It goes again if nobody could ever use it, or
+    /// if it was given up before.
+    pub(crate) fn add(&self, snapshot: Snapshot) -> Added {
         let id = snapshot.id.clone();
         let mut inner = self.lock();
+        if inner.given_up.contains(&id) {
+            inner.given_up.retain(|other| *other != id);
+            drop(inner);
+            self.remove_soon(Some(Arc::new(snapshot)));
+            return Added::GivenUp;
+        }
         inner.whole.insert(id.clone(), Arc::new(snapshot));
         let unneeded = inner.take_unneeded(&id);
         drop(inner);
         self.remove_soon(unneeded);
+        Added::Yes
+    }
+
+    /// Whoever had a snapshot taken is about to be told that it is not. From now on that is so,
+    /// unless it is there already.
+    pub(crate) fn give_up(&self, id: &SnapshotId) -> GivenUp {
+        let mut inner = self.lock();
+        if inner.whole.contains_key(id) {
+            return GivenUp::TooLate;
+        }
+        if inner.given_up.len() >= MAX_GIVEN_UP {
+            inner.given_up.pop_front();
+        }
+        inner.given_up.push_back(id.clone());
+        GivenUp::Yes
+    }
+
+    /// Removes one that is there, and of which its user was told that it is not.
+    pub(crate) fn discard(&self, snapshot: Snapshot) {
+        self.remove_soon(Some(Arc::new(snapshot)));
     }
 
     /// The snapshot of this id, if it is there.
@@ -160,11 +218,19 @@ impl Snapshots {
     ///
     /// # Errors
     /// [`NotRemoved`].
-    pub(crate) async fn remove(&self, name: &SnapshotName) -> Result<Arc<Snapshot>, NotRemoved> {
+    pub(crate) async fn remove(
+        &self,
+        name: &SnapshotName,
+        operations: &Operations,
+    ) -> Result<Arc<Snapshot>, NotRemoved> {
         let snapshot = {
             let mut inner = self.lock();
             let found = inner.whole.values().find(|snapshot| snapshot.has_name(name));
             let id = found.ok_or_else(|| NotRemoved::Missing(name.clone()))?.id.clone();
+            let taking = operations.find(&id.operation());
+            if taking.is_some_and(|taking| !taking.operation().status.is_final()) {
+                return Err(NotRemoved::BeingTaken(name.clone()));
+            }
             if let Some(sandbox) = inner.needs.get(&id).and_then(BTreeSet::first) {
                 return Err(NotRemoved::InUse(name.clone(), sandbox.clone()));
             }

@@ -2,8 +2,10 @@
 
 use banger_host::fs::{create_new, is_there, write_atomic};
 use banger_host::staged::Staged;
+use banger_model::policy::{Action, Goal};
 use banger_model::{
-    Accelerator, BootMode, DiskSize, MemorySize, NetworkMode, OperationId, SandboxSpec, Timestamp,
+    Accelerator, BootMode, DiskSize, MemorySize, NetworkMode, OperationId, OperationRecord,
+    OperationStatus, SandboxSpec, Timestamp,
 };
 
 use super::*;
@@ -72,7 +74,7 @@ async fn what_nobody_can_name_goes_with_the_last_who_needs_it() {
     let snapshots = Snapshots::below(root.path().to_owned());
     snapshots.need(&id(1), &sandbox(1)).keep();
     snapshots.need(&id(1), &sandbox(2)).keep();
-    snapshots.add(make(root.path(), &id(1), None));
+    assert_eq!(snapshots.add(make(root.path(), &id(1), None)), Added::Yes);
     assert!(snapshots.list().is_empty(), "it is not shown");
     snapshots.need_no_more(&id(1), &sandbox(1));
     snapshots.need_no_more(&id(1), &sandbox(1));
@@ -81,7 +83,7 @@ async fn what_nobody_can_name_goes_with_the_last_who_needs_it() {
     assert!(snapshots.get(&id(1)).is_none());
     until_gone(&root.path().join(id(1).as_str())).await;
     // All for whom it was taken are gone by the time that it is there.
-    snapshots.add(make(root.path(), &id(2), None));
+    assert_eq!(snapshots.add(make(root.path(), &id(2), None)), Added::Yes);
     assert!(snapshots.get(&id(2)).is_none());
     until_gone(&root.path().join(id(2).as_str())).await;
 }
@@ -90,21 +92,63 @@ async fn what_nobody_can_name_goes_with_the_last_who_needs_it() {
 async fn a_snapshot_with_a_tag_stays_until_its_user_removes_it() {
     let root = tempfile::tempdir().unwrap();
     let snapshots = Snapshots::below(root.path().to_owned());
-    snapshots.add(make(root.path(), &id(1), Some("a")));
+    assert_eq!(snapshots.add(make(root.path(), &id(1), Some("a"))), Added::Yes);
     let name: SnapshotName = "web@a".parse().unwrap();
     assert_eq!(snapshots.tags_of(&name.sandbox), [name.tag.clone()].into());
     let (found, need) = snapshots.need_named(&name, &sandbox(1)).unwrap();
     assert_eq!(found.name(), Some(name.clone()));
-    let refused = snapshots.remove(&name).await.unwrap_err();
+    let refused = snapshots.remove(&name, &Operations::default()).await.unwrap_err();
     assert!(matches!(refused, NotRemoved::InUse(_, by) if by == sandbox(1)));
     // The sandbox was never remembered.
     drop(need);
     snapshots.sweep();
     assert!(snapshots.get(&id(1)).is_some());
     assert!(snapshots.need_named(&"web@b".parse().unwrap(), &sandbox(1)).is_none());
-    snapshots.remove(&name).await.unwrap();
-    assert!(matches!(snapshots.remove(&name).await, Err(NotRemoved::Missing(_))));
+    snapshots.remove(&name, &Operations::default()).await.unwrap();
+    assert!(matches!(
+        snapshots.remove(&name, &Operations::default()).await,
+        Err(NotRemoved::Missing(_))
+    ));
     assert_eq!(names(root.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_was_given_up_is_not_taken_in_and_what_is_there_is_not_given_up() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::below(root.path().to_owned());
+    assert_eq!(snapshots.give_up(&id(1)), GivenUp::Yes);
+    assert_eq!(snapshots.add(make(root.path(), &id(1), Some("a"))), Added::GivenUp);
+    until_gone(&root.path().join(id(1).as_str())).await;
+    assert!(snapshots.get(&id(1)).is_none());
+    assert_eq!(snapshots.add(make(root.path(), &id(2), Some("b"))), Added::Yes);
+    assert_eq!(snapshots.give_up(&id(2)), GivenUp::TooLate);
+    for _ in 0..=MAX_GIVEN_UP {
+        assert_eq!(snapshots.give_up(&id(3)), GivenUp::Yes);
+    }
+    assert!(snapshots.lock().given_up.len() <= MAX_GIVEN_UP);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_being_taken_is_not_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::below(root.path().to_owned());
+    assert_eq!(snapshots.add(make(root.path(), &id(1), Some("a"))), Added::Yes);
+    let operations = Operations::default();
+    let record = OperationRecord {
+        id: id(1).operation(),
+        sandbox: sandbox(1),
+        action: Action::Snapshot,
+        goal: Goal::Taken,
+        started: Timestamp(1),
+        status: OperationStatus::Running,
+        tag: None,
+    };
+    let name: SnapshotName = "web@a".parse().unwrap();
+    let taking = operations.track(record, &name.sandbox);
+    let refused = snapshots.remove(&name, &operations).await.unwrap_err();
+    assert!(matches!(refused, NotRemoved::BeingTaken(_)), "{refused}");
+    taking.finish(taking.ended(OperationStatus::Succeeded { at: Timestamp(2) }));
+    snapshots.remove(&name, &operations).await.unwrap();
 }
 
 #[test]
