@@ -16,8 +16,8 @@ use crate::identity::replace;
 const SHOWN: &str = "/proc/sys/kernel/random/boot_id";
 /// Another each time that it is read.
 const RANDOM: &str = "/proc/sys/kernel/random/uuid";
-/// The file that lies over the kernel's.
-const OURS: &str = "/run/banger/boot_id";
+/// The file that lies over the kernel's: where every image lets one be made.
+const OURS: &str = "/dev/.banger/boot_id";
 
 /// Which id is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -73,8 +73,11 @@ pub(crate) fn take_on(identity: &Identity) -> Result<(), IdentityError> {
 /// # Errors
 /// [`IdentityError::File`].
 pub(crate) fn publish(generation: u64) -> Result<(), IdentityError> {
-    replace(Path::new(GENERATION), format!("{generation}\n").as_bytes(), 0o444)
-        .map_err(|source| IdentityError::File { path: GENERATION.into(), source })
+    match replace(Path::new(GENERATION), format!("{generation}\n").as_bytes(), 0o444) {
+        // The image has a file in the place of `/run`.
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(()),
+        other => other.map_err(|source| IdentityError::File { path: GENERATION.into(), source }),
+    }
 }
 
 /// The files that say who the machine is: path, contents, mode.

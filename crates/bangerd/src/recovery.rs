@@ -70,6 +70,7 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
         registry.drive(record, operations, beginning);
     }
     shared.snapshots.sweep();
+    crate::images::uses::settle(registry).await;
     settle_leases(registry)
 }
 

@@ -193,9 +193,14 @@ struct RunDir {
 /// Files in `/run` speak of a machine that no longer runs, but images are made with directories
 /// in it that their servers need (`/run/postgresql`, `/run/mysqld`) and nothing would make.
 ///
+/// An image that has a file of that name, as those of a single program may, keeps it.
+///
 /// # Errors
 /// [`BootError::Mount`].
 pub(super) fn fresh_run() -> Result<(), BootError> {
+    if fs::metadata("/run").is_ok_and(|run| !run.is_dir()) {
+        return Ok(());
+    }
     let dirs = run_dirs(Path::new("/run"));
     mount(&plan::run())?;
     for dir in dirs {

@@ -212,22 +212,33 @@ fn link_target(target: Vec<u8>) -> Result<BString, &'static str> {
 }
 
 fn attributes(header: &Header, extension: &Extension) -> Result<Attributes, &'static str> {
-    let id = |pax: Option<u64>, plain: std::io::Result<u64>| {
-        let id = pax.or(plain.ok())?;
-        u32::try_from(id).ok()
-    };
-    let mode = header.mode().map_err(|_| "its mode is no number")?;
+    let old = header.as_old();
+    let id = |pax: Option<u64>, plain: Option<u64>| u32::try_from(pax.or(plain)?).ok();
+    let mode = or_blank(&old.mode, header.mode().map(u64::from)).ok_or("its mode is no number")?;
     let mtime = match extension.mtime {
         Some(mtime) => mtime,
-        // Times before 1970 are kept in two's complement.
-        None => (header.mtime().map_err(|_| "its time is no number")?.cast_signed(), 0),
+        None => {
+            let mtime = or_blank(&old.mtime, header.mtime()).ok_or("its time is no number")?;
+            // Times before 1970 are kept in two's complement.
+            (mtime.cast_signed(), 0)
+        }
     };
+    let uid = or_blank(&old.uid, header.uid());
+    let gid = or_blank(&old.gid, header.gid());
     Ok(Attributes {
         mode: u16::try_from(mode & 0o7777).unwrap_or(0),
-        uid: id(extension.uid, header.uid()).ok_or("its owner is no user id")?,
-        gid: id(extension.gid, header.gid()).ok_or("its group is no group id")?,
+        uid: id(extension.uid, uid).ok_or("its owner is no user id")?,
+        gid: id(extension.gid, gid).ok_or("its group is no group id")?,
         mtime,
     })
+}
+
+/// The number in a field. One in which nothing is means zero, as every reader has it.
+fn or_blank(field: &[u8], number: std::io::Result<u64>) -> Option<u64> {
+    match number {
+        Ok(number) => Some(number),
+        Err(_) => field.iter().all(|byte| matches!(byte, 0 | b' ')).then_some(0),
+    }
 }
 
 fn device(header: &Header) -> Result<(u32, u32), &'static str> {

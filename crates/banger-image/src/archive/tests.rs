@@ -83,6 +83,20 @@ fn owner_mode_and_time_are_kept() {
 }
 
 #[test]
+fn fields_in_which_nothing_is_mean_zero() {
+    let blank = |header: &mut Header| {
+        let old = header.as_old_mut();
+        old.uid = [0; 8];
+        old.gid = *b"        ";
+        old.mtime = [0; 12];
+    };
+    let attributes = only(&archive_of(EntryType::Regular, "a", b"", blank)).attributes;
+    assert_eq!((attributes.uid, attributes.gid, attributes.mtime), (0, 0, (0, 0)));
+    let nonsense = |header: &mut Header| header.as_old_mut().uid = *b"zzzzzzz\0";
+    assert!(problem(&archive_of(EntryType::Regular, "a", b"", nonsense)).contains("user id"));
+}
+
+#[test]
 fn pax_records_go_before_the_header() {
     let mut builder = Builder::new(Vec::new());
     let long = "d/".repeat(200) + "file";

@@ -1,6 +1,6 @@
 //! Images: fetched, shown and removed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use axum::Json as Answer;
 use axum::extract::{Path, State};
@@ -19,7 +19,7 @@ use super::App;
 use super::error::{Failure, Json, Query};
 use super::sandboxes::{Asking, chosen};
 use crate::images::Pull;
-use crate::machine::base::image_of;
+use crate::images::uses::{used, users};
 use crate::registry::Registry;
 
 /// All images, by name
@@ -89,7 +89,7 @@ pub(super) async fn delete(
         let said = format!("the image {name} is needed by {who}; delete those first");
         return Err(Problem::new(ProblemCode::Denied, said).into());
     }
-    let used: BTreeSet<ImageId> = users.into_keys().collect();
+    let used = used(&registry)?;
     spawn_blocking(move || {
         Image::unname(&home, &name)?;
         Image::forget(&home, &used)
@@ -142,22 +142,6 @@ async fn find(registry: &Registry, text: String) -> Result<(Image, ImageName), F
         Ok(name.map(|name| (image, name)))
     });
     Ok(found.await.map_err(anyhow::Error::from)??.ok_or_else(not_found)?)
-}
-
-/// Who needs which image: sandboxes whose disks lie over it, and snapshots.
-pub(crate) fn users(registry: &Registry) -> BTreeMap<ImageId, Vec<String>> {
-    let shared = registry.shared();
-    let mut users: BTreeMap<ImageId, Vec<String>> = BTreeMap::new();
-    for view in registry.list() {
-        if let Ok(image) = image_of(&shared.dir(&view.record.id)) {
-            users.entry(image).or_default().push(view.record.name.to_string());
-        }
-    }
-    for snapshot in shared.snapshots.list() {
-        let name = format!("snapshot {}", snapshot.shown());
-        users.entry(snapshot.about.image.clone()).or_default().push(name);
-    }
-    users
 }
 
 fn has_other_names(

@@ -1,6 +1,7 @@
 //! Images that are fetched: each once, however many wait for it, and called off when nobody does.
 
 mod crowd;
+pub(crate) mod uses;
 
 use std::collections::BTreeMap;
 use std::path::Path;
