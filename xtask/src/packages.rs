@@ -30,7 +30,8 @@ pub(crate) const TO_RUN: [Package; 9] = [
 ];
 
 /// What only tests run: they compare what banger makes with what the usual tools make of it.
-pub(crate) const TO_TEST: [Package; 9] = [
+pub(crate) const TO_TEST: [Package; 11] = [
+    package("busybox", "busybox-static"),
     package("cpio", "cpio"),
     package("debugfs", "e2fsprogs"),
     package("depmod", "kmod"),
@@ -40,6 +41,7 @@ pub(crate) const TO_TEST: [Package; 9] = [
     package("mount", "mount"),
     package("openssl", "openssl"),
     package("skopeo", "skopeo"),
+    package("umoci", "umoci"),
 ];
 
 /// Makes sure that all of these are installed.

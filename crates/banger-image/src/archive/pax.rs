@@ -34,6 +34,13 @@ impl Extension {
 
     fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
         match key {
+            // Whatever a record before it said, the header counts again (POSIX, "pax Header").
+            b"path" if value.is_empty() => self.path = None,
+            b"linkpath" if value.is_empty() => self.link = None,
+            b"size" if value.is_empty() => self.size = None,
+            b"uid" if value.is_empty() => self.uid = None,
+            b"gid" if value.is_empty() => self.gid = None,
+            b"mtime" if value.is_empty() => self.mtime = None,
             b"path" => self.path = Some(value.to_vec()),
             b"linkpath" => self.link = Some(value.to_vec()),
             b"size" => self.size = Some(number(value).ok_or("its PAX size is no number")?),
@@ -105,6 +112,13 @@ mod tests {
         assert_eq!(found.path.as_deref(), Some(&b"a"[..]));
         assert_eq!(found.size, Some(12345));
         assert_eq!(found.mtime, Some((1_350_244_992, 23_900_000)));
+    }
+
+    #[test]
+    fn an_empty_value_takes_what_was_said_back() {
+        let all = b"9 path=a\n14 linkpath=b\n9 size=1\n8 uid=1\n8 gid=1\n11 mtime=1\n";
+        let taken_back = b"8 path=\n13 linkpath=\n8 size=\n7 uid=\n7 gid=\n9 mtime=\n";
+        assert_eq!(parsed(&[&all[..], taken_back].concat()), Extension::default());
     }
 
     #[test]

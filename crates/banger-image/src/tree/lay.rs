@@ -10,7 +10,7 @@ use super::{
     IMPLIED, MAX_DETOURS, MAX_IMPLIED, MAX_NODES, Node, NodeId, NodeKind, Place, Refused, Tree,
     TreeError, Whiteouts,
 };
-use crate::archive::{Entry, Kind};
+use crate::archive::{Attributes, Entry, Kind};
 
 /// Names of whiteouts begin so.
 const WHITEOUT: &[u8] = b".wh.";
@@ -83,6 +83,11 @@ impl Tree {
             Kind::Block(major, minor) => NodeKind::Block(major, minor),
             Kind::Fifo => NodeKind::Fifo,
         };
+        let attributes = match kind {
+            // Linux has no others (symlink(7)), whatever an archive says.
+            NodeKind::Symlink(_) => Attributes { mode: 0o777, ..attributes },
+            _ => attributes,
+        };
         let parent = self.parent(dir)?;
         let node = self.make(Node { kind, attributes, xattrs })?;
         self.name(parent, name, node);
@@ -92,7 +97,7 @@ impl Tree {
     fn put_directory(
         &mut self,
         path: &BStr,
-        attributes: crate::archive::Attributes,
+        attributes: Attributes,
         xattrs: Vec<(String, Vec<u8>)>,
     ) -> Result<(), Refused> {
         let (dir, name) = split(path);

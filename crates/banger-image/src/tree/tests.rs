@@ -287,6 +287,9 @@ impl Model {
             return true;
         }
         self.remove(&path);
+        if matches!(entry.kind, Kind::Symlink(_)) {
+            entry.attributes.mode = 0o777;
+        }
         entry.path = path.into();
         self.insert(entry);
         true

@@ -16,7 +16,7 @@ use banger_model::{Bytes, Silent};
 const SOON: Duration = Duration::from_secs(120);
 
 /// A mounted file system. Dropped, it is not mounted any more.
-struct Mounted(PathBuf);
+pub(crate) struct Mounted(pub(crate) PathBuf);
 
 impl Mounted {
     fn new(args: &[&str], source: &Path, dir: &Path) -> Result<Self, HostError> {
@@ -33,7 +33,7 @@ impl Drop for Mounted {
 }
 
 /// `None` when nothing can be mounted here, which is said.
-fn mounted(args: &[&str], source: &Path, dir: &Path) -> Option<Mounted> {
+pub(crate) fn mounted(args: &[&str], source: &Path, dir: &Path) -> Option<Mounted> {
     if facts::user_id() != 0 {
         banger_testkit::skipped_on_this_machine("only root can mount");
         return None;
@@ -48,7 +48,7 @@ fn mounted(args: &[&str], source: &Path, dir: &Path) -> Option<Mounted> {
 }
 
 /// Everything that can be seen of a tree: by path, all that `stat` and `getfattr` say.
-fn seen(root: &Path) -> BTreeMap<String, String> {
+pub(crate) fn seen(root: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
@@ -67,12 +67,13 @@ fn seen(root: &Path) -> BTreeMap<String, String> {
         let links = if kind.is_dir() { 0 } else { meta.nlink() };
         let device = kind.is_char_device().then(|| meta.rdev());
         let line = format!(
-            "{:o} {}:{} {}.{} {links} {device:?} {content:?}",
+            "{:o} {}:{} {}.{} {links} {device:?} {:?} {content:?}",
             meta.mode(),
             meta.uid(),
             meta.gid(),
             meta.mtime(),
             meta.mtime_nsec(),
+            attributes(&path),
         );
         let name = path.strip_prefix(root).unwrap().as_os_str().as_encoded_bytes();
         let name = name.escape_ascii().to_string();
@@ -81,6 +82,20 @@ fn seen(root: &Path) -> BTreeMap<String, String> {
         }
     }
     found
+}
+
+/// Extended attributes by name.
+fn attributes(path: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut names = vec![0; 64 * 1024];
+    let len = rustix::fs::llistxattr(path, &mut names).unwrap();
+    let names = names[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let value = |name: &[u8]| {
+        let mut value = vec![0; 64 * 1024];
+        let len = rustix::fs::lgetxattr(path, name, &mut value).unwrap();
+        value.truncate(len);
+        (String::from_utf8_lossy(name).into_owned(), value)
+    };
+    names.map(value).collect()
 }
 
 fn varied_tree(root: &Path) {
