@@ -17,6 +17,7 @@ mod image;
 mod link;
 mod model;
 mod net;
+mod oci;
 mod ops;
 mod output;
 mod qmp;
@@ -46,7 +47,7 @@ mod users;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name: the one of its corpus and of its binary in `fuzz/`.
-pub const TARGETS: [(&str, Target); 17] = [
+pub const TARGETS: [(&str, Target); 21] = [
     ("accounts", guest::accounts),
     ("apt", image::apt),
     ("attach", streams::attach),
@@ -62,6 +63,10 @@ pub const TARGETS: [(&str, Target); 17] = [
     ("model", model::model),
     ("modinfo", image::modinfo),
     ("net_frame", net::frame),
+    ("oci_archive", oci::oci_archive),
+    ("oci_challenge", oci::oci_challenge),
+    ("oci_document", oci::oci_document),
+    ("oci_reference", oci::oci_reference),
     ("qmp", qmp::qmp),
     ("tar", image::tar),
 ];

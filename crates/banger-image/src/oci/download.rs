@@ -118,6 +118,8 @@ impl Download<'_> {
                         Finished::Whole(blob) => return Ok(blob),
                         Finished::Wrong(error, empty) => {
                             partial = empty;
+                            // What came so far was worth nothing.
+                            furthest = 0;
                             wrong += 1;
                             error
                         }

@@ -139,6 +139,7 @@ async fn what_is_used_is_not_pruned_and_the_oldest_goes_first() {
     drop(pulled);
     let pruned = place.cache.prune(Bytes::new(0)).unwrap();
     assert_eq!((pruned.removed.len(), pruned.left), (5, Bytes::new(0)));
+    assert_eq!(std::fs::read_dir(place.cache.root().join("tags")).unwrap().count(), 0);
     // All of it can be had again.
     let source = format!("{}/app:1", fake.host());
     let again = tokio::time::timeout(Duration::from_secs(60), place.pull(&source, &settings));

@@ -307,6 +307,31 @@ async fn a_layer_that_occurs_twice_is_fetched_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_longer_digest_will_do_too() {
+    use sha2::Digest as _;
+    let image = small();
+    let bytes = &image.layers[0].bytes;
+    let digest = banger_model::Digest::sha512(sha2::Sha512::digest(bytes).into());
+    let named = image.clone().changed(|m| m["layers"][0]["digest"] = json!(digest.to_string()));
+    for damage in [0, 1] {
+        let mut content = Content::of("app", "1", &named);
+        let mut bytes = bytes.clone();
+        bytes[9] ^= damage;
+        let path = format!("/v2/app/blobs/{digest}");
+        content.by_path.insert(path, ("application/octet-stream".to_owned(), bytes));
+        let fake = Fake::good(content).await;
+        let source = format!("{}/app:1", fake.host());
+        match Place::new().pull(&source, &settings(&[&fake.host()])).await {
+            Ok(pulled) => {
+                assert_eq!((damage, pulled.layers[0].digest()), (0, &digest));
+                assert_is(&pulled, &image);
+            }
+            Err(error) => assert_eq!(damage, 1, "{}", told(&error)),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_tag_that_moves_mixes_nothing() {
     let (old, new) = (small(), TestImage::usual(80, 2000));
     let contents = [&old, &new].map(|image| {

@@ -97,7 +97,7 @@ impl Cache {
         let size = file.file().metadata().at("look at", &path)?.len();
         // That it was used now is worth no failure.
         let _ = file.file().set_modified(UNIX_EPOCH + clock::wall());
-        Ok(Some(Blob { digest: digest.clone(), size, file: Arc::new(file) }))
+        Ok(Some(Blob::new(digest.clone(), size, file)))
     }
 
     /// Waits until nobody else fetches this blob, and tells what there is of it then.
@@ -163,6 +163,10 @@ impl Cache {
 }
 
 impl Blob {
+    fn new(digest: Digest, size: u64, file: SharedFile) -> Self {
+        Self { digest, size, file: Arc::new(file) }
+    }
+
     /// Its name.
     pub fn digest(&self) -> &Digest {
         &self.digest

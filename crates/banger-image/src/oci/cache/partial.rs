@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use banger_host::HostError;
 use banger_host::error::AtPath as _;
 use banger_host::fs::{remove_all, rename};
-use banger_host::lock::FileLock;
+use banger_host::lock::{FileLock, SharedFile};
 use banger_model::Digest;
 use tokio::sync::OwnedMutexGuard;
 
@@ -107,14 +107,17 @@ impl Partial {
             return Ok(Written::Wrong { found, empty: Box::new(self) });
         }
         self.file.sync_all().at("sync", &self.path)?;
+        // In use before it has its name: a prune at this moment must not remove it.
+        let held = SharedFile::open(&self.path)?.ok_or_else(|| self.gone())?;
         rename(&self.path, &self.cache.blob_path(&self.digest))?;
-        // Not before it is in use: a prune at this moment must not remove it.
-        let blob = self.cache.blob(&self.digest)?;
         let _ = remove_all(&self.cache.lock_path(&self.digest));
-        blob.map(Written::Whole).ok_or_else(|| {
-            let source = std::io::ErrorKind::NotFound.into();
-            HostError::Path { operation: "open", path: self.cache.blob_path(&self.digest), source }
-        })
+        Ok(Written::Whole(Blob::new(self.digest.clone(), self.size, held)))
+    }
+
+    /// Somebody else has removed it, who has no business here.
+    fn gone(&self) -> HostError {
+        let source = std::io::ErrorKind::NotFound.into();
+        HostError::Path { operation: "open", path: self.path.clone(), source }
     }
 }
 

@@ -90,6 +90,7 @@ impl Cache {
             }
         }
         self.sweep()?;
+        self.forget_tags()?;
         Ok(Pruned { removed, freed: Bytes::new(sum - left), left: Bytes::new(left) })
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use banger_host::fs::{read_bounded, write_atomic};
+use banger_host::fs::{is_there, list_dir, read_bounded, remove_all, write_atomic};
 use banger_host::{HostError, clock};
 use banger_model::{Digest, DigestAlgorithm, ImageReference};
 use serde::{Deserialize, Serialize};
@@ -51,6 +51,20 @@ impl Cache {
         let json = serde_json::to_vec(&record)
             .map_err(|error| HostError::system("write down a tag", std::io::Error::other(error)))?;
         write_atomic(&path, &json)
+    }
+
+    /// Forgets the tags whose manifests are gone: they tell nothing any more.
+    pub(super) fn forget_tags(&self) -> Result<(), HostError> {
+        let dir = self.inner.root.join("tags");
+        for name in list_dir(&dir)? {
+            let path = dir.join(name);
+            let record = read_bounded(&path, MAX_RECORD).ok();
+            let record = record.and_then(|json| serde_json::from_slice::<TagRecord>(&json).ok());
+            if record.is_some_and(|record| !is_there(&self.blob_path(&record.digest))) {
+                remove_all(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn tag_path(&self, reference: &ImageReference) -> PathBuf {

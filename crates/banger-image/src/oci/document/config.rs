@@ -117,3 +117,47 @@ impl Config {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_go_leaves_empty_is_empty() {
+        let nulls = r#"{"architecture": "amd64", "os": "linux", "variant": null, "config": {
+            "Env": null, "Cmd": null, "Labels": null, "Volumes": null, "ExposedPorts": null,
+            "User": "", "StopSignal": ""}, "rootfs": {"type": "layers", "diff_ids": null}}"#;
+        let nothing = r#"{"architecture": "amd64", "os": "linux", "rootfs": {}}"#;
+        let config = parse_config(nulls.as_bytes()).unwrap();
+        assert_eq!(config, parse_config(nothing.as_bytes()).unwrap());
+        assert_eq!((config.stop_signal, config.env.len()), (None, 0));
+    }
+
+    #[test]
+    fn all_of_the_wishes_are_read() {
+        let json = r#"{"architecture": "amd64", "os": "linux", "config": {
+            "Env": ["B=1", "A=2"], "Entrypoint": ["/e"], "Cmd": ["c", "d"], "User": "u:g",
+            "WorkingDir": "/w", "Labels": {"l": "m"}, "StopSignal": "SIGINT",
+            "ExposedPorts": {"80/tcp": {}, "53/udp": {}}, "Volumes": {"/v": {}}}, "rootfs": {}}"#;
+        let config = parse_config(json.as_bytes()).unwrap();
+        assert_eq!(config.env, ["B=1", "A=2"]);
+        assert_eq!(
+            (config.entrypoint, config.cmd),
+            (vec!["/e".into()], vec!["c".into(), "d".into()])
+        );
+        assert_eq!((config.user.as_str(), config.working_dir.as_str()), ("u:g", "/w"));
+        assert_eq!(config.stop_signal.as_deref(), Some("SIGINT"));
+        assert_eq!(
+            (config.exposed_ports, config.volumes),
+            (vec!["53/udp".into(), "80/tcp".into()], vec!["/v".into()])
+        );
+        assert_eq!(config.labels.get("l").map(String::as_str), Some("m"));
+    }
+
+    #[test]
+    fn a_config_is_not_read_without_a_bound() {
+        let long = vec![b' '; usize::try_from(MAX_CONFIG.get()).unwrap() + 1];
+        assert!(matches!(parse_config(&long), Err(DocumentError::TooLarge(_))));
+        assert!(matches!(parse_config(b"{}"), Err(DocumentError::Json(_))));
+    }
+}

@@ -101,3 +101,44 @@ impl fmt::Display for Platform {
         self.variant.iter().try_for_each(|variant| write!(f, "/{variant}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(architecture: &str, variant: Option<&str>) -> Platform {
+        let variant = variant.map(str::to_owned);
+        Platform { architecture: architecture.to_owned(), variant }
+    }
+
+    fn rank(platform: &Platform, spec: &str) -> Option<u32> {
+        let mut parts = spec.split('/').map(str::to_owned);
+        let (os, architecture) = (parts.next().unwrap(), parts.next().unwrap());
+        platform.rank(Some(&Spec { architecture, os, variant: parts.next() }))
+    }
+
+    #[test]
+    fn the_newest_variant_that_will_do_is_best() {
+        let v3 = platform("amd64", Some("v3"));
+        assert!(rank(&v3, "linux/amd64/v3") > rank(&v3, "linux/amd64/v2"));
+        assert!(rank(&v3, "linux/amd64/v2") > rank(&v3, "linux/amd64"));
+        assert!(rank(&v3, "linux/amd64") > v3.rank(None));
+        assert_eq!(rank(&v3, "linux/amd64/v4"), None);
+        let oldest = platform("amd64", None);
+        assert_eq!(rank(&oldest, "linux/amd64"), rank(&oldest, "linux/amd64/v1"));
+        assert_eq!(rank(&oldest, "linux/amd64/v2"), None);
+    }
+
+    #[test]
+    fn other_systems_and_processors_do_not_fit() {
+        let arm = platform("arm", Some("v7"));
+        assert!(rank(&arm, "linux/arm") > rank(&arm, "linux/arm/v6"));
+        for bad in ["windows/arm", "linux/arm64", "linux/arm/v8", "unknown/unknown", "linux/arm/x"]
+        {
+            assert_eq!(rank(&arm, bad), None, "{bad}");
+        }
+        let arm64 = platform("arm64", None);
+        assert_eq!(rank(&arm64, "linux/arm64/v8"), rank(&arm64, "linux/arm64"));
+        assert_eq!(rank(&arm64, "linux/arm64/v9"), None);
+    }
+}

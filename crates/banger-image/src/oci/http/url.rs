@@ -178,4 +178,16 @@ mod tests {
             assert!(here.join(bad).is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_redirect_panics_and_what_is_taken_reads_back(
+            location in "[a-z0-9:/?#@%.\\[\\] -]{0,40}"
+        ) {
+            if let Ok(next) = url("https://a.example.com/v2/x").join(&location) {
+                proptest::prop_assert_eq!(Url::parse(&next.to_string()), Ok(next.clone()));
+                proptest::prop_assert!(!next.authority().contains(['@', '/', '?', '#']));
+            }
+        }
+    }
 }

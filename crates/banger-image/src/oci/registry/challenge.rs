@@ -93,4 +93,13 @@ mod tests {
         let cut = parse_challenges("Bearer realm=\"https://x");
         assert_eq!((cut.len(), cut[0].param("realm")), (2, None));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_header_panics_or_makes_more_than_it_has(header in "[a-z =\",\\\\é]{0,60}") {
+            let challenges = parse_challenges(&header);
+            let params: usize = challenges.iter().map(|c| c.params.len()).sum();
+            proptest::prop_assert!(challenges.len() + params <= header.len());
+        }
+    }
 }
