@@ -1,5 +1,5 @@
 //! Images of containers made up by tests, and a real registry to fetch them from.
-#![allow(missing_docs, reason = "names of the format's own")]
+#![expect(missing_docs, reason = "names of the format's own")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test ends where something fails")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs and write files")]
 

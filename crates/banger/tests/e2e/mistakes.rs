@@ -8,12 +8,13 @@ use crate::support::TestEnv;
 use crate::vm::ran;
 
 /// Lines as a user types them where there is no sandbox but `made`, which was never started.
-const LINES: [&str; 62] = [
+const LINES: [&str; 71] = [
     "vm",
     "vm run --network nowhere -- true",
     "vm run --memory 1 -- true",
     "vm run --memory 100T -- true",
-    "vm run --image no-such-image -- true",
+    "vm run --image 127.0.0.1:1/no-such-image -- true",
+    "vm run --image UPPER -- true",
     "vm run --from nobody@1 -- true",
     "vm run --from made -- true",
     "vm run --cpus 0 -- true",
@@ -62,6 +63,14 @@ const LINES: [&str; 62] = [
     "vm snapshot made a/b",
     "snapshot delete nobody@1",
     "snapshot rm nobody",
+    "image",
+    "image pull 127.0.0.1:1/app:1",
+    "image pull --name UPPER 127.0.0.1:1/app:1",
+    "image pull oci:",
+    "image list -q -o json",
+    "image show nothing",
+    "image delete nothing",
+    "image cache prune --keep much",
     "template rm 00",
     "template prune",
     "doctor now",

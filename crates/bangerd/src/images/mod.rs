@@ -97,7 +97,11 @@ impl Images {
             return Ok(());
         }
         let Some(reference) = wanted.reference() else { return Ok(()) };
-        self.get(Pull { source: reference.to_string(), name: None }, progress).await.map(drop)
+        let pull = Pull { source: reference.to_string(), name: None };
+        let fetched = self.get(pull, progress).await;
+        fetched
+            .map(drop)
+            .with_context(|| format!("there is no image {wanted} here, and none comes"))
     }
 
     /// Fetches an image, or waits for who does that already. Returns what it is called.
