@@ -197,11 +197,9 @@ impl FromStr for ImageReference {
 
 /// The registry and the repository, what is left out filled in.
 fn split_name(name: &str) -> Result<(String, String), ParseReferenceError> {
-    let is_host = |first: &str| {
-        first == "localhost"
-            || first.contains(['.', ':'])
-            || first.bytes().any(|b| b.is_ascii_uppercase())
-    };
+    // Capitals alone make no host, unlike with Docker: in its normal form it would be none.
+    let is_host =
+        |first: &str| first.eq_ignore_ascii_case("localhost") || first.contains(['.', ':']);
     let (registry, path) = match name.split_once('/') {
         Some((first, path)) if is_host(first) => (check_registry(first)?, path),
         _ => (DEFAULT_REGISTRY.to_owned(), name),

@@ -18,6 +18,7 @@ fn what_is_left_out_is_what_docker_fills_in() {
         ("docker.io/alpine", "docker.io/library/alpine:latest"),
         ("index.docker.io/library/alpine", "docker.io/library/alpine:latest"),
         ("localhost/a", "localhost/a:latest"),
+        ("LocalHost/a", "localhost/a:latest"),
         ("localhost:5000/a/b:tag", "localhost:5000/a/b:tag"),
         ("GHCR.io/org/app", "ghcr.io/org/app:latest"),
         ("[::1]:5000/a", "[::1]:5000/a:latest"),
@@ -70,9 +71,10 @@ fn what_names_no_image_is_refused_with_its_reason() {
     use ParseReferenceError as E;
     type Kind = fn(&ParseReferenceError) -> bool;
     let long = format!("{}/a", "a.".repeat(127) + "a");
-    let cases: [(&str, Kind); 20] = [
+    let cases: [(&str, Kind); 21] = [
         ("", |e| *e == E::Empty),
         ("Alpine", |e| matches!(e, E::Repository(_))),
+        ("Oc/fir:1", |e| matches!(e, E::Repository(_))),
         ("a//b", |e| matches!(e, E::Repository(_))),
         ("/a", |e| matches!(e, E::Repository(_))),
         ("a/", |e| matches!(e, E::Repository(_))),
