@@ -41,8 +41,8 @@ fn what_parsing_can_refuse_costs_nothing() {
 #[test]
 fn an_unknown_image_or_kernel_is_named() {
     let Some(env) = TestEnv::with_machines() else { return };
-    let image = run(&env, &["--image", "no-such-image", "--", "true"]);
-    assert_refused(&image, 125, &["no-such-image", "debian-bookworm"]);
+    let image = run(&env, &["--image", "127.0.0.1:1/no-such-image", "--", "true"]);
+    assert_refused(&image, 125, &["no-such-image", "cannot reach"]);
     let kernel = run(&env, &["--kernel", "no-such-kernel", "--", "true"]);
     assert_refused(&kernel, 125, &["no-such-kernel", "debian-cloud"]);
     let memory = run(&env, &["--memory", "1023G", "--", "true"]);

@@ -182,7 +182,7 @@ fn a_sandbox_lives_from_its_creation_to_its_end() {
 #[test]
 fn a_sandbox_that_does_not_start_stays_to_be_looked_at() {
     let Some(env) = TestEnv::with_machines() else { return };
-    let (status, stdout, stderr) = ran(&env, "vm create web --image no-such-image");
+    let (status, stdout, stderr) = ran(&env, "vm create web --image 127.0.0.1:1/no-such-image");
     assert_eq!((status, stdout.as_str()), (1, ""), "{stderr}");
     let begin = "banger: sandbox web is made, but did not start: ";
     assert!(stderr.starts_with(begin) && stderr.contains("no-such-image"), "{stderr}");
@@ -191,7 +191,7 @@ fn a_sandbox_that_does_not_start_stays_to_be_looked_at() {
     let (status, _, stderr) = ran(&env, "vm start web");
     assert_eq!(status, 1);
     assert!(stderr.starts_with("banger: sandbox web did not start: "), "{stderr}");
-    let (status, _, stderr) = ran(&env, "vm create gone --rm --image no-such-image");
+    let (status, _, stderr) = ran(&env, "vm create gone --rm --image 127.0.0.1:1/no-such-image");
     assert_eq!(status, 1);
     assert!(stderr.contains("gone did not start, and is deleted again: "), "{stderr}");
     crate::support::wait_until("it is deleted", || env.run(["vm", "list", "-q"]).ok() == "web\n");

@@ -99,9 +99,13 @@ impl Images {
         let Some(reference) = wanted.reference() else { return Ok(()) };
         let pull = Pull { source: reference.to_string(), name: None };
         let fetched = self.get(pull, progress).await;
-        fetched
-            .map(drop)
-            .with_context(|| format!("there is no image {wanted} here, and none comes"))
+        fetched.map(drop).with_context(|| {
+            let by_name = wanted.name().and_then(|name| Image::open(&self.home, &name).err());
+            match by_name {
+                Some(missing) => format!("{missing}; nor can it be fetched"),
+                None => format!("there is no image {wanted} here, and none comes"),
+            }
+        })
     }
 
     /// Fetches an image, or waits for who does that already. Returns what it is called.
