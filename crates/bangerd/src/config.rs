@@ -14,6 +14,18 @@ use serde::Deserialize;
 /// Longest file that makes sense, in bytes.
 const MAX_LEN: u64 = 1024 * 1024;
 
+/// What of fetched layers is kept where nothing else is said.
+const CACHE: Bytes = Bytes::gib(10);
+
+/// How images are fetched.
+#[derive(Clone, Debug)]
+pub struct Fetching {
+    /// From where, and within which bounds.
+    pub settings: oci::Settings,
+    /// Bytes that may stay in the cache.
+    pub cache: Bytes,
+}
+
 /// The file as it is read.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -29,6 +41,8 @@ pub struct Config {
 struct Images {
     /// Layers that are fetched at once.
     at_once: Option<NonZeroUsize>,
+    /// Bytes that may stay in the cache of what was fetched.
+    cache: Option<Bytes>,
     /// Most layers of one image.
     max_layers: Option<usize>,
     /// Most bytes of all compressed layers of one image.
@@ -70,9 +84,9 @@ impl Config {
     ///
     /// # Errors
     /// When a mirror is none.
-    pub fn fetching(&self) -> Result<oci::Settings> {
+    pub fn fetching(&self) -> Result<Fetching> {
         let mut settings = oci::Settings::default();
-        let Images { at_once, max_layers, max_image, max_unpacked } = &self.images;
+        let Images { at_once, cache, max_layers, max_image, max_unpacked } = &self.images;
         let limits = &mut settings.limits;
         limits.max_layers = max_layers.unwrap_or(limits.max_layers);
         limits.max_image = max_image.unwrap_or(limits.max_image);
@@ -87,7 +101,7 @@ impl Config {
                 settings.insecure.insert(host.clone());
             }
         }
-        Ok(settings)
+        Ok(Fetching { settings, cache: cache.unwrap_or(CACHE) })
     }
 }
 
@@ -101,7 +115,8 @@ mod tests {
             "[images]\nat_once = 5\nmax_image = 1000000\n\
              [registry.\"host:5000\"]\ninsecure = true\nmirrors = [\"other:5000/x\"]\n",
         );
-        let settings = config.unwrap().fetching().unwrap();
+        let Fetching { settings, cache } = config.unwrap().fetching().unwrap();
+        assert_eq!(cache, CACHE);
         assert_eq!(settings.at_once.get(), 5);
         assert_eq!(settings.limits.max_image, Bytes::new(1_000_000));
         assert!(settings.insecure.contains("host:5000"));

@@ -10,7 +10,6 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{ensure_private_dir, file_size, is_there, list_dir, remove_all};
 use banger_host::home::Home;
-use banger_image::oci;
 use banger_model::{SandboxId, Span, Timestamp};
 use banger_store::{Store, Write};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -24,6 +23,7 @@ use tracing::{info, warn};
 use crate::arsenal::Arsenal;
 use crate::assets::Sources;
 use crate::checkpoint::Checkpoints;
+use crate::config::Fetching;
 use crate::images::Images;
 use crate::machine::HelperProgram;
 use crate::metrics::Metrics;
@@ -50,7 +50,7 @@ pub struct Settings {
     /// What sandboxes are made from, and whose they are.
     pub sources: Sources,
     /// How images are fetched.
-    pub fetching: oci::Settings,
+    pub fetching: Fetching,
     /// The program that stands before a sandbox's network.
     pub relay: HelperProgram,
     /// A socket that listens already; without one it makes its own.

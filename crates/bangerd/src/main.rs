@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use banger_host::home::{Home, HomeEnv};
 use bangerd::assets::{DEFAULT_PATH, Sources, guest_programs};
 use bangerd::checkpoint::{Checkpoint, Checkpoints};
-use bangerd::config::Config;
+use bangerd::config::{Config, Fetching};
 use bangerd::daemon::{self, Settings};
 use bangerd::machine::HelperProgram;
 use bangerd::spares;
@@ -138,16 +138,14 @@ fn print(text: &str) -> Result<()> {
 
 /// How images are fetched: as the owner has set, with the credentials that Docker's users have.
 #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
-fn fetching(sources: &Sources) -> Result<banger_image::oci::Settings> {
+fn fetching(sources: &Sources) -> Result<Fetching> {
     let var = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let docker = var("DOCKER_CONFIG").or_else(|| Some(var("HOME")?.join(".docker")));
-    let settings = Config::read(&sources.home.config())?.fetching()?;
-    Ok(banger_image::oci::Settings {
-        credentials: docker.map(|dir| dir.join("config.json")),
-        search_path: sources.path.clone(),
-        roots: var("SSL_CERT_FILE"),
-        ..settings
-    })
+    let mut fetching = Config::read(&sources.home.config())?.fetching()?;
+    fetching.settings.credentials = docker.map(|dir| dir.join("config.json"));
+    fetching.settings.search_path = sources.path.clone();
+    fetching.settings.roots = var("SSL_CERT_FILE");
+    Ok(fetching)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]

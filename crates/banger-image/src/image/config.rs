@@ -16,7 +16,7 @@ pub enum InitMode {
 }
 
 /// An image's own wishes, which the user's go before. Source: the OCI image specification,
-/// `config.md`; healthchecks are Docker's.
+/// `config.md`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageConfig {
     /// Environment of every process. `HOME` is not among it: it depends on the user.
@@ -48,29 +48,6 @@ pub struct ImageConfig {
     /// What its maker wrote on it.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// How to tell whether what runs in it is well.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub healthcheck: Option<Healthcheck>,
-}
-
-/// A command that tells whether what runs in a sandbox is well. Times are in nanoseconds, as
-/// Docker has them; zero means that nothing was said.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Healthcheck {
-    /// The command with its arguments.
-    pub command: Vec<String>,
-    /// From one run to the next.
-    #[serde(default)]
-    pub interval: u64,
-    /// For one run.
-    #[serde(default)]
-    pub timeout: u64,
-    /// In which failures do not count, from the start on.
-    #[serde(default)]
-    pub start_period: u64,
-    /// Failures in a row that make it unhealthy.
-    #[serde(default)]
-    pub retries: u32,
 }
 
 impl ImageConfig {

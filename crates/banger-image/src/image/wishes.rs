@@ -40,7 +40,6 @@ pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
         ports: config.exposed_ports.clone(),
         volumes: config.volumes.clone(),
         labels: config.labels.clone(),
-        healthcheck: None,
     }
 }
 

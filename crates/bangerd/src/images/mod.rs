@@ -19,8 +19,9 @@ use banger_model::{ImageName, OperationId, Progress, WantedImage};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
-use tracing::info;
+use tracing::{info, warn};
 
+use crate::config::Fetching;
 use crate::operations::{Shown, now};
 use crowd::Crowd;
 
@@ -46,7 +47,7 @@ type Outcome = Option<Result<ImageName, Arc<str>>>;
 #[derive(Debug)]
 pub(crate) struct Images {
     home: Home,
-    settings: oci::Settings,
+    fetching: Fetching,
     running: Mutex<BTreeMap<Pull, Weak<Work>>>,
     /// Who waits for an operation's end, to be called off.
     waiting: Mutex<BTreeMap<OperationId, AbortHandle>>,
@@ -69,8 +70,8 @@ impl Drop for Work {
 }
 
 impl Images {
-    pub(crate) fn new(home: Home, settings: oci::Settings) -> Self {
-        Self { home, settings, running: Mutex::default(), waiting: Mutex::default() }
+    pub(crate) fn new(home: Home, fetching: Fetching) -> Self {
+        Self { home, fetching, running: Mutex::default(), waiting: Mutex::default() }
     }
 
     /// The cache of what was fetched.
@@ -176,7 +177,7 @@ impl Images {
         let (crowd, called_off) = (Arc::new(Crowd::default()), Arc::new(AtomicBool::new(false)));
         let fetch = Fetch {
             home: self.home.clone(),
-            settings: self.settings.clone(),
+            fetching: self.fetching.clone(),
             cache: self.cache(),
             called_off: called_off.clone(),
             progress: crowd.clone(),
@@ -197,7 +198,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What one pull needs.
 struct Fetch {
     home: Home,
-    settings: oci::Settings,
+    fetching: Fetching,
     cache: Result<Cache>,
     called_off: Arc<AtomicBool>,
     progress: Arc<Crowd>,
@@ -208,7 +209,7 @@ impl Fetch {
         let cache = self.cache?;
         let source = source(&pull.source)?;
         let fallback = named_after(&source);
-        let pulled = oci::pull(source, &cache, &self.settings, &*self.progress).await?;
+        let pulled = oci::pull(source, &cache, &self.fetching.settings, &*self.progress).await?;
         let own = pulled.reference.as_ref().map(|reference| reference.default_name());
         let naming = match (pull.name, own.or(fallback)) {
             (Some(name), _) => Naming::Exactly(name),
@@ -218,6 +219,7 @@ impl Fetch {
             }
         };
         let told = pulled.reference.as_ref().map_or(pull.source, |reference| reference.familiar());
+        let keep = self.fetching.cache;
         let image = spawn_blocking(move || {
             let import = Import {
                 home: &self.home,
@@ -226,7 +228,13 @@ impl Fetch {
                 now: now(),
                 called_off: &self.called_off,
             };
-            import.run(&naming, &*self.progress).with_context(|| format!("cannot make {told}"))
+            let made = import.run(&naming, &*self.progress);
+            // Only what nobody uses goes.
+            drop(pulled);
+            if let Err(error) = cache.prune(keep) {
+                warn!(%error, "the cache of images cannot be made smaller");
+            }
+            made.with_context(|| format!("cannot make {told}"))
         })
         .await??;
         let ImageInfo { source, .. } = image.info();
