@@ -7,13 +7,18 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use banger_host::fs::remove_all;
+use banger_host::fs::{create_private_dir, file_size, remove_all};
 use banger_host::home::Home;
 use banger_host::random;
-use banger_model::{SandboxId, SandboxName, SandboxSpec, generate_name};
+use banger_image::image::{Import, Naming};
+use banger_image::oci;
+use banger_model::{
+    Bytes, ImageReference, SandboxId, SandboxName, SandboxSpec, Silent, Timestamp, generate_name,
+};
 use banger_vmm::{EndReason, Start};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -162,4 +167,33 @@ async fn measure_floor(subject: &Subject<'_>, initramfs: &Path) -> Result<Durati
         EndReason::PoweredOff => Ok(begin.elapsed()),
         other => bail!("the floor's machine ended otherwise than by powering off: {other}"),
     }
+}
+
+/// Pulls an image into an empty home and makes it one that sandboxes can be made of; its size as
+/// compressed layers, and on the disk.
+///
+/// # Errors
+/// When it cannot be had.
+pub async fn have_image(
+    home: &Home,
+    image: &ImageReference,
+    settings: &oci::Settings,
+) -> Result<(Bytes, Bytes)> {
+    create_private_dir(home.cache())?;
+    let cache = oci::Cache::open(&home.cache().join("oci"))?;
+    let pulled = oci::pull(oci::Source::Registry(image.clone()), &cache, settings, &Silent).await?;
+    let compressed = pulled.layers.iter().map(|layer| layer.size().get()).sum();
+    let (home, name) = (home.clone(), image.default_name());
+    spawn_blocking(move || {
+        let import = Import {
+            home: &home,
+            pulled: &pulled,
+            source: "a measurement",
+            now: Timestamp(0),
+            called_off: &AtomicBool::new(false),
+        };
+        let made = import.run(&Naming::Exactly(name), &Silent)?;
+        Ok((Bytes::new(compressed), file_size(&made.root())?.real))
+    })
+    .await?
 }

@@ -4,6 +4,7 @@ mod burst;
 mod compare;
 mod exec;
 mod fork;
+mod pull;
 mod run;
 mod start;
 mod subject;
@@ -25,6 +26,7 @@ pub(crate) enum Bench {
     Exec(exec::Args),
     Fork(fork::Args),
     Burst(burst::Args),
+    Pull(pull::Args),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode, CommandError> {
@@ -34,6 +36,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode, CommandError> {
         Bench::Exec(args) => exec::run(args),
         Bench::Fork(args) => fork::run(args),
         Bench::Burst(args) => burst::run(args),
+        Bench::Pull(args) => pull::run(args),
     }
 }
 
