@@ -156,7 +156,7 @@ fn raise_descriptors() {
 }
 
 /// Forgets what is long over, from time to time.
-async fn keep_house(registry: &Registry) {
+async fn keep_house(registry: &Arc<Registry>) {
     let shared = registry.shared();
     let mut interval = tokio::time::interval(HOUSEKEEPING);
     loop {
@@ -169,6 +169,7 @@ async fn keep_house(registry: &Registry) {
         if let Err(error) = settle_leases(registry) {
             warn!(error = format!("{error:#}"), "leases that nobody holds cannot be removed");
         }
+        crate::images::uses::settle(registry).await;
         shared.templates.remember_uses();
         shared.store.reserve();
     }

@@ -22,6 +22,9 @@ use crate::tree::Tree;
 /// From the directory of names to that of images.
 const STORE: &str = "../image-store";
 
+/// See [`still`].
+const STILL: &str = ".still.lock";
+
 /// Held by whoever makes an image of a name.
 #[derive(Debug)]
 pub struct Claim(#[expect(dead_code, reason = "it is held")] FileLock);
@@ -65,9 +68,11 @@ impl NewImage {
     pub fn finish(self, name: &ImageName, info: ImageInfo) -> Result<Image, HostError> {
         let Self { home, id, staged } = self;
         let address = address(&home, name.as_str(), home.stored_image(&id));
+        // It is there without a name for a moment.
+        let _still = still(&home.image_store())?;
         let artifact = Artifact::seal(address, staged, info)?;
         let image = Image { found: home.image(name), id, artifact };
-        image.call(&home, name)?;
+        image.link(&home, name)?;
         Ok(image)
     }
 }
@@ -147,8 +152,24 @@ impl Image {
     /// Gives the image one more name, which another may have had.
     ///
     /// # Errors
-    /// When that cannot be written.
+    /// When it is gone, or that cannot be written.
     pub fn call(&self, home: &Home, name: &ImageName) -> Result<(), HostError> {
+        self.keep_while(|| self.link(home, name))?
+    }
+
+    /// Does something that has to be known to whoever would remove the image.
+    ///
+    /// # Errors
+    /// When the image is gone already.
+    pub fn keep_while<T>(&self, known: impl FnOnce() -> T) -> Result<T, HostError> {
+        let root = self.root();
+        let store = root.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+        let _still = still(store)?;
+        fs::stamp(&root)?;
+        Ok(known())
+    }
+
+    fn link(&self, home: &Home, name: &ImageName) -> Result<(), HostError> {
         fs::create_private_dir(&home.images())?;
         fs::replace_link(&Path::new(STORE).join(self.id.as_str()), &home.image(name))
     }
@@ -172,11 +193,20 @@ impl Image {
         fs::sync_parent(&home.image(name))
     }
 
-    /// Removes all images that no name leads to, except those that are used; their ids.
+    /// Removes all images that no name leads to, except those that are used; their ids. While it
+    /// asks which those are, no image gets a name and nobody begins to use one.
     ///
     /// # Errors
-    /// When one cannot be removed.
-    pub fn forget(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<ImageId>, HostError> {
+    /// When that cannot be told, or one cannot be removed.
+    pub fn forget<E: From<HostError>>(
+        home: &Home,
+        used: impl FnOnce() -> Result<BTreeSet<ImageId>, E>,
+    ) -> Result<Vec<ImageId>, E> {
+        let _still = still(&home.image_store())?;
+        Ok(Self::forget_others(home, &used()?)?)
+    }
+
+    fn forget_others(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<ImageId>, HostError> {
         let named: BTreeSet<OsString> = Self::list(home)?
             .iter()
             .filter_map(|name| fs::read_link(&home.image(name)).ok()??.file_name().map(Into::into))
@@ -184,7 +214,7 @@ impl Image {
         let mut gone = Vec::new();
         staged::sweep(&home.image_store(), |_| Ok(()))?;
         for entry in fs::list_dir(&home.image_store())? {
-            if let Some(lock) = entry.to_str().filter(|name| name.ends_with(".lock")) {
+            if let Some(lock) = entry.to_str().filter(|name| is_lock_of_image(name)) {
                 // Of an image that was never finished, unless somebody is about to.
                 let path = home.image_store().join(lock);
                 if FileLock::try_acquire(&path)?.is_some() {
@@ -203,6 +233,18 @@ impl Image {
         }
         Ok(gone)
     }
+}
+
+/// Held by whoever removes images, and by those whom that must not happen to meanwhile.
+fn still(store: &Path) -> Result<FileLock, HostError> {
+    fs::create_private_dir(store)?;
+    FileLock::acquire(&store.join(STILL))
+}
+
+/// Whether this is the lock of an image in the making.
+fn is_lock_of_image(name: &str) -> bool {
+    let id = name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock"));
+    id.is_some_and(|id| id.parse::<ImageId>().is_ok())
 }
 
 fn address(home: &Home, name: &str, dir: PathBuf) -> Address {
@@ -235,6 +277,16 @@ mod tests {
             .unwrap()
     }
 
+    fn forget(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<ImageId>, HostError> {
+        Image::forget(home, || Ok(used.clone()))
+    }
+
+    /// What is in the store beside the one lock.
+    fn stored(home: &Home) -> Vec<OsString> {
+        let names = fs::list_dir(&home.image_store()).unwrap();
+        names.into_iter().filter(|name| name != STILL).collect()
+    }
+
     fn open(home: &Home, name: &str) -> Result<Image, OpenError> {
         Image::open(home, &name.parse().unwrap())
     }
@@ -248,8 +300,8 @@ mod tests {
         assert_eq!(open(&home, "app").unwrap().id(), new.id());
         assert!(Image::open_stored(&home, old.id()).is_ok());
         let used = BTreeSet::from([old.id().clone()]);
-        assert_eq!(Image::forget(&home, &used).unwrap(), []);
-        assert_eq!(Image::forget(&home, &BTreeSet::new()).unwrap(), [old.id().clone()]);
+        assert_eq!(forget(&home, &used).unwrap(), []);
+        assert_eq!(forget(&home, &BTreeSet::new()).unwrap(), [old.id().clone()]);
         assert!(Image::open_stored(&home, old.id()).unwrap_err().is_missing());
         assert!(old.root().starts_with(home.image_store()), "not by way of its name");
     }
@@ -260,13 +312,13 @@ mod tests {
         let image = make(&home, "app");
         image.call(&home, &"also".parse().unwrap()).unwrap();
         Image::unname(&home, &"app".parse().unwrap()).unwrap();
-        assert_eq!(Image::forget(&home, &BTreeSet::new()).unwrap(), []);
+        assert_eq!(forget(&home, &BTreeSet::new()).unwrap(), []);
         assert_eq!(open(&home, "also").unwrap().id(), image.id());
         let said = open(&home, "app").unwrap_err().to_string();
         assert!(said.contains("here are also;"), "{said}");
         Image::unname(&home, &"also".parse().unwrap()).unwrap();
-        assert_eq!(Image::forget(&home, &BTreeSet::new()).unwrap(), [image.id().clone()]);
-        assert_eq!(fs::list_dir(&home.image_store()).unwrap(), Vec::<OsString>::new());
+        assert_eq!(forget(&home, &BTreeSet::new()).unwrap(), [image.id().clone()]);
+        assert_eq!(stored(&home), Vec::<OsString>::new());
     }
 
     #[test]
@@ -289,11 +341,11 @@ mod tests {
     fn what_a_killed_maker_left_is_no_image() {
         let (_dir, home) = home();
         let new = NewImage::begin(&home).unwrap();
-        assert_eq!(Image::forget(&home, &BTreeSet::new()).unwrap(), []);
+        assert_eq!(forget(&home, &BTreeSet::new()).unwrap(), []);
         assert!(new.dir().exists(), "one that is made is left alone");
         drop(new);
-        Image::forget(&home, &BTreeSet::new()).unwrap();
-        assert_eq!(fs::list_dir(&home.image_store()).unwrap(), Vec::<OsString>::new());
+        forget(&home, &BTreeSet::new()).unwrap();
+        assert_eq!(stored(&home), Vec::<OsString>::new());
         assert!(Image::list(&home).unwrap().is_empty());
     }
 }

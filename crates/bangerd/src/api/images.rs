@@ -89,10 +89,10 @@ pub(super) async fn delete(
         let said = format!("the image {name} is needed by {who}; delete those first");
         return Err(Problem::new(ProblemCode::Denied, said).into());
     }
-    let used = used(&registry)?;
+    let asked = registry.clone();
     spawn_blocking(move || {
         Image::unname(&home, &name)?;
-        Image::forget(&home, &used)
+        Image::forget(&home, || used(&asked))
     })
     .await
     .map_err(anyhow::Error::from)??;

@@ -1,22 +1,28 @@
 //! Who needs which image: what was written over one makes no sense without it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::sync::Arc;
 
 use anyhow::Result;
 use banger_host::fs::list_dir;
 use banger_image::Image;
 use banger_model::ImageId;
+use banger_model::lifecycle::State;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
+use crate::driver::View;
 use crate::machine::base::image_of;
 use crate::registry::Registry;
 
-/// Who needs which image, by name: sandboxes whose disks lie over it, and snapshots.
+/// Who needs which image, by name: sandboxes whose disks lie over it, and snapshots. A sandbox that
+/// is going never needs it again, and a machine that still runs has it open.
 pub(crate) fn users(registry: &Registry) -> BTreeMap<ImageId, Vec<String>> {
     let shared = registry.shared();
     let mut users: BTreeMap<ImageId, Vec<String>> = BTreeMap::new();
-    for view in registry.list() {
+    let stays = |view: &&Arc<View>| !matches!(view.record.state, State::Deleting);
+    for view in registry.list().iter().filter(stays) {
         if let Ok(image) = image_of(&shared.dir(&view.record.id)) {
             users.entry(image).or_default().push(view.record.name.to_string());
         }
@@ -35,18 +41,18 @@ pub(crate) fn users(registry: &Registry) -> BTreeMap<ImageId, Vec<String>> {
 pub(crate) fn used(registry: &Registry) -> Result<BTreeSet<ImageId>> {
     let root = registry.shared().home.sandboxes();
     let mut used: BTreeSet<ImageId> = users(registry).into_keys().collect();
-    used.extend(list_dir(&root)?.iter().filter_map(|name| image_of(&root.join(name)).ok()));
+    let known: Vec<_> = registry.list().iter().map(|view| view.record.id.clone()).collect();
+    let is_known = |name: &OsString| known.iter().any(|id| name == id.as_str());
+    let unknown = list_dir(&root)?.into_iter().filter(|name| !is_known(name));
+    used.extend(unknown.filter_map(|name| image_of(&root.join(name)).ok()));
     Ok(used)
 }
 
 /// Removes images that no name leads to and nobody needs, and what killed makers have left.
-pub(crate) async fn settle(registry: &Registry) {
-    let home = registry.shared().home.clone();
-    let forgotten = async {
-        let used = used(registry)?;
-        anyhow::Ok(spawn_blocking(move || Image::forget(&home, &used)).await??)
-    };
-    match forgotten.await {
+pub(crate) async fn settle(registry: &Arc<Registry>) {
+    let (home, asked) = (registry.shared().home.clone(), registry.clone());
+    let forgotten = spawn_blocking(move || Image::forget(&home, || used(&asked)));
+    match forgotten.await.map_err(anyhow::Error::from).flatten() {
         Ok(gone) if gone.is_empty() => {}
         Ok(gone) => info!(count = gone.len(), "removed images that nobody needs"),
         Err(error) => warn!(error = format!("{error:#}"), "images that nobody needs remain"),

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow};
 use banger_host::fs::{clone_file, is_there, read_bounded, remove_all, rename, write_atomic};
 use banger_host::random;
+use banger_image::Image;
 use banger_image::ext4::create_disk;
-use banger_model::{Accelerator, ImageId, NetworkMode, SandboxSpec, TemplateId};
+use banger_model::{Accelerator, NetworkMode, SandboxSpec, TemplateId};
 use banger_net::{NetBackend, UserNet};
 use banger_vmm::{Machine, Net, PrepareError, Start};
 use serde::{Deserialize, Serialize};
@@ -56,7 +57,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         disk: disk.clone(),
         dir: dir.clone(),
         spec: (*spec).clone(),
-        image: assets.image.id().clone(),
+        image: assets.image.clone(),
         plan: plan.clone(),
         relay: blueprint.relay.clone(),
         accelerator: assets.accelerator,
@@ -86,7 +87,7 @@ struct InDir {
     dir: PathBuf,
     disk: PathBuf,
     spec: SandboxSpec,
-    image: ImageId,
+    image: Image,
     plan: UserNet,
     relay: HelperProgram,
     accelerator: Accelerator,
@@ -100,7 +101,7 @@ impl InDir {
             Source::Kernel | Source::Memory(_) => None,
         };
         if !is_there(&self.disk) {
-            base::belongs_to(&self.dir, &self.image)?;
+            self.image.keep_while(|| base::belongs_to(&self.dir, self.image.id()))??;
         }
         make_disk(&self.disk, &self.spec, template)?;
         // Read again when the guest is told: then nobody waits for the disk.
