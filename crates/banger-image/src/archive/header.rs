@@ -53,6 +53,8 @@ impl<'a, S: Read + Seek> Headers<'a, S> {
                 EntryType::XGlobalHeader => {
                     let records = self.extension(size)?;
                     self.global.add(&records).map_err(refused)?;
+                    // Nobody means these for every file; each would cost memory.
+                    self.global.xattrs.clear();
                     extension = self.global.clone();
                 }
                 _ => return self.entry(header, extension).map(Some),

@@ -27,7 +27,11 @@ pub const MAX_PATH_LEN: usize = 4096;
 pub const MAX_NAME_LEN: usize = 255;
 /// Most bytes of file content in one archive.
 pub const MAX_CONTENT: u64 = 1 << 40;
-/// Most bytes of names, targets and extended attributes of all entries together.
+/// What an entry costs in memory beside its texts, in bytes, about.
+const ENTRY_COST: usize = 200;
+/// The same for an extended attribute.
+const XATTR_COST: usize = 100;
+/// Most bytes of memory that the entries take, with names, targets and extended attributes.
 pub const MAX_METADATA: usize = 512 << 20;
 
 /// Why an archive is not taken.
@@ -151,8 +155,8 @@ impl Entry {
             Kind::HardLink(target) | Kind::Symlink(target) => target.len(),
             _ => 0,
         };
-        let xattrs = self.xattrs.iter().map(|(name, value)| name.len() + value.len());
-        self.path.len() + target + xattrs.sum::<usize>()
+        let xattrs = self.xattrs.iter().map(|(name, value)| XATTR_COST + name.len() + value.len());
+        ENTRY_COST + self.path.len() + target + xattrs.sum::<usize>()
     }
 }
 

@@ -155,6 +155,11 @@ impl<T: Serialize + DeserializeOwned> Artifact<T> {
         let bytes = serde_json::to_vec_pretty(&meta).map_err(|error| {
             HostError::system(format!("write {META}"), std::io::Error::from(error))
         })?;
+        if bytes.len() as u64 > MAX_META_LEN {
+            // Nobody would read it again.
+            let limit = MAX_META_LEN;
+            return Err(HostError::TooLarge { path: address.dir.join(META), limit });
+        }
         fs::write_atomic(&staged.path().join(META), &bytes)?;
         staged.commit()?;
         Ok(Self { address, meta, identity: sha256(&bytes) })

@@ -136,7 +136,7 @@ impl Declared {
         if node.xattrs.iter().map(size).sum::<usize>() > MAX_XATTRS {
             return Err(Refused::Problem("its extended attributes take more than 4 KiB"));
         }
-        for (name, value) in &node.xattrs {
+        for (name, value) in node.xattrs.iter().filter(|(name, _)| is_of_linux(name)) {
             if name.starts_with("system.posix_acl_") {
                 let list = acl_to_ext4(value)
                     .ok_or(Refused::Problem("its access control list is not one"))?;
@@ -147,6 +147,13 @@ impl Declared {
         }
         Ok(())
     }
+}
+
+/// Whether Linux has attributes of this name; those of other systems mean nothing in a sandbox.
+fn is_of_linux(name: &str) -> bool {
+    const NAMESPACES: [&str; 4] = ["user.", "trusted.", "security.", "system.posix_acl_"];
+    let own = NAMESPACES.iter().find_map(|namespace| name.strip_prefix(namespace));
+    own.is_some_and(|own| !own.is_empty()) && !name.contains('\0')
 }
 
 fn meta(attributes: &Attributes) -> Meta {

@@ -32,14 +32,16 @@ const INLINE: usize = 0x28;
 const FLAGS: usize = 0x20;
 const CHECKSUM_LOW: usize = 0x7c;
 const CHECKSUM_HIGH: usize = 0x82;
-/// Most stand-ins that are tried for one name.
-const MAX_TRIES: u32 = 1_000_000;
+/// Most stand-ins of one length that are tried in one directory: more than it can have entries.
+const MAX_TRIES: u32 = 5_000_000;
 
 /// What was written otherwise than it is.
 #[derive(Debug, Default)]
 pub(super) struct Spelling {
     /// Of each directory, stand-ins and the names that they stand for.
     names: HashMap<NodeId, BTreeMap<String, BString>>,
+    /// For names of a length in a directory, the number from which on stand-ins are untried.
+    next: HashMap<(NodeId, usize), u32>,
     /// Symbolic links whose targets are to be written again.
     targets: HashSet<NodeId>,
 }
@@ -55,15 +57,17 @@ impl Spelling {
         let taken = self.names.entry(directory).or_default();
         // Records have lengths that are multiples of four: so much more costs nothing.
         let len = name.len().next_multiple_of(4).min(255);
-        let from = u32::try_from(taken.len()).ok()?;
+        let next = self.next.entry((directory, len)).or_default();
         let is_free = |new: &String| {
             !taken.contains_key(new)
                 && siblings.is_none_or(|siblings| !siblings.contains_key(new.as_bytes()))
         };
-        let stand_in = (from..from.saturating_add(MAX_TRIES))
-            .map(|number| spelled(number, len))
-            .take_while(|new| new.len() == len)
-            .find(is_free)?;
+        let stand_in = std::iter::from_fn(|| {
+            let number = *next;
+            *next = number.checked_add(1).filter(|next| *next < MAX_TRIES)?;
+            Some(spelled(number, len))
+        });
+        let stand_in = stand_in.take_while(|new| new.len() == len).find(is_free)?;
         taken.insert(stand_in.clone(), name.to_owned());
         Some(stand_in)
     }

@@ -159,30 +159,31 @@ impl Import<'_> {
         Err(ImportError::Taken { name: name.clone(), source_of_it: taken })
     }
 
-    /// What the image of this name is of, if it is of something else: another place than that
-    /// from which this one comes. A damaged one gives its name away.
+    /// What the image of this name is of, if it is of something else: another repository or tag than
+    /// this one. A damaged one gives its name away; that of an image which can be made is its own.
     fn other_at(&self, name: &ImageName) -> Option<String> {
+        if Image::can_be_made(name) {
+            return Some("this host's own making".to_owned());
+        }
         let image = Image::open(self.home, name).ok()?;
         let info = image.info();
         let same = match (&info.origin, &self.pulled.reference) {
-            (Some(origin), Some(wanted)) => {
-                let there = &origin.reference;
-                (there.registry(), there.repository()) == (wanted.registry(), wanted.repository())
-            }
+            (Some(origin), Some(wanted)) => origin.is_tagged_as(wanted),
             (None, None) => info.source == self.source,
             _ => false,
         };
         (!same).then(|| info.source.clone())
     }
 
-    /// An image that has a name and was made of the same manifest.
+    /// An image that has a name and was made of the same manifest, asked for in the same way: what
+    /// is asked for otherwise has to be found by that, too.
     fn same_as_before(&self) -> Option<Image> {
         let manifest = self.pulled.manifest_digest.to_string();
+        let reference = self.pulled.reference.as_ref()?;
         let names = Image::list(self.home).ok()?;
         names.iter().filter_map(|name| Image::open(self.home, name).ok()).find(|image| {
             let origin = image.info().origin.as_ref();
-            origin.is_some_and(|origin| origin.manifest == manifest)
-                && self.pulled.reference.is_some()
+            origin.is_some_and(|it| it.manifest == manifest && it.reference == *reference)
         })
     }
 

@@ -57,6 +57,15 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Whether both mean the same tag of the same repository, whatever it leads to.
+    pub(crate) fn is_tagged_as(&self, other: &ImageReference) -> bool {
+        let place = |it: &ImageReference| {
+            let tag = it.tag().map(str::to_owned);
+            (it.registry().to_owned(), it.repository().to_owned(), tag)
+        };
+        place(&self.reference) == place(other)
+    }
+
     /// Whether the image is what this reference means: it was asked for so, or has its digest.
     pub fn is_of(&self, reference: &ImageReference) -> bool {
         let same_place = (reference.registry(), reference.repository())

@@ -10,7 +10,7 @@ use super::{
     IMPLIED, MAX_DETOURS, MAX_IMPLIED, MAX_NODES, Node, NodeId, NodeKind, Place, Refused, Tree,
     TreeError, Whiteouts,
 };
-use crate::archive::{Attributes, Entry, Kind};
+use crate::archive::{Attributes, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN};
 
 /// Names of whiteouts begin so.
 const WHITEOUT: &[u8] = b".wh.";
@@ -192,6 +192,10 @@ impl Tree {
     /// Makes the directories of a path that are missing, as whoever runs a container does for the
     /// one in which it begins. What stands in their way stays.
     pub(crate) fn make_directories(&mut self, path: &str) {
+        let fits = |part: &[u8]| part.len() <= MAX_NAME_LEN && !part.contains(&0);
+        if path.len() > MAX_PATH_LEN || !path.as_bytes().split_str("/").all(fits) {
+            return;
+        }
         // Who finds no such directory is told so when it is entered.
         let _ = self.directory(path.as_bytes().as_bstr(), Missing::Make);
     }

@@ -7,7 +7,7 @@ use banger_testkit::oci::registry::{Auth, Registry, lay_out, skopeo};
 use serde_json::{Value, json};
 
 use crate::support::TestEnv;
-use crate::vm::says;
+use crate::vm::ran;
 
 /// Debian's static busybox, for images with a shell and nothing else.
 const BUSYBOX: &str = "/bin/busybox";
@@ -36,6 +36,13 @@ impl Place {
         skopeo(&["--dest-tls-verify=false", &from, &to])?;
         Some(reference)
     }
+}
+
+/// Runs a line that has to end well and print this. What takes long on a busy host may be told
+/// beside.
+fn gives(env: &TestEnv, line: &str, expected: &str) {
+    let (status, stdout, stderr) = ran(env, line);
+    assert_eq!((status, stdout.as_str()), (0, expected), "{line}: {stderr}");
 }
 
 /// What an archive is made of.
@@ -131,16 +138,16 @@ fn an_image_is_pulled_when_it_is_missing_and_its_config_is_honoured() {
     assert_eq!(image["config"]["stop_signal"], "SIGQUIT");
     assert_eq!(image["config"]["labels"]["by"], "us");
     // What runs beside the command is what is said, with the image's environment.
-    says(env, &format!("vm create web --network none --image {reference}"), "web\n");
+    gives(env, &format!("vm create web --network none --image {reference}"), "web\n");
     assert_eq!(env.run(["vm", "exec", "web", "--", "sh", "-c", "echo $GREETING"]).ok(), "hello\n");
     let denied = env.run(["image", "delete", "busy-v1"]);
     assert!(denied.stderr.contains("needed by web"), "{}", denied.stderr);
-    says(env, "vm delete web --force", "web\n");
+    gives(env, "vm delete web --force", "web\n");
     // It is here: nobody is asked any more.
     drop(place.registry);
     let env = place.env;
-    says(&env, "vm run --network none --image busy-v1 -- again", "hello again\n");
-    says(&env, "image delete busy-v1", "busy-v1\n");
+    gives(&env, "vm run --network none --image busy-v1 -- again", "hello again\n");
+    gives(&env, "image delete busy-v1", "busy-v1\n");
     assert_eq!(env.run(["vm", "run", "--image", &reference, "--", "x"]).status, 125);
     env.assert_nothing_left();
 }
@@ -195,7 +202,7 @@ fn forty_layers_are_laid_over_each_other() {
         listed.ok().lines().map(str::to_owned).collect();
     let expected = (0..39).filter(|n| n % 3 != 0).map(|n| n.to_string());
     assert_eq!(listed, expected.chain(["last".to_owned()]).collect());
-    says(&place.env, "image cache list -q", "");
+    gives(&place.env, "image cache list -q", "");
 }
 
 #[test]
@@ -206,21 +213,21 @@ fn a_tag_that_moves_is_another_image_and_old_sandboxes_keep_theirs() {
         |text: &str| image(vec![tools.clone(), layer(&[Put::File("version", text)])], &json!({}));
     let Some(reference) = place.push("app", &version("one\n")) else { return };
     let env = &place.env;
-    says(env, &format!("image pull {reference}"), "app-v1\n");
+    gives(env, &format!("image pull {reference}"), "app-v1\n");
     let first = shown(env, "app-v1");
-    says(env, "vm create old --network none --image app-v1", "old\n");
-    says(env, "vm stop old", "old\n");
-    says(env, &format!("image pull {reference}"), "app-v1\n");
+    gives(env, "vm create old --network none --image app-v1", "old\n");
+    gives(env, "vm stop old", "old\n");
+    gives(env, &format!("image pull {reference}"), "app-v1\n");
     assert_eq!(shown(env, "app-v1")["id"], first["id"], "it was here already");
     place.push("app", &version("two\n")).unwrap();
-    says(env, &format!("image pull {reference}"), "app-v1\n");
+    gives(env, &format!("image pull {reference}"), "app-v1\n");
     assert_ne!(shown(env, "app-v1")["id"], first["id"]);
-    says(env, "vm run --network none --image app-v1 -- cat /version", "two\n");
-    says(env, "vm start old", "old\n");
-    says(env, "vm exec old -- cat /version", "one\n");
+    gives(env, "vm run --network none --image app-v1 -- cat /version", "two\n");
+    gives(env, "vm start old", "old\n");
+    gives(env, "vm exec old -- cat /version", "one\n");
     env.kill_daemon();
-    says(env, "vm exec old -- cat /version", "one\n");
-    says(env, "vm delete old --force", "old\n");
+    gives(env, "vm exec old -- cat /version", "one\n");
+    gives(env, "vm delete old --force", "old\n");
 }
 
 #[test]
@@ -234,15 +241,15 @@ fn images_come_from_archives_layouts_and_standard_input_too() {
     let archive = env.home().join("saved.tar");
     let to = format!("docker-archive:{}:saved:v2", archive.display());
     let Some(()) = skopeo(&[&from, &to]) else { return };
-    says(env, &format!("image pull --name laid {from}"), "laid\n");
-    says(env, &format!("image pull {to}"), "saved-v2\n");
+    gives(env, &format!("image pull --name laid {from}"), "laid\n");
+    gives(env, &format!("image pull {to}"), "saved-v2\n");
     let piped = env.run_with_input(
         &["image", "pull", "--name", "piped", "-"],
         &std::fs::read(&archive).unwrap(),
     );
     assert_eq!(piped.ok(), "piped\n");
     for name in ["laid", "saved-v2", "piped"] {
-        says(env, &format!("vm run --network none --image {name}"), "from a file\n");
+        gives(env, &format!("vm run --network none --image {name}"), "from a file\n");
     }
     let left = std::fs::read_dir(env.home().join("cache")).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
@@ -274,7 +281,7 @@ fn two_pulls_of_one_image_make_one_and_a_killed_daemon_leaves_no_half() {
         assert_eq!(output.stdout, b"large-v1\n");
     }
     assert_eq!(stored(&env.home()), 2, "the default image and this one");
-    says(env, "image delete large-v1", "large-v1\n");
+    gives(env, "image delete large-v1", "large-v1\n");
     assert_eq!(stored(&env.home()), 1);
     // Again, this time with a daemon that dies in the midst of it.
     let pull = env
@@ -286,7 +293,7 @@ fn two_pulls_of_one_image_make_one_and_a_killed_daemon_leaves_no_half() {
     env.kill_daemon();
     let output = pull.wait_with_output().unwrap();
     assert_eq!(output.stdout, b"large-v1\n", "the next daemon is asked");
-    says(env, "vm run --network none --image large-v1 -- ls /noise", "/noise\n");
+    gives(env, "vm run --network none --image large-v1 -- ls /noise", "/noise\n");
     assert_eq!(stored(&env.home()), 2);
     assert!(!making(&env.home()), "nothing half-made is left");
 }

@@ -25,7 +25,7 @@ use crate::registry::Registry;
 /// All images, by name
 #[utoipa::path(get, path = "/v1/images", responses((status = 200, body = Vec<Shown>), (status = "default", body = Problem)))]
 pub(super) async fn list(State(registry): App) -> Result<Answer<Vec<Shown>>, Failure> {
-    let (home, users) = (registry.shared().home.clone(), users(&registry));
+    let (home, users) = (registry.shared().home.clone(), users(&registry)?);
     let found = spawn_blocking(move || -> anyhow::Result<_> {
         let names = Image::list(&home)?;
         // One that is damaged is shown by `banger doctor`.
@@ -64,7 +64,7 @@ pub(super) async fn show(
     Path(image): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
     let (image, name) = find(&registry, image).await?;
-    Ok(Answer(shown(&image, name, &users(&registry))))
+    Ok(Answer(shown(&image, name, &users(&registry)?)))
 }
 
 /// Remove an image that nobody needs
@@ -77,7 +77,7 @@ pub(super) async fn delete(
 ) -> Result<Answer<Shown>, Failure> {
     let shared = registry.shared();
     let (image, name) = find(&registry, image).await?;
-    let users = users(&registry);
+    let users = users(&registry)?;
     let gone = shown(&image, name.clone(), &users);
     let home = shared.home.clone();
     let other_names = spawn_blocking({

@@ -18,33 +18,37 @@ use crate::registry::Registry;
 
 /// Who needs which image, by name: sandboxes whose disks lie over it, and snapshots. A sandbox that
 /// is going never needs it again, and a machine that still runs has it open.
-pub(crate) fn users(registry: &Registry) -> BTreeMap<ImageId, Vec<String>> {
+///
+/// # Errors
+/// When that cannot be told of one.
+pub(crate) fn users(registry: &Registry) -> Result<BTreeMap<ImageId, Vec<String>>> {
     let shared = registry.shared();
     let mut users: BTreeMap<ImageId, Vec<String>> = BTreeMap::new();
     let stays = |view: &&Arc<View>| !matches!(view.record.state, State::Deleting);
     for view in registry.list().iter().filter(stays) {
-        if let Ok(image) = image_of(&shared.dir(&view.record.id)) {
+        if let Some(image) = image_of(&shared.dir(&view.record.id))? {
             users.entry(image).or_default().push(view.record.name.to_string());
         }
     }
-    for snapshot in shared.snapshots.list() {
+    for snapshot in shared.snapshots.all() {
         let name = format!("snapshot {}", snapshot.shown());
         users.entry(snapshot.about.image.clone()).or_default().push(name);
     }
-    users
+    Ok(users)
 }
 
 /// All images that something lies over: of sandboxes that nobody can name, too.
 ///
 /// # Errors
-/// When the directories of sandboxes cannot be looked at.
+/// When that cannot be told: then none may go.
 pub(crate) fn used(registry: &Registry) -> Result<BTreeSet<ImageId>> {
     let root = registry.shared().home.sandboxes();
-    let mut used: BTreeSet<ImageId> = users(registry).into_keys().collect();
+    let mut used: BTreeSet<ImageId> = users(registry)?.into_keys().collect();
     let known: Vec<_> = registry.list().iter().map(|view| view.record.id.clone()).collect();
     let is_known = |name: &OsString| known.iter().any(|id| name == id.as_str());
-    let unknown = list_dir(&root)?.into_iter().filter(|name| !is_known(name));
-    used.extend(unknown.filter_map(|name| image_of(&root.join(name)).ok()));
+    for name in list_dir(&root)?.into_iter().filter(|name| !is_known(name)) {
+        used.extend(image_of(&root.join(name))?);
+    }
     Ok(used)
 }
 

@@ -32,14 +32,21 @@ pub(crate) fn base_of(dir: &Path, spec: &SandboxSpec) -> Result<Base> {
     if !is_there(&dir.join(DISK)) {
         return Ok(Base::Wanted(spec.image.clone()));
     }
-    image_of(dir).map(Base::Stored)
+    let image = image_of(dir)?;
+    let missing = || format!("nothing tells which image the disk in {} belongs to", dir.display());
+    image.map(Base::Stored).with_context(missing)
 }
 
-/// The image that the disk in `dir` belongs to.
+/// The image that the disk in `dir` belongs to, if it is written down.
 ///
 /// # Errors
-/// When that is not written down.
-pub(crate) fn image_of(dir: &Path) -> Result<ImageId> {
-    let text = read_text(&dir.join(BASE), MAX_LEN)?;
-    text.parse().with_context(|| format!("cannot understand {}", dir.join(BASE).display()))
+/// When it is, and cannot be read.
+pub(crate) fn image_of(dir: &Path) -> Result<Option<ImageId>> {
+    let text = match read_text(&dir.join(BASE), MAX_LEN) {
+        Ok(text) => text,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let id = text.parse();
+    id.map(Some).with_context(|| format!("cannot understand {}", dir.join(BASE).display()))
 }

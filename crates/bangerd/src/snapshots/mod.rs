@@ -96,6 +96,11 @@ impl Snapshots {
         Arc::new(Self { root, inner: Mutex::default() })
     }
 
+    /// All that are whole, those of forks too.
+    pub(crate) fn all(&self) -> Vec<Arc<Snapshot>> {
+        self.lock().whole.values().cloned().collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
