@@ -257,6 +257,40 @@ fn images_come_from_archives_layouts_and_standard_input_too() {
 }
 
 #[test]
+fn names_are_never_taken_from_others() {
+    let Some(place) = Place::new() else { return };
+    let Some(tools) = busybox() else { return };
+    let env = &place.env;
+    let app = image(vec![tools], &json!({}));
+    let push = |path: &str| {
+        let layout = env.home().join("layout-names");
+        lay_out(&layout, "v1", &app);
+        let reference = format!("{}/{path}", place.registry.host);
+        let from = format!("oci:{}:v1", layout.display());
+        skopeo(&["--dest-tls-verify=false", &from, &format!("docker://{reference}")])?;
+        Some(reference)
+    };
+    let references = ["evil/debian:bookworm", "a/app:V1_0", "a/app:v1-0", "b/app:v1-0"].map(push);
+    let [Some(evil), Some(one), Some(two), Some(other)] = references else { return };
+    gives(env, &format!("image pull {evil}"), "debian-bookworm-2\n");
+    gives(env, &format!("image pull {one}"), "app-v1-0\n");
+    gives(env, &format!("image pull {two}"), "app-v1-0-2\n");
+    gives(env, &format!("image pull {other}"), "app-v1-0-3\n");
+    // The same content by all names, and each is found by its own reference.
+    for (reference, name) in [(&one, "app-v1-0"), (&two, "app-v1-0-2"), (&other, "app-v1-0-3")] {
+        assert_eq!(shown(env, reference)["name"], name);
+        gives(env, &format!("image pull {reference}"), &format!("{name}\n"));
+    }
+    let refused = env.run(["image", "pull", "--name", "debian-bookworm", &one]);
+    assert!(
+        refused.stderr.contains("there is an image debian-bookworm already"),
+        "{}",
+        refused.stderr
+    );
+    gives(env, &format!("image delete {two}"), "app-v1-0-2\n");
+}
+
+#[test]
 fn two_pulls_of_one_image_make_one_and_a_killed_daemon_leaves_no_half() {
     let Some(place) = Place::new() else { return };
     let Some(tools) = busybox() else { return };

@@ -44,7 +44,9 @@ pub(crate) fn users(registry: &Registry) -> Result<BTreeMap<ImageId, Vec<String>
 pub(crate) fn used(registry: &Registry) -> Result<BTreeSet<ImageId>> {
     let root = registry.shared().home.sandboxes();
     let mut used: BTreeSet<ImageId> = users(registry)?.into_keys().collect();
-    let known: Vec<_> = registry.list().iter().map(|view| view.record.id.clone()).collect();
+    let mut known: Vec<_> = registry.list().iter().map(|view| view.record.id.clone()).collect();
+    // They end with the templates of an image that goes.
+    known.extend(registry.shared().spares.ids());
     let is_known = |name: &OsString| known.iter().any(|id| name == id.as_str());
     for name in list_dir(&root)?.into_iter().filter(|name| !is_known(name)) {
         used.extend(image_of(&root.join(name))?);

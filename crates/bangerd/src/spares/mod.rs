@@ -101,6 +101,12 @@ impl Spares {
         Some(spare)
     }
 
+    /// The ids of those that wait.
+    pub(crate) fn ids(&self) -> Vec<SandboxId> {
+        let lines = self.lines();
+        lines.values().flat_map(|line| &line.ready).map(|spare| spare.id.clone()).collect()
+    }
+
     /// A sandbox was started that is made of this, from this template: others may follow.
     pub(crate) fn started(&self, template: &TemplateId, assets: &Arc<Assets>, spec: &SandboxSpec) {
         let mut lines = self.lines();
