@@ -83,6 +83,13 @@ impl SharedFile {
     }
 }
 
+impl Drop for SharedFile {
+    /// Closing would do, were it not for children between fork and exec, which have it open, too.
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 /// What became of a file that was to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removal {
@@ -163,6 +170,17 @@ mod tests {
         drop(other);
         assert_eq!(remove_unused(&path).unwrap(), Removal::Removed);
         assert!(SharedFile::open(&path).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_descriptor_that_somebody_inherited_holds_no_lock_of_who_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("blob");
+        crate::fs::write_atomic(&path, b"content").unwrap();
+        let read = SharedFile::open(&path).unwrap().unwrap();
+        let _inherited = read.file().try_clone().unwrap();
+        drop(read);
+        assert_eq!(remove_unused(&path).unwrap(), Removal::Removed);
     }
 
     #[test]
