@@ -101,7 +101,8 @@ pub struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Makes the image, unless there is one of the same content: then that gets the name.
+    /// Makes the image, unless there is one of the same manifest and reference: then that gets the
+    /// name.
     ///
     /// # Errors
     /// [`ImportError`]; nothing half-made remains.

@@ -29,7 +29,7 @@ const LOCAL: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
                         banger image pull --name app ghcr.io/org/app@sha256:...\n  \
                         docker save app | banger image pull --name app -")]
 pub(crate) struct Args {
-    /// What the image is to be called [default: made from REF, debian-bookworm for debian:bookworm]
+    /// What the image is to be called [default: made from REF, alpine-3.20 for alpine:3.20]
     #[arg(long)]
     name: Option<ImageName>,
     /// Where it is
