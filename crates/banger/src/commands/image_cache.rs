@@ -3,21 +3,18 @@
 use banger_api::types::{CachedBlob, PruneCacheRequest};
 use banger_model::{Bytes, ExitCode, Timestamp};
 
+use crate::commands::listing::Listing;
 use crate::commands::vm_list::now;
 use crate::commands::with_daemon;
 use crate::error::CommandError;
-use crate::output::{self, Format, Table, notice};
+use crate::output::{self, Table, notice};
 
 /// List what was fetched for images, the least recently used first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  banger image cache list")]
 pub(crate) struct ListArgs {
-    /// Print digests and nothing else
-    #[arg(long, short, conflicts_with = "output")]
-    quiet: bool,
-    /// The form of the output
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 /// Delete what was fetched for images
@@ -35,15 +32,7 @@ pub(crate) struct PruneArgs {
 
 pub(crate) fn list(args: &ListArgs, verbosity: u8) -> Result<ExitCode, CommandError> {
     let blobs = with_daemon(verbosity, async |client| Ok(client.image_cache().await?))?;
-    match args.output {
-        _ if args.quiet => {
-            let digests: String = blobs.iter().map(|blob| format!("{}\n", blob.digest)).collect();
-            output::text(&digests)?;
-        }
-        Format::Json => output::json(&blobs)?,
-        Format::Text => output::text(&table(&blobs, now()))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    args.listing.show(&blobs, |it| it.digest.clone(), |all| table(all, now()))
 }
 
 fn table(blobs: &[CachedBlob], now: Timestamp) -> String {

@@ -3,34 +3,23 @@
 use banger_api::types::Image;
 use banger_model::{Bytes, ExitCode, Timestamp};
 
+use crate::commands::listing::Listing;
 use crate::commands::vm_list::now;
 use crate::commands::with_daemon;
 use crate::error::CommandError;
-use crate::output::{self, Format, Table, shown};
+use crate::output::{Table, shown};
 
 /// List images: read-only root file systems that sandboxes are made of
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  banger image list\n  banger image list -o json")]
 pub(crate) struct Args {
-    /// Print names and nothing else
-    #[arg(long, short, conflicts_with = "output")]
-    quiet: bool,
-    /// The form of the output
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let images = with_daemon(verbosity, async |client| Ok(client.images().await?))?;
-    match args.output {
-        _ if args.quiet => {
-            let names: String = images.iter().map(|image| format!("{}\n", image.name)).collect();
-            output::text(&names)?;
-        }
-        Format::Json => output::json(&images)?,
-        Format::Text => output::text(&table(&images, now()))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    args.listing.show(&images, |it| it.name.to_string(), |all| table(all, now()))
 }
 
 fn table(images: &[Image], now: Timestamp) -> String {

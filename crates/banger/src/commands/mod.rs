@@ -10,6 +10,7 @@ pub(crate) mod image_delete;
 pub(crate) mod image_list;
 pub(crate) mod image_pull;
 pub(crate) mod image_show;
+mod listing;
 pub(crate) mod man;
 pub(crate) mod snapshot_delete;
 pub(crate) mod snapshot_list;

@@ -3,10 +3,11 @@
 use banger_api::types::Snapshot;
 use banger_model::{Bytes, ExitCode, Timestamp};
 
+use crate::commands::listing::Listing;
 use crate::commands::vm_list::now;
 use crate::commands::with_daemon;
 use crate::error::CommandError;
-use crate::output::{self, Format, Table};
+use crate::output::Table;
 
 /// List snapshots: what sandboxes were at one moment
 ///
@@ -16,25 +17,13 @@ use crate::output::{self, Format, Table};
 #[command(after_help = "Examples:\n  banger snapshot list\n  banger snapshot list -o json\n  \
                         banger vm create --from web@1 again")]
 pub(crate) struct Args {
-    /// Print names and nothing else
-    #[arg(long, short, conflicts_with = "output")]
-    quiet: bool,
-    /// The form of the output
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let snapshots = with_daemon(verbosity, async |client| Ok(client.snapshots().await?))?;
-    match args.output {
-        _ if args.quiet => {
-            let names: String = snapshots.iter().map(|s| format!("{}\n", s.name)).collect();
-            output::text(&names)?;
-        }
-        Format::Json => output::json(&snapshots)?,
-        Format::Text => output::text(&table(&snapshots, now()))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    args.listing.show(&snapshots, |it| it.name.to_string(), |all| table(all, now()))
 }
 
 fn table(snapshots: &[Snapshot], now: Timestamp) -> String {

@@ -3,10 +3,11 @@
 use banger_api::types::Template;
 use banger_model::{Bytes, ExitCode, Timestamp};
 
+use crate::commands::listing::Listing;
 use crate::commands::vm_list::now;
 use crate::commands::with_daemon;
 use crate::error::CommandError;
-use crate::output::{self, Format, Table};
+use crate::output::Table;
 
 /// List templates: machines that have booted, from which sandboxes are made
 ///
@@ -16,25 +17,13 @@ use crate::output::{self, Format, Table};
 #[command(after_help = "Examples:\n  banger template list\n  banger template list -o json\n  \
                         banger template rm $(banger template list -q)")]
 pub(crate) struct Args {
-    /// Print ids and nothing else
-    #[arg(long, short, conflicts_with = "output")]
-    quiet: bool,
-    /// The form of the output
-    #[arg(long, short, value_enum, default_value_t)]
-    output: Format,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let templates = with_daemon(verbosity, async |client| Ok(client.templates().await?))?;
-    match args.output {
-        _ if args.quiet => {
-            let ids: String = templates.iter().map(|t| format!("{}\n", t.id)).collect();
-            output::text(&ids)?;
-        }
-        Format::Json => output::json(&templates)?,
-        Format::Text => output::text(&table(&templates, now()))?,
-    }
-    Ok(ExitCode::SUCCESS)
+    args.listing.show(&templates, |it| it.id.to_string(), |all| table(all, now()))
 }
 
 fn table(templates: &[Template], now: Timestamp) -> String {

@@ -79,7 +79,7 @@ impl Images {
     /// # Errors
     /// When there is no place for it.
     pub(crate) fn cache(&self) -> Result<Cache> {
-        Ok(Cache::open(&self.home.cache().join("oci"))?)
+        cache_of(&self.home)
     }
 
     /// Has an image here that a sandbox is to be made of: fetches it if it is neither here nor to
@@ -178,7 +178,6 @@ impl Images {
         let fetch = Fetch {
             home: self.home.clone(),
             fetching: self.fetching.clone(),
-            cache: self.cache(),
             called_off: called_off.clone(),
             progress: crowd.clone(),
         };
@@ -191,6 +190,11 @@ impl Images {
     }
 }
 
+/// Where what was fetched is.
+fn cache_of(home: &Home) -> Result<Cache> {
+    Ok(Cache::open(&home.cache().join("oci"))?)
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -199,14 +203,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Fetch {
     home: Home,
     fetching: Fetching,
-    cache: Result<Cache>,
     called_off: Arc<AtomicBool>,
     progress: Arc<Crowd>,
 }
 
 impl Fetch {
     async fn run(self, pull: Pull) -> Result<ImageName> {
-        let cache = self.cache?;
+        let cache = cache_of(&self.home)?;
         let source = source(&pull.source)?;
         let fallback = named_after(&source);
         let pulled = oci::pull(source, &cache, &self.fetching.settings, &*self.progress).await?;
