@@ -1,14 +1,18 @@
 //! `cargo xtask test`: everything that can tell whether the tree is sound. CI runs exactly this.
 
 use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use crate::command::Program;
 use crate::place::Place;
 use crate::steps::Steps;
 use crate::{build, check, packages};
+
+/// Where tests find a Debian with systemd, in the home that they share.
+const SYSTEMD_ROOT: &str = "systemd.tar";
 
 pub(crate) fn run(place: &Place, filters: Vec<OsString>) -> Result<ExitCode> {
     // Whoever asks for a few tests wants their outcome, not everything's.
@@ -27,6 +31,7 @@ pub(crate) fn run(place: &Place, filters: Vec<OsString>) -> Result<ExitCode> {
     steps.next("Making the kernel and the image that tests share");
     let home = place.target.join("test-home");
     Program::new(place.target.join("debug/examples/prepare")).arg(&home).run()?;
+    make_systemd_root(&home.join(SYSTEMD_ROOT))?;
     steps.next("Running the tests");
     let tests = cargo_test(place)
         .env("BANGER_TEST_HOME", &home)
@@ -36,6 +41,21 @@ pub(crate) fn run(place: &Place, filters: Vec<OsString>) -> Result<ExitCode> {
     let tests = if in_ci { tests.env("BANGER_REQUIRE_ALL", "1") } else { tests };
     tests.arg("--").args(filters).run()?;
     Ok(steps.finish("All tests passed"))
+}
+
+/// A Debian that brings itself up, as a tar: what an image with an init of its own is made of.
+fn make_systemd_root(tar: &Path) -> Result<()> {
+    if tar.exists() {
+        return Ok(());
+    }
+    let aside = tar.with_extension("new");
+    Program::new("mmdebstrap")
+        .args(["--quiet", "--variant=minbase", "--format=tar", "--include=systemd-sysv,dbus"])
+        .args([r#"--aptopt=Acquire::Languages "none""#, "--dpkgopt=path-exclude=/usr/share/doc/*"])
+        .args(["--dpkgopt=path-exclude=/usr/share/locale/*", "bookworm"])
+        .arg(&aside)
+        .run()?;
+    std::fs::rename(&aside, tar).with_context(|| format!("cannot make {}", tar.display()))
 }
 
 fn cargo_test(place: &Place) -> Program {

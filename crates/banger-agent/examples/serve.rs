@@ -9,7 +9,7 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use banger_agent::{Cgroups, Freezer, Machine, Server, Setting};
+use banger_agent::{Cgroups, Freezer, Machine, PowersOff, Server, Setting};
 use banger_link::Identity;
 use rustix::fs::OFlags;
 
@@ -30,6 +30,12 @@ impl Machine for Fake {
 
     fn adjust_clock(&mut self, _by_ns: i64) -> Result<u64, String> {
         Err("this clock is its host's".to_owned())
+    }
+
+    fn thawed(&mut self) {}
+
+    fn power_off(&mut self) -> Result<PowersOff, String> {
+        Ok(PowersOff::Server)
     }
 }
 

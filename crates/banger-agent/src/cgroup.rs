@@ -25,6 +25,10 @@ const HIERARCHY: &str = "/sys/fs/cgroup";
 /// The cgroup that holds all of ours.
 const OURS: &str = "banger";
 
+/// The one that holds the agent where it is not the first process: that would take it along to its
+/// own cgroup from the hierarchy's root.
+const AGENTS: &str = "banger-agent";
+
 /// The controllers that limits of containers are made of.
 const CONTROLLERS: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
 
@@ -95,9 +99,9 @@ impl Cgroups {
         Ok(Self { top, left: Vec::new() })
     }
 
-    /// Freezes or thaws every process but those of the hierarchy's root, where the agent is, and
-    /// waits until that is so. A container engine has cgroups of its own beside ours: they count,
-    /// too.
+    /// Freezes or thaws every process but those of the hierarchy's root and of the agent's own
+    /// cgroup, and waits until that is so. A service manager or a container engine has cgroups of
+    /// its own beside ours: they count, too.
     ///
     /// # Errors
     /// `TimedOut` when some process does not stand still, else what the kernel says.
@@ -107,7 +111,7 @@ impl Cgroups {
         let mut groups = Vec::new();
         for entry in fs::read_dir(hierarchy)?.take(MAX_NESTED) {
             let path = entry?.path();
-            if path.join("cgroup.freeze").exists() {
+            if !path.ends_with(AGENTS) && path.join("cgroup.freeze").exists() {
                 groups.push(path);
             }
         }
@@ -141,6 +145,38 @@ impl Cgroups {
             Ok(()) => false,
             Err(error) => error.raw_os_error() == Some(Errno::BUSY.raw_os_error()),
         });
+    }
+}
+
+/// Has this process and the children that it gets leave the hierarchy's root, or come back to it.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn move_to(place: Place) -> io::Result<()> {
+    let hierarchy = Path::new(HIERARCHY);
+    let dir = match place {
+        Place::Root => hierarchy.to_owned(),
+        Place::Agents => hierarchy.join(AGENTS),
+    };
+    make_dir(&dir)?;
+    set(&dir.join("cgroup.procs"), b"0")
+}
+
+/// Where a process is that is not to be frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The hierarchy's root: with the first process.
+    Root,
+    /// The agent's own cgroup.
+    Agents,
+}
+
+/// Signals the processes of the cgroup with this path below the root of the hierarchy, and of none
+/// below it. There may be no such cgroup.
+pub(crate) fn signal_group(path: &str, signal: Signal) {
+    let list = Path::new(HIERARCHY).join(path).join("cgroup.procs");
+    for pid in parse_procs(&read_bounded(&list, MAX_PROCS_LEN).unwrap_or_default()) {
+        let _ended = kill_process(pid, signal);
     }
 }
 

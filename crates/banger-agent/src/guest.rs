@@ -8,7 +8,7 @@ use banger_link::Identity;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use thiserror::Error;
 
-use crate::boot::{self, BootError, Booted, Disk};
+use crate::boot::{self, BootError, Booted, Disk, Init};
 use crate::boot_id::BootId;
 use crate::cgroup::{Cgroups, Freezer};
 use crate::clock;
@@ -18,8 +18,9 @@ use crate::identity;
 use crate::link_port::{self, LinkPortError};
 use crate::network::{self, NetworkError};
 use crate::power;
-use crate::server::{Machine, ServeError, Server, Setting};
+use crate::server::{Machine, PowersOff, ServeError, Server, Setting};
 use crate::settle;
+use crate::systemd::{self, SystemdError};
 use crate::tool::run_tool;
 
 /// Most files that the agent, and whoever asks for more than the default, may have open: what
@@ -40,16 +41,49 @@ enum GuestError {
     Serve(#[from] ServeError),
     #[error("cannot bring up the loopback interface")]
     Loopback(#[from] NetworkError),
+    #[error("cannot start the image's own init")]
+    Systemd(#[from] SystemdError),
 }
 
 /// The real machine.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Guest {
+    init: Init,
     /// How often it has become a sandbox: more than once when it was saved.
     generation: u64,
     /// Which sandbox it is.
     machine_id: Option<[u8; 16]>,
     boot_id: BootId,
+    journal: Journal,
+}
+
+/// Whose the journal of the image's systemd is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Journal {
+    Ours,
+    /// That of the sandbox that this was before, as long as nobody can be told.
+    Anothers,
+}
+
+/// The machine id of nobody, which no machine is to remember.
+const NOBODY: [u8; 16] = [0; 16];
+
+impl Guest {
+    fn new(init: Init) -> Self {
+        let machine_id = match init {
+            Init::Agent => None,
+            Init::Systemd => systemd::machine_id(),
+        };
+        let boot_id = BootId::default();
+        Self { init, generation: 0, machine_id, boot_id, journal: Journal::Ours }
+    }
+
+    fn renew_journal(&mut self, processes: Freezer) {
+        if self.journal == Journal::Anothers && processes == Freezer::Thawed {
+            systemd::renew_journal();
+            self.journal = Journal::Ours;
+        }
+    }
 }
 
 impl Machine for Guest {
@@ -60,6 +94,13 @@ impl Machine for Guest {
         if processes == Freezer::Frozen && before.is_some_and(|id| id != identity.machine_id) {
             let renewed = self.boot_id.renew();
             renewed.map_err(|error| format!("cannot give this boot an id of its own: {error}"))?;
+        }
+        if self.init == Init::Systemd
+            && identity.machine_id != NOBODY
+            && before != Some(identity.machine_id)
+        {
+            self.journal = Journal::Anothers;
+            self.renew_journal(processes);
         }
         self.generation += 1;
         identity::publish(self.generation).map_err(|error| console::chain(&error))
@@ -72,14 +113,28 @@ impl Machine for Guest {
     fn adjust_clock(&mut self, by_ns: i64) -> Result<u64, String> {
         clock::adjust(by_ns).map_err(|error| format!("cannot move the clock: {error}"))
     }
+
+    fn thawed(&mut self) {
+        self.renew_journal(Freezer::Thawed);
+    }
+
+    fn power_off(&mut self) -> Result<PowersOff, String> {
+        match self.init {
+            Init::Agent => Ok(PowersOff::Server),
+            Init::Systemd => systemd::power_off()
+                .map(|()| PowersOff::Init)
+                .map_err(|error| format!("cannot tell systemd to power off: {error}")),
+        }
+    }
 }
 
 /// The whole life of a sandbox's first process, or of a tool that it started with these
 /// `arguments`. The first process comes back only when the kernel refuses to turn the power off.
 pub fn live(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     // The first process has the kernel's command line for arguments: they ask for nothing.
+    let arguments: Vec<_> = arguments.into_iter().collect();
     if !is_process_one()
-        && let Some(status) = run_tool(arguments)
+        && let Some(status) = systemd::say_ready(&arguments).or_else(|| run_tool(arguments))
     {
         return status;
     }
@@ -87,8 +142,14 @@ pub fn live(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let errno = match serve() {
-        Ok(Some(disk)) => power::off(&disk),
-        Ok(None) => power::halt(),
+        Ok(Served::First(disk)) => power::off(&disk),
+        Ok(Served::Nothing) => power::halt(),
+        Ok(Served::BesideInit) => return ExitCode::SUCCESS,
+        // The machine goes on without us, for its user is in the midst of something.
+        Err(error) if !is_process_one() => {
+            console::say(&console::chain(&error));
+            return ExitCode::FAILURE;
+        }
         Err(error) => {
             console::say(&console::chain(&error));
             power::halt()
@@ -124,26 +185,44 @@ fn is_process_one() -> bool {
     rustix::process::getpid() == rustix::process::Pid::INIT
 }
 
+/// As what the agent has served until the end.
+#[derive(Debug)]
+enum Served {
+    /// As the first process of a machine with this disk.
+    First(Disk),
+    /// Beside the first process, which ends the machine.
+    BesideInit,
+    /// There was nothing to serve.
+    Nothing,
+}
+
 /// Boots and serves until the machine is to end.
-fn serve() -> Result<Option<Disk>, GuestError> {
-    let (disk, mut timeline) = match boot::boot()? {
-        Booted::Probe => return Ok(None),
-        Booted::Sandbox(disk, timeline) => (disk, timeline),
+fn serve() -> Result<Served, GuestError> {
+    let (disk, init, mut timeline) = match boot::boot()? {
+        Booted::Probe => return Ok(Served::Nothing),
+        Booted::Sandbox { disk, init, timeline } => (disk, init, timeline),
     };
-    let files = Rlimit { current: Some(MAX_FILES), maximum: Some(MAX_FILES) };
-    // With fewer files, fewer processes can be started at once, and a start says so.
-    let _fewer = setrlimit(Resource::Nofile, files);
     // A kernel without unprivileged ping does without.
     let _without = files::set(Path::new(PING_GROUPS.0), PING_GROUPS.1);
     network::loopback_up()?;
     timeline.mark("loopback");
     let cgroups = Cgroups::set_up();
     timeline.mark("cgroups");
+    if init == Init::Systemd {
+        systemd::hand_over()?;
+        timeline.mark("systemd");
+    }
+    let files = Rlimit { current: Some(MAX_FILES), maximum: Some(MAX_FILES) };
+    // With fewer files, fewer processes can be started at once, and a start says so.
+    let _fewer = setrlimit(Resource::Nofile, files);
     let port = link_port::open()?;
     timeline.mark("link port");
     let ready_us = boot::since_boot_us();
-    let server = Server::new(Setting { port, machine: Guest::default(), cgroups, ready_us })?;
+    let server = Server::new(Setting { port, machine: Guest::new(init), cgroups, ready_us })?;
     timeline.mark("ready");
     server.run()?;
-    Ok(Some(disk))
+    Ok(match init {
+        Init::Agent => Served::First(disk),
+        Init::Systemd => Served::BesideInit,
+    })
 }

@@ -1,4 +1,4 @@
-//! The guest agent: PID 1 of a sandbox.
+//! The guest agent: PID 1 of a sandbox, or beside the init of its image.
 //!
 //! It boots the machine ([`live`]), then serves one host over one byte stream ([`Server`]):
 //! starts processes, carries their streams, and ends the machine when it is told to.
@@ -22,6 +22,7 @@ mod cgroup;
 mod clock;
 mod console;
 mod files;
+mod fstab;
 mod guest;
 mod identity;
 mod link_port;
@@ -36,6 +37,7 @@ mod settle;
 mod spawn;
 mod stats;
 mod sys;
+mod systemd;
 mod table;
 mod tool;
 mod uevent;
@@ -43,5 +45,5 @@ mod users;
 
 pub use cgroup::{Cgroups, Freezer};
 pub use guest::{live, live_as_floor};
-pub use server::{Machine, ServeError, Server, Setting};
+pub use server::{Machine, PowersOff, ServeError, Server, Setting};
 pub use tool::run_tool;

@@ -66,6 +66,24 @@ pub trait Machine {
     /// # Errors
     /// What went wrong, in one line for the host's user.
     fn adjust_clock(&mut self, by_ns: i64) -> Result<u64, String>;
+
+    /// Its processes go on that were frozen.
+    fn thawed(&mut self);
+
+    /// Is to power itself off.
+    ///
+    /// # Errors
+    /// What went wrong, in one line for the host's user.
+    fn power_off(&mut self) -> Result<PowersOff, String>;
+}
+
+/// Who turns a machine's power off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PowersOff {
+    /// Whoever runs the server, when that has ended.
+    Server,
+    /// Somebody else, who ends the server, too.
+    Init,
 }
 
 /// What a server works on.
@@ -238,10 +256,7 @@ impl<M: Machine> Server<M> {
                 let now = self.machine.adjust_clock(adjust_ns);
                 now.map(|wall_clock_ns| Reply::Clock { wall_clock_ns }).map_err(Refusal::Failed)
             }
-            Request::PowerOff => {
-                self.stop();
-                Ok(Reply::Done)
-            }
+            Request::PowerOff => self.power_off(),
             // The link answers it itself.
             Request::Attach { .. } => Err(Refusal::Unsupported),
         };
@@ -296,9 +311,19 @@ impl<M: Machine> Server<M> {
         if frozen.is_ok() || state == Freezer::Frozen {
             self.processes = state;
         }
+        if frozen.is_ok() && state == Freezer::Thawed {
+            self.machine.thawed();
+        }
         frozen
             .map(|()| Reply::Done)
             .map_err(|error| Refusal::Failed(format!("cannot make processes {state}: {error}")))
+    }
+
+    fn power_off(&mut self) -> Result<Reply, Refusal> {
+        if self.machine.power_off().map_err(Refusal::Failed)? == PowersOff::Server {
+            self.stop();
+        }
+        Ok(Reply::Done)
     }
 
     fn known(&self, id: ProcessId) -> Result<&Process, Refusal> {

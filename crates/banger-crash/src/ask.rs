@@ -144,6 +144,7 @@ pub(crate) fn wanted(name: &str, entry: &Entry, wish: Wish) -> Result<CreateSand
         disk: Limits::MIN_DISK.try_into().map_err(|e| parse(&e))?,
         network: NetworkMode::None,
         boot: BootMode::Template,
+        init: None,
     };
     let disposal = match entry.afterwards {
         Afterwards::Stays => Disposal::Keep,

@@ -21,6 +21,6 @@ pub mod tree;
 
 pub use artifact::{ArtifactKind, FileRecord, OpenError};
 pub use hosttools::{MissingPackages, PATH as TOOLS_PATH, require_all as require_tools};
-pub use image::{Image, ImageConfig, InitMode};
+pub use image::{Image, ImageConfig};
 pub use kernel::Kernel;
 pub use space::NoSpace;

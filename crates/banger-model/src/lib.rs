@@ -48,7 +48,7 @@ pub use record::{FromSnapshot, OperationRecord, OperationStatus, SandboxRecord, 
 pub use reference::{ImageReference, ParseReferenceError};
 pub use size::{Bytes, ParseBytesError};
 pub use spec::{
-    Accelerator, BootMode, CpuCount, DiskSize, EnvVar, MemorySize, NetworkMode, ParseNetworkError,
-    SandboxSpec, SpecError,
+    Accelerator, BootMode, CpuCount, DiskSize, EnvVar, InitMode, MemorySize, NetworkMode,
+    ParseInitError, ParseNetworkError, SandboxSpec, SpecError,
 };
 pub use time::{ParseSpanError, Span, Timestamp};

@@ -251,6 +251,9 @@ pub struct SandboxSpec {
     /// How it comes up the first time.
     #[serde(default)]
     pub boot: BootMode,
+    /// Who is its first process; none means whoever the image wishes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitMode>,
 }
 
 /// How a sandbox comes up the first time.
@@ -262,6 +265,43 @@ pub enum BootMode {
     Template,
     /// By booting a kernel.
     Cold,
+}
+
+/// Who is the first process of a sandbox once the root is in place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InitMode {
+    /// Our agent: for images without an init of their own.
+    #[default]
+    Agent,
+    /// The image's own systemd, with our agent beside it.
+    Systemd,
+}
+
+/// Why a text is no init mode.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("{0:?} is no first process: use agent or systemd")]
+pub struct ParseInitError(String);
+
+impl FromStr for InitMode {
+    type Err = ParseInitError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "agent" => Ok(Self::Agent),
+            "systemd" => Ok(Self::Systemd),
+            other => Err(ParseInitError(other.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for InitMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "agent",
+            Self::Systemd => "systemd",
+        })
+    }
 }
 
 /// How a sandbox is connected.

@@ -3,9 +3,9 @@
 use banger_model::lifecycle::{EndCause, Origin, State, StopKind, every_state};
 use banger_model::policy::{Action, Goal};
 use banger_model::{
-    BootMode, Bytes, CpuCount, Disposal, FromSnapshot, LeaseId, Lifetime, NetworkMode, OperationId,
-    OperationRecord, OperationStatus, RestartPolicy, SandboxId, SandboxRecord, SandboxSpec,
-    SnapshotId, SnapshotPart, Span, Timestamp,
+    BootMode, Bytes, CpuCount, Disposal, FromSnapshot, InitMode, LeaseId, Lifetime, NetworkMode,
+    OperationId, OperationRecord, OperationStatus, RestartPolicy, SandboxId, SandboxRecord,
+    SandboxSpec, SnapshotId, SnapshotPart, Span, Timestamp,
 };
 use proptest::prelude::*;
 
@@ -23,6 +23,7 @@ pub(crate) fn sandbox(n: u16, name: &str) -> SandboxRecord {
             disk: Bytes::gib(8).try_into().unwrap(),
             network: NetworkMode::User,
             boot: BootMode::Cold,
+            init: Some(InitMode::Systemd),
         },
         labels: Default::default(),
         lifetime: Lifetime::default(),
@@ -78,6 +79,7 @@ fn spec() -> impl Strategy<Value = SandboxSpec> {
             disk: Bytes::mib(disk).try_into().unwrap(),
             network,
             boot: BootMode::Template,
+            init: None,
         },
     )
 }

@@ -57,6 +57,11 @@ pub fn test_home() -> PathBuf {
     variable(TEST_HOME).unwrap_or_else(|| repo_root().join("target/test-home"))
 }
 
+/// A tar of a Debian that brings itself up with systemd; `None` when it has not been made.
+pub fn systemd_root() -> Option<PathBuf> {
+    Some(test_home().join("systemd.tar")).filter(|tar| tar.is_file())
+}
+
 /// The directory with the static guest programs; `None` when they have not been built. Without
 /// being told, it is where a `banger` among the build results looks for them, too.
 pub fn agent_dir() -> Option<PathBuf> {

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use banger_host::home::Home;
 use banger_image::{Image, Kernel};
-use banger_model::{Accelerator, ImageId, KernelName, Progress, WantedImage};
+use banger_model::{
+    Accelerator, ImageId, InitMode, KernelName, Progress, SandboxSpec, WantedImage,
+};
 use banger_vmm::probe::{Finding, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::Qemu;
 use banger_vmm::{Disks, KernelStart, Start, Vmm, facts};
@@ -33,6 +35,9 @@ pub struct Assets {
     /// The host's processor, as it calls itself.
     pub processor: String,
 }
+
+/// What tells the agent to have the image's systemd be the first process.
+const SYSTEMD: &str = "banger.init=systemd";
 
 /// Where programs are searched when `PATH` is not set.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -130,12 +135,21 @@ impl Assets {
         }
     }
 
-    /// How a machine begins that boots.
-    pub fn start(&self) -> Start {
+    /// Who is the first process of a sandbox of this spec.
+    pub fn init(&self, spec: &SandboxSpec) -> InitMode {
+        spec.init.unwrap_or(self.image.config().init)
+    }
+
+    /// How a machine begins that boots, with this first process.
+    pub fn start(&self, init: InitMode) -> Start {
+        let args = match init {
+            InitMode::Agent => Vec::new(),
+            InitMode::Systemd => vec![SYSTEMD.to_owned()],
+        };
         Start::Kernel(KernelStart {
             kernel: self.kernel.vmlinux(),
             initramfs: self.initramfs.clone(),
-            args: Vec::new(),
+            args,
             tsc_khz: self.tsc_khz,
         })
     }

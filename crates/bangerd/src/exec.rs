@@ -25,6 +25,10 @@ pub(crate) enum BadCommand {
     Empty(&'static str),
 }
 
+/// Commands of images whose only purpose is to be the first process.
+const INITS: [&[u8]; 4] =
+    [b"/sbin/init", b"/usr/sbin/init", b"/lib/systemd/systemd", b"/usr/lib/systemd/systemd"];
+
 /// What the guest is told to run.
 ///
 /// # Errors
@@ -99,7 +103,12 @@ fn argv(
             argv
         }
     };
-    if argv.is_empty() { own(&image.shell) } else { argv }
+    match argv.as_slice() {
+        [] => own(&image.shell),
+        // It is the first process already, or never could be.
+        [init] if INITS.contains(&init.as_slice()) => own(&image.shell),
+        _ => argv,
+    }
 }
 
 /// A terminal's size as the guest is told.
@@ -155,6 +164,8 @@ mod tests {
         assert_eq!(main(("entry", "serve"), Some("own x"), ""), "own x");
         assert_eq!(main(("entry", "serve"), Some("own"), "a"), "own a");
         assert_eq!(main(("entry", "serve"), Some(""), "a"), "a");
+        assert_eq!(main(("", "/sbin/init"), None, ""), "/bin/bash -l");
+        assert_eq!(main(("", "/sbin/init"), None, "ls"), "ls");
         let exec = types::Command { argv: vec!["ls".into()], ..Default::default() };
         let image = ImageConfig { entrypoint: own("entry"), ..image() };
         assert_eq!(command(exec, &image).unwrap().argv, [b"ls"], "not what is run beside it");

@@ -18,11 +18,21 @@ pub(crate) enum Trace {
     On,
 }
 
+/// Who is the first process once the root is in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// This agent.
+    Agent,
+    /// The image's systemd.
+    Systemd,
+}
+
 /// The parameters that are the agent's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Parameters {
     pub(crate) mode: Mode,
     pub(crate) trace: Trace,
+    pub(crate) init: Init,
 }
 
 impl Parameters {
@@ -32,6 +42,7 @@ impl Parameters {
         Self {
             mode: if has("banger.probe") { Mode::Probe } else { Mode::Sandbox },
             trace: if has("banger.trace") { Trace::On } else { Trace::Off },
+            init: if has("banger.init=systemd") { Init::Systemd } else { Init::Agent },
         }
     }
 }
@@ -42,10 +53,12 @@ mod tests {
 
     #[test]
     fn only_whole_words_count() {
-        let plain = Parameters { mode: Mode::Sandbox, trace: Trace::Off };
+        let plain = Parameters { mode: Mode::Sandbox, trace: Trace::Off, init: Init::Agent };
         assert_eq!(Parameters::parse("console=ttyS0 quiet\n"), plain);
         assert_eq!(Parameters::parse("xbanger.probe banger.probe=1"), plain);
         assert_eq!(Parameters::parse("quiet banger.probe\n").mode, Mode::Probe);
         assert_eq!(Parameters::parse("banger.trace quiet").trace, Trace::On);
+        assert_eq!(Parameters::parse("quiet banger.init=systemd").init, Init::Systemd);
+        assert_eq!(Parameters::parse("banger.init=systemdx init=systemd").init, Init::Agent);
     }
 }

@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use crate::console;
 use crate::files::read_line;
+pub(crate) use cmdline::Init;
 use cmdline::{Mode, Parameters};
 use disks::Disks;
 pub(crate) use root::Disk;
@@ -72,7 +73,14 @@ pub(crate) enum BootError {
 #[derive(Debug)]
 pub(crate) enum Booted {
     /// The root is in place.
-    Sandbox(Disk, Timeline),
+    Sandbox {
+        /// Its own disk.
+        disk: Disk,
+        /// Who is to be its first process.
+        init: Init,
+        /// How long the boot took so far.
+        timeline: Timeline,
+    },
     /// It was only to show that a guest runs here; it is shown.
     Probe,
 }
@@ -105,7 +113,7 @@ pub(crate) fn boot() -> Result<Booted, BootError> {
     root::fresh_run()?;
     root::attach_plain_dirs(plain);
     timeline.mark("run and plain directories");
-    Ok(Booted::Sandbox(disk, timeline))
+    Ok(Booted::Sandbox { disk, init: parameters.init, timeline })
 }
 
 /// Boots as far as the floor of the cold-start benchmark goes: the same modules, the same disks

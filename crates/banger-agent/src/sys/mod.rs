@@ -7,5 +7,6 @@
 pub(crate) mod adjust;
 pub(crate) mod child;
 pub(crate) mod entropy;
+pub(crate) mod fork;
 pub(crate) mod interface;
 pub(crate) mod signals;

@@ -6,6 +6,8 @@ use std::os::fd::{FromRawFd as _, OwnedFd};
 use std::ptr;
 use std::time::Duration;
 
+use rustix::process::Pid;
+
 /// The signals that the agent takes: a child has ended, or someone wants the machine to end. The
 /// user-defined ones are how BusyBox's `halt` and `poweroff` tell PID 1.
 const TAKEN: [i32; 6] =
@@ -81,6 +83,19 @@ pub(crate) fn wait_for_child(timeout: Duration) {
     // SAFETY: the set and the time are valid, and nothing is to be written to the null pointer.
     // JUSTIFICATION: no safe library offers it.
     unsafe { libc::sigtimedwait(&raw const set, ptr::null_mut(), &raw const timeout) };
+}
+
+/// Sends a signal that has a number and no name.
+///
+/// # Errors
+/// What the kernel says.
+pub(crate) fn send_realtime(process: Pid, number: i32) -> io::Result<()> {
+    // SAFETY: nothing is handed over but two numbers.
+    // JUSTIFICATION: no safe library sends what it has no name for.
+    match unsafe { libc::kill(process.as_raw_nonzero().get(), number) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn set_of(signals: &[i32]) -> libc::sigset_t {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use banger_model::{ImageId, ImageName, Timestamp};
+use banger_model::{ImageId, ImageName, InitMode, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -48,6 +48,9 @@ pub struct ImageWishes {
     pub cmd: Vec<String>,
     /// An interactive shell, if there is one.
     pub shell: Vec<String>,
+    /// Who is the first process: `agent` or `systemd`.
+    #[schema(value_type = String, example = "agent")]
+    pub init: InitMode,
     /// The signal that asks its command to end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,

@@ -2,18 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use banger_model::InitMode;
 use serde::{Deserialize, Serialize};
-
-/// Who is the first process once the root is in place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum InitMode {
-    /// Our agent stays the first process: for images without an init of their own.
-    #[default]
-    Agent,
-    /// The image's own `/sbin/init`, with our agent as one of its services.
-    Systemd,
-}
 
 /// An image's own wishes, which the user's go before. Source: the OCI image specification,
 /// `config.md`.

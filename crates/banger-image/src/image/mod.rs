@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use bootstrap::{MakeImageError, parse_stage};
-pub use config::{ImageConfig, InitMode};
+pub use config::ImageConfig;
 pub use import::{Import, ImportError, Naming};
 pub use store::{Claim, NewImage};
 

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{ImageConfig, InitMode};
+use banger_model::InitMode;
+
+use super::ImageConfig;
 use crate::oci::Config;
 use crate::tree::Tree;
 
@@ -15,6 +17,11 @@ const SHELLS: [(&str, &[&str]); 4] = [
     ("bin/sh", &["/bin/sh", "-l"]),
     ("bin/busybox", &["/bin/busybox", "sh", "-l"]),
 ];
+
+/// What the kernel starts.
+const INIT: &str = "sbin/init";
+/// Where systemd is.
+const SYSTEMD: [&[u8]; 2] = [b"lib/systemd/systemd", b"usr/lib/systemd/systemd"];
 
 /// The config of an image with this tree.
 pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
@@ -33,7 +40,7 @@ pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
         shell: shell
             .map(|(_, argv)| argv.iter().map(|&word| word.to_owned()).collect())
             .unwrap_or_default(),
-        init: InitMode::Agent,
+        init: init_mode(tree),
         entrypoint: config.entrypoint.clone(),
         cmd: config.cmd.clone(),
         stop_signal: config.stop_signal.clone(),
@@ -41,6 +48,13 @@ pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
         volumes: config.volumes.clone(),
         labels: config.labels.clone(),
     }
+}
+
+/// Who is to be the first process: systemd, if that is what the kernel would start. Other inits
+/// (BusyBox's is in images that never use it) bring up nothing that somebody would miss.
+fn init_mode(tree: &Tree) -> InitMode {
+    let starts = tree.program_at(INIT).is_some_and(|program| SYSTEMD.contains(&program.as_slice()));
+    if starts { InitMode::Systemd } else { InitMode::Agent }
 }
 
 #[cfg(test)]
@@ -77,6 +91,23 @@ mod tests {
         let nowhere = entry("bin/sh", Kind::Symlink("/bin/gone".into()));
         assert_eq!(shell(vec![nowhere]), Vec::<String>::new());
         assert_eq!(of(&Config::default(), vec![]).env["PATH"], PATH);
+    }
+
+    #[test]
+    fn systemd_is_the_first_process_where_the_kernel_would_start_it() {
+        let init = |entries| of(&Config::default(), entries).init;
+        let link = |to: &str| entry("sbin/init", Kind::Symlink(to.into()));
+        let systemd = program("usr/lib/systemd/systemd");
+        let merged = entry("lib", Kind::Symlink("usr/lib".into()));
+        assert_eq!(init(vec![]), InitMode::Agent);
+        assert_eq!(init(vec![systemd.clone()]), InitMode::Agent, "nobody would start it");
+        assert_eq!(
+            init(vec![systemd.clone(), merged, link("/lib/systemd/systemd")]),
+            InitMode::Systemd
+        );
+        assert_eq!(init(vec![systemd, link("../usr/lib/systemd/systemd")]), InitMode::Systemd);
+        assert_eq!(init(vec![program("bin/busybox"), link("/bin/busybox")]), InitMode::Agent);
+        assert_eq!(init(vec![link("/lib/systemd/systemd")]), InitMode::Agent);
     }
 
     #[test]

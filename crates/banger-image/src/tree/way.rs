@@ -86,10 +86,19 @@ impl<'a> Way<'a> {
 impl Tree {
     /// Whether a process in the tree finds a program at this path.
     pub(crate) fn is_program(&self, path: &str) -> bool {
+        self.program(path).is_some()
+    }
+
+    /// Where the program is, in the end, that this path leads to.
+    pub(crate) fn program_at(&self, path: &str) -> Option<BString> {
+        self.program(path).map(|node| self.path_of(node))
+    }
+
+    fn program(&self, path: &str) -> Option<NodeId> {
         let mut way = Way::to(path.as_bytes().as_bstr());
-        let Ok(Stop::File(node)) = way.go_on(self) else { return false };
-        let node = self.node(node);
+        let Ok(Stop::File(id)) = way.go_on(self) else { return None };
+        let node = self.node(id);
         let is_file = matches!(node.kind, NodeKind::File(_));
-        way.ahead.is_empty() && is_file && node.attributes.mode & 0o111 != 0
+        (way.ahead.is_empty() && is_file && node.attributes.mode & 0o111 != 0).then_some(id)
     }
 }

@@ -2,7 +2,7 @@
 
 use banger_api::types::Image;
 use banger_host::command::quoted;
-use banger_model::{Bytes, ExitCode, Timestamp};
+use banger_model::{Bytes, ExitCode, InitMode, Timestamp};
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::vm_list::now;
@@ -60,6 +60,7 @@ fn text(image: &Image, now: Timestamp) -> String {
     {
         pairs.extend((!argv.is_empty()).then(|| (what, words(argv))));
     }
+    pairs.extend((config.init != InitMode::Agent).then(|| ("init", config.init.to_string())));
     pairs.extend(config.stop_signal.iter().map(|signal| ("stop signal", plain(signal))));
     pairs.extend(config.ports.iter().map(|port| ("port", plain(port))));
     pairs.extend(config.volumes.iter().map(|volume| ("volume", plain(volume))));

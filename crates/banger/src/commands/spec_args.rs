@@ -2,8 +2,8 @@
 
 use banger_api::types::CreateFrom;
 use banger_model::{
-    BootMode, CpuCount, DiskSize, KernelName, MemorySize, NetworkMode, SandboxSpec, SnapshotName,
-    SnapshotPart, WantedImage,
+    BootMode, CpuCount, DiskSize, InitMode, KernelName, MemorySize, NetworkMode, SandboxSpec,
+    SnapshotName, SnapshotPart, WantedImage,
 };
 use clap_complete::ArgValueCandidates;
 
@@ -32,6 +32,10 @@ pub(crate) struct SpecArgs {
     /// user, or as the snapshot was]
     #[arg(long)]
     network: Option<NetworkMode>,
+    /// Who is the first process: agent (ours) or systemd (the image's own, with all that it brings
+    /// up) [default: systemd where the image's /sbin/init is that, else agent]
+    #[arg(long, value_name = "MODE")]
+    init: Option<InitMode>,
     /// Boot the kernel instead of restoring a template
     #[arg(long)]
     cold: bool,
@@ -39,7 +43,7 @@ pub(crate) struct SpecArgs {
     #[arg(
         long,
         value_name = "NAME@TAG",
-        conflicts_with_all = ["image", "kernel", "cpus", "memory", "disk", "cold"],
+        conflicts_with_all = ["image", "kernel", "cpus", "memory", "disk", "init", "cold"],
         add = ArgValueCandidates::new(completion::snapshots)
     )]
     from: Option<SnapshotName>,
@@ -55,13 +59,13 @@ pub(crate) type MadeOf = (Option<SandboxSpec>, Option<CreateFrom>);
 impl SpecArgs {
     /// What was asked for.
     pub(crate) fn made_of(self) -> MadeOf {
-        let Self { image, kernel, cpus, memory, disk, network, cold, from, disk_only } = self;
+        let Self { image, kernel, cpus, memory, disk, network, init, cold, from, disk_only } = self;
         if let Some(snapshot) = from {
             let part = if disk_only { SnapshotPart::Disk } else { SnapshotPart::Machine };
             return (None, Some(CreateFrom { snapshot, part, network }));
         }
         let boot = if cold { BootMode::Cold } else { BootMode::Template };
         let network = network.unwrap_or_default();
-        (Some(SandboxSpec { image, kernel, cpus, memory, disk, network, boot }), None)
+        (Some(SandboxSpec { image, kernel, cpus, memory, disk, network, boot, init }), None)
     }
 }

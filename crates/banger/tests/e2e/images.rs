@@ -13,13 +13,13 @@ use crate::vm::ran;
 const BUSYBOX: &str = "/bin/busybox";
 
 /// A registry, and a home that knows it and has images of its own.
-struct Place {
-    env: TestEnv,
+pub(crate) struct Place {
+    pub(crate) env: TestEnv,
     registry: Registry,
 }
 
 impl Place {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let env = TestEnv::with_machines()?.with_own_images();
         let registry = Registry::start(&env.home(), Auth::None)?;
         let config = format!("[registry.{:?}]\ninsecure = true\n", registry.host);
@@ -28,7 +28,7 @@ impl Place {
     }
 
     /// Puts an image into the registry; its reference.
-    fn push(&self, name: &str, image: &TestImage) -> Option<String> {
+    pub(crate) fn push(&self, name: &str, image: &TestImage) -> Option<String> {
         let layout = self.env.home().join(format!("layout-{name}-{}", image.digest().hex()));
         lay_out(&layout, "v1", image);
         let reference = format!("{}/test/{name}:v1", self.registry.host);
@@ -40,19 +40,19 @@ impl Place {
 
 /// Runs a line that has to end well and print this. What takes long on a busy host may be told
 /// beside.
-fn gives(env: &TestEnv, line: &str, expected: &str) {
+pub(crate) fn gives(env: &TestEnv, line: &str, expected: &str) {
     let (status, stdout, stderr) = ran(env, line);
     assert_eq!((status, stdout.as_str()), (0, expected), "{line}: {stderr}");
 }
 
 /// What an archive is made of.
-enum Put<'a> {
+pub(crate) enum Put<'a> {
     Program(&'a str, Vec<u8>),
     File(&'a str, &'a str),
     Link(&'a str, &'a str),
 }
 
-fn layer(puts: &[Put<'_>]) -> TestLayer {
+pub(crate) fn layer(puts: &[Put<'_>]) -> TestLayer {
     let mut tar = tar::Builder::new(Vec::new());
     for put in puts {
         let mut header = tar::Header::new_gnu();
@@ -78,7 +78,7 @@ fn layer(puts: &[Put<'_>]) -> TestLayer {
     TestLayer::gzip(tar.into_inner().unwrap())
 }
 
-fn image(layers: Vec<TestLayer>, config: &Value) -> TestImage {
+pub(crate) fn image(layers: Vec<TestLayer>, config: &Value) -> TestImage {
     TestImage::with_config(layers, |whole| whole["config"] = config.clone())
 }
 
@@ -102,7 +102,7 @@ fn static_program() -> Vec<u8> {
     std::fs::read(agent).unwrap()
 }
 
-fn shown(env: &TestEnv, image: &str) -> Value {
+pub(crate) fn shown(env: &TestEnv, image: &str) -> Value {
     serde_json::from_str(&env.run(["image", "show", image, "-o", "json"]).ok()).unwrap()
 }
 

@@ -46,6 +46,7 @@ async fn start(env: &TestEnv) -> Sandbox {
         disk: DiskSize::DEFAULT,
         network: NetworkMode::None,
         boot: BootMode::Cold,
+        init: None,
     };
     let base = Base::Wanted(spec.image.clone());
     let vmm = discover_vmm(&sources).await.unwrap();

@@ -25,6 +25,7 @@ mod snapshot;
 mod spares;
 mod support;
 mod survival;
+mod systemd;
 mod template;
 mod terminal;
 mod vm;

@@ -193,6 +193,7 @@ fn wishes(config: &ImageConfig) -> ImageWishes {
         entrypoint: config.entrypoint,
         cmd: config.cmd,
         shell: config.shell,
+        init: config.init,
         stop_signal: config.stop_signal,
         ports: config.ports,
         volumes: config.volumes,

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use banger_host::fs::ensure_private_dir;
 use banger_host::{clock, facts, random};
 use banger_link::{Identity, Request};
-use banger_model::{Accelerator, Bytes, GuestNet, SandboxId, SandboxName, SandboxSpec};
+use banger_model::{Accelerator, Bytes, GuestNet, InitMode, SandboxId, SandboxName, SandboxSpec};
 use banger_net::UserNet;
 use banger_vmm::{EndReason, RunState, Running, SavedMachine, Vmm, reap};
 use tokio::task::spawn_blocking;
@@ -212,6 +212,10 @@ pub(crate) async fn become_sandbox(blueprint: &Blueprint<'_>, raised: Raised) ->
     let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let address = guest_net.as_ref().map(|net| net.address);
     identify(blueprint, &link, &plan, guest_net).await?;
+    if blueprint.assets.init(blueprint.spec) == InitMode::Systemd {
+        // They stood still when the template was saved, and must not go on as nobody's.
+        link.request(Request::Thaw).await.context("its processes do not go on")?;
+    }
     phases.identified = clock.lap();
     // passt may have ended as soon as it began, when nobody was listening yet.
     let network = match (network, network_end(blueprint.dir)) {

@@ -25,6 +25,7 @@ fn about(tag: Option<&str>) -> About {
             disk: DiskSize::DEFAULT,
             network: NetworkMode::User,
             boot: BootMode::Template,
+            init: None,
         },
         shape: shape(),
         accelerator: Accelerator::Tcg,

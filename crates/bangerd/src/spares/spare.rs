@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::remove_all;
 use banger_host::random;
-use banger_model::{NetworkMode, SandboxId, SandboxSpec, generate_name};
+use banger_model::{InitMode, NetworkMode, SandboxId, SandboxSpec, generate_name};
 use banger_net::user::{WaysOut, ways_out};
 use banger_vmm::RunState;
 use tokio::task::spawn_blocking;
@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
 use crate::machine::{self, Blueprint, HelperProgram, Live, Raised, Source};
-use crate::templates::{Template, rehearse};
+use crate::templates::{Processes, Template, rehearse};
 
 /// What a spare machine is made from.
 #[derive(Clone, Debug)]
@@ -63,7 +63,11 @@ impl Spare {
             Blueprint { id: &id, name: &nobody, dir: &dir, spec, assets, relay, source };
         let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await?;
         let mut raised = machine::raise(&dir, prepared).await?;
-        rehearse(&raised.link).await.context("it does not rehearse")?;
+        let processes = match assets.init(spec) {
+            InitMode::Agent => Processes::Go,
+            InitMode::Systemd => Processes::Stand,
+        };
+        rehearse(&raised.link, processes).await.context("it does not rehearse")?;
         raised.machine.pause().await?;
         // The monitor's word of it may come after its answer; an end comes as well.
         let mut states = raised.machine.watch();

@@ -6,12 +6,12 @@ use anyhow::{Context as _, Result};
 use banger_host::fs::remove_all;
 use banger_image::ext4::create_disk;
 use banger_link::Request;
-use banger_model::{MacAddress, SandboxSpec};
+use banger_model::{InitMode, MacAddress, SandboxSpec};
 use banger_vmm::{Machine, Net, reap};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
-use super::rehearse::rehearse;
+use super::rehearse::{Processes, rehearse};
 use super::shape::Shape;
 use super::template;
 use crate::assets::Assets;
@@ -63,7 +63,7 @@ impl Drop for Ends {
 fn machine_of(assets: &Assets, spec: &SandboxSpec, (place, disk): (&Path, PathBuf)) -> Machine {
     Machine {
         dir: place.to_owned(),
-        start: assets.start(),
+        start: assets.start(assets.init(spec)),
         accelerator: assets.accelerator,
         cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
         memory: spec.memory,
@@ -96,7 +96,11 @@ async fn save_one(
     checkpoints.reach("template.prepared").await;
     let (machine, link) = machine::run(prepared, place, machine::BOOT_TIMEOUT).await?;
     link.request(Request::Settle).await.context("the guest does not settle")?;
-    rehearse(&link).await?;
+    rehearse(&link, Processes::Go).await?;
+    if assets.init(spec) == InitMode::Systemd {
+        // What runs in it beside the agent goes on as somebody's only.
+        link.request(Request::Freeze).await.context("its processes cannot be frozen")?;
+    }
     // Its end of the link is at rest before it stands still.
     drop(link);
     checkpoints.reach("template.settled").await;

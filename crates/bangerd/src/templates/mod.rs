@@ -30,7 +30,7 @@ use tracing::{info, warn};
 use crate::operations::now;
 
 pub(crate) use make::{make, shape};
-pub(crate) use rehearse::{rehearse, run_to_end};
+pub(crate) use rehearse::{Processes, rehearse, run_to_end};
 pub use shape::Shape;
 #[cfg(test)]
 pub(crate) use shape::tests::shape as shape_for_tests;

@@ -16,14 +16,25 @@ use crate::link::{Link, ProcessEvent};
 /// Where the programs are that nearly every image has.
 const PATH: &[u8] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Becomes nobody, and starts a process as nobody.
+/// What processes of a machine do that rehearses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Processes {
+    /// They go, and others can be started.
+    Go,
+    /// They stand still, as another would that was started.
+    Stand,
+}
+
+/// Becomes nobody, and starts a process as nobody, if it would go.
 ///
 /// # Errors
 /// When the guest does not take an identity; it may have no program to start.
-pub(crate) async fn rehearse(link: &Link) -> Result<()> {
+pub(crate) async fn rehearse(link: &Link, processes: Processes) -> Result<()> {
     link.request(Request::Configure(nobody()?)).await?;
-    // An image without `true` has other programs, and reads them when they are needed.
-    let _ = run_to_end(link, &["true"]).await;
+    if processes == Processes::Go {
+        // An image without `true` has other programs, and reads them when they are needed.
+        let _ = run_to_end(link, &["true"]).await;
+    }
     // The network is to be made up by whoever has one: an interface that is down has nothing to
     // do when it wakes up.
     link.request(Request::Configure(Identity { net: None, ..nobody()? })).await?;

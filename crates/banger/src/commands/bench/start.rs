@@ -122,6 +122,7 @@ async fn measure(args: &Args) -> Result<Report> {
         disk: DiskSize::DEFAULT,
         network: args.network,
         boot: BootMode::Template,
+        init: None,
     };
     let (home, relay) = (&context.home, context.relay());
     progress.stage("making a template");

@@ -37,6 +37,7 @@ pub(super) fn wanted(
         disk: DiskSize::DEFAULT,
         network,
         boot: BootMode::Template,
+        init: None,
     };
     Ok(CreateSandbox {
         name: None,
