@@ -145,6 +145,7 @@ pub(crate) fn wanted(name: &str, entry: &Entry, wish: Wish) -> Result<CreateSand
         network: NetworkMode::None,
         boot: BootMode::Template,
         init: None,
+        volumes: Default::default(),
     };
     let disposal = match entry.afterwards {
         Afterwards::Stays => Disposal::Keep,

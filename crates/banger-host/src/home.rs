@@ -119,6 +119,11 @@ impl Home {
         self.data.join("image-store")
     }
 
+    /// Where volumes are.
+    pub fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
     /// Where one image is.
     pub fn stored_image(&self, id: &ImageId) -> PathBuf {
         self.image_store().join(id.as_str())

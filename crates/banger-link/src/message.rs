@@ -167,6 +167,7 @@ impl Request {
     /// The oldest version of the protocol that has this request.
     pub fn since(&self) -> u16 {
         match self {
+            Self::StartTool { tool: Tool::MountVolume { .. }, .. } => 5,
             Self::Stats | Self::StartTool { .. } | Self::Look { .. } => 2,
             Self::Settle | Self::Freeze | Self::Thaw => 3,
             Self::Clock { .. } => 4,
@@ -227,6 +228,13 @@ pub enum Tool {
         path: Vec<u8>,
         /// What the first component of every entry is called instead.
         name: Option<Vec<u8>>,
+    },
+    /// Mounts a volume. A new one is filled with what is at the path first. Since version 5.
+    MountVolume {
+        /// Which of the machine's devices for volumes it is.
+        slot: u8,
+        /// Where it is to be.
+        path: Vec<u8>,
     },
 }
 

@@ -90,6 +90,10 @@ fn what_a_host_says() {
         request(Request::Freeze),
         request(Request::Thaw),
         request(Request::Clock { adjust_ns: -3 }),
+        request(Request::StartTool {
+            process: P,
+            tool: Tool::MountVolume { slot: 2, path: b"/a".to_vec() },
+        }),
         hex(&encode(&HostMessage::Ack { process: P, stream: Stream::Stderr, offset: 7 })),
         hex(&encode(&HostMessage::End { process: P, offset: 7 })),
     ];

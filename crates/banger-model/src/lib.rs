@@ -25,6 +25,7 @@ mod reference;
 mod size;
 mod spec;
 mod time;
+mod volume;
 
 pub use device::{BlockRole, LINK_PORT_NAME, VOLUME_SLOTS};
 pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
@@ -40,7 +41,7 @@ pub use lifetime::{Disposal, Lifetime, ParseRestartError, RestartPolicy};
 pub use limits::{ArgsError, Limits};
 pub use name::{
     ImageName, KernelName, NameError, SandboxName, SnapshotName, SnapshotNameError, SnapshotTag,
-    WantedImage, WantedImageError,
+    VolumeName, WantedImage, WantedImageError,
 };
 pub use net::{GuestNet, MacAddress};
 pub use progress::{Progress, Silent};
@@ -52,3 +53,4 @@ pub use spec::{
     ParseInitError, ParseNetworkError, SandboxSpec, SpecError,
 };
 pub use time::{ParseSpanError, Span, Timestamp};
+pub use volume::{VolumeError, VolumeMount, VolumeMounts};

@@ -123,6 +123,11 @@ name_type! {
 }
 
 name_type! {
+    /// What a volume is called on this host.
+    VolumeName
+}
+
+name_type! {
     /// What tells the snapshots of one sandbox apart.
     SnapshotTag
 }

@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::limits::Limits;
 use crate::name::{KernelName, WantedImage};
 use crate::size::{Bytes, ParseBytesError};
+use crate::volume::VolumeMounts;
 
 /// Why a value cannot be part of a spec.
 #[derive(Debug, Error, PartialEq, Eq)]
@@ -254,6 +255,9 @@ pub struct SandboxSpec {
     /// Who is its first process; none means whoever the image wishes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<InitMode>,
+    /// What is mounted in it, and outlives it.
+    #[serde(default, skip_serializing_if = "VolumeMounts::is_empty")]
+    pub volumes: VolumeMounts,
 }
 
 /// How a sandbox comes up the first time.

@@ -24,6 +24,7 @@ pub(crate) fn sandbox(n: u16, name: &str) -> SandboxRecord {
             network: NetworkMode::User,
             boot: BootMode::Cold,
             init: Some(InitMode::Systemd),
+            volumes: Default::default(),
         },
         labels: Default::default(),
         lifetime: Lifetime::default(),
@@ -80,6 +81,7 @@ fn spec() -> impl Strategy<Value = SandboxSpec> {
             network,
             boot: BootMode::Template,
             init: None,
+            volumes: Default::default(),
         },
     )
 }

@@ -27,7 +27,9 @@ mod record;
 mod vmm;
 
 pub use error::{AdoptError, ControlError, PrepareError, ReapError};
-pub use machine::{Disks, KernelStart, LINK_SOCKET, Machine, Net, SavedMachine, Start};
+pub use machine::{
+    Disks, KernelStart, LINK_SOCKET, Machine, Net, SavedMachine, Start, VolumeFiles,
+};
 pub use pollable::pollable;
 pub use reap::{Reaped, clear_sockets, reap};
 pub use record::{RECORD_FILE, Record};

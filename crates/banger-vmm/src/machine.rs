@@ -74,6 +74,9 @@ pub enum Net {
     Backend(NetBackend),
 }
 
+/// The files of volumes, by slot.
+pub type VolumeFiles = [Option<PathBuf>; VOLUME_SLOTS as usize];
+
 /// The files behind a machine's block devices. A device without a file is there, and empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disks {
@@ -84,7 +87,7 @@ pub struct Disks {
     /// The sandbox's own disk.
     pub disk: Option<PathBuf>,
     /// Volumes, by slot.
-    pub volumes: [Option<PathBuf>; VOLUME_SLOTS as usize],
+    pub volumes: VolumeFiles,
 }
 
 impl Disks {

@@ -6,7 +6,7 @@ use crate::commands::{
     bench, completion, doctor, image_cache, image_delete, image_list, image_pull, image_show, man,
     snapshot_delete, snapshot_list, template_delete, template_list, template_prune, version,
     vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork, vm_list, vm_logs, vm_prune, vm_run,
-    vm_show, vm_snapshot, vm_stats,
+    vm_show, vm_snapshot, vm_stats, volume,
 };
 
 /// Disposable Linux sandboxes, each a virtual machine of its own.
@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Images, which sandboxes are made of
     #[command(subcommand)]
     Image(Image),
+    /// Volumes, disks that outlive sandboxes
+    #[command(subcommand)]
+    Volume(Volume),
     /// Templates, which sandboxes are made from
     #[command(subcommand)]
     Template(Template),
@@ -121,6 +124,17 @@ pub(crate) enum ImageCache {
     #[command(visible_alias = "ls")]
     List(image_cache::ListArgs),
     Prune(image_cache::PruneArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Volume {
+    Create(volume::CreateArgs),
+    #[command(visible_alias = "ls")]
+    List(volume::ListArgs),
+    Show(volume::ShowArgs),
+    Resize(volume::ResizeArgs),
+    #[command(visible_alias = "rm")]
+    Delete(volume::DeleteArgs),
 }
 
 /// A template is named by its id or the beginning of its id.

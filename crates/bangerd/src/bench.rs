@@ -69,7 +69,8 @@ impl<'a> Subject<'a> {
 
     fn blueprint(&self) -> Blueprint<'_> {
         let Self { id, name, dir, assets, spec, relay } = self;
-        Blueprint { id, name, dir, spec, assets, relay, source: Source::Kernel }
+        let (volumes, source) = (Default::default(), Source::Kernel);
+        Blueprint { id, name, dir, spec, assets, relay, volumes, source }
     }
 
     async fn remove(self) -> Result<()> {

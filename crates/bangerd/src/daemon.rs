@@ -35,6 +35,7 @@ use crate::snapshots::Snapshots;
 use crate::spares::Spares;
 use crate::store::{Memory, Reserve};
 use crate::templates::Templates;
+use crate::volumes::Volumes;
 use crate::{api, seat, server, spares};
 
 /// Between two times that old operations are forgotten.
@@ -79,6 +80,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let shared = Arc::new(Shared {
         templates: Templates::below(home.templates()),
         snapshots: Snapshots::below(home.snapshots()),
+        volumes: Volumes::below(home.volumes()),
         images: Arc::new(Images::new(home.clone(), fetching)),
         home,
         arsenal: Arsenal::new(sources),

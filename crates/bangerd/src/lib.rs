@@ -39,5 +39,6 @@ pub mod spares;
 mod stats;
 mod store;
 pub mod templates;
+mod volumes;
 
 pub use api::openapi;

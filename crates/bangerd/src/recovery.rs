@@ -40,7 +40,7 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
         }
     }
     let (root, templates) = (shared.home.sandboxes(), shared.home.templates());
-    let snapshots = shared.home.snapshots();
+    let (snapshots, volumes) = (shared.home.snapshots(), shared.home.volumes());
     let whole = !damaged.iter().any(|row| row.row == DamagedRow::Sandbox(None));
     let home = shared.home.clone();
     let (found, snapshots) = spawn_blocking(move || {
@@ -49,6 +49,7 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
         }
         crate::templates::settle(&templates)?;
         let snapshots = crate::snapshots::settle(&snapshots)?;
+        crate::volumes::settle(&volumes)?;
         ensure_private_dir(&root)?;
         let root =
             root.canonicalize().with_context(|| format!("cannot resolve {}", root.display()))?;
@@ -63,6 +64,8 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
     .await??;
     let mut unfinished = settle_operations(registry, operations, &sandboxes).await;
     settle_snapshots(shared, snapshots, &sandboxes, &unfinished);
+    // All, before any of them starts.
+    sandboxes.iter().for_each(|record| shared.volumes.follow(record));
     for record in sandboxes {
         let operations = unfinished.remove(&record.id).unwrap_or_default();
         forget_memory(shared, &record);

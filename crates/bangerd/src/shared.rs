@@ -17,6 +17,7 @@ use crate::snapshots::Snapshots;
 use crate::spares::Spares;
 use crate::store::Memory;
 use crate::templates::Templates;
+use crate::volumes::Volumes;
 
 /// Sandboxes that may boot at the same time: more would only make each other slow. It is many
 /// more than there are processors, so that some that hang do not hold up the rest.
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub spares: Spares,
     /// What sandboxes were at one moment.
     pub snapshots: Arc<Snapshots>,
+    /// Disks that outlive sandboxes.
+    pub volumes: Volumes,
     /// The program that stands before a sandbox's network.
     pub relay: HelperProgram,
     /// What is remembered.

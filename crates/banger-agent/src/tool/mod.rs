@@ -11,6 +11,7 @@ mod pack;
 mod pax;
 mod reader;
 mod unpack;
+mod volume;
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -46,6 +47,9 @@ pub(crate) fn arguments(tool: &Tool) -> Vec<Vec<u8>> {
             arguments.extend([b"unpack".to_vec(), path.clone()]);
             arguments.extend(name.clone());
         }
+        Tool::MountVolume { slot, path } => {
+            arguments.extend([b"volume".to_vec(), slot.to_string().into_bytes(), path.clone()]);
+        }
     }
     arguments
 }
@@ -60,6 +64,10 @@ fn asked_for(arguments: &[Vec<u8>]) -> Option<Tool> {
         [b"unpack", path] => Some(Tool::Unpack { path: path.to_vec(), name: None }),
         [b"unpack", path, name] => {
             Some(Tool::Unpack { path: path.to_vec(), name: Some(name.to_vec()) })
+        }
+        [b"volume", slot, path] => {
+            let slot = std::str::from_utf8(slot).ok()?.parse().ok()?;
+            Some(Tool::MountVolume { slot, path: path.to_vec() })
         }
         _ => None,
     }
@@ -95,6 +103,9 @@ fn run(tool: Tool, log: &mut Log) -> Result<(), String> {
             let input = file(io::stdin().as_fd()).map_err(stream)?;
             let input = BufReader::with_capacity(BUFFER, input);
             unpack::unpack(input, &path, name).map_err(|error| error.to_string())
+        }
+        Tool::MountVolume { slot, path } => {
+            volume::mount_volume(slot, &path, log).map_err(|error| error.to_string())
         }
     }
 }
@@ -144,13 +155,23 @@ mod tests {
     #[test]
     fn a_tool_is_what_its_arguments_say() {
         let unpack = |name| Tool::Unpack { path: b"/\xff".to_vec(), name };
-        let tools =
-            [Tool::Pack { path: b"tool".to_vec() }, unpack(None), unpack(Some(b"n".to_vec()))];
+        let tools = [
+            Tool::Pack { path: b"tool".to_vec() },
+            unpack(None),
+            unpack(Some(b"n".to_vec())),
+            Tool::MountVolume { slot: 3, path: b"/v".to_vec() },
+        ];
         for tool in tools {
             assert_eq!(asked_for(&arguments(&tool)), Some(tool));
         }
-        let others: [&[&[u8]]; 5] =
-            [&[], &[b"init"], &[b"a", b"tool"], &[b"a", b"pack", b"/"], &[b"a", b"tool", b"x"]];
+        let others: [&[&[u8]]; 6] = [
+            &[],
+            &[b"init"],
+            &[b"a", b"tool"],
+            &[b"a", b"pack", b"/"],
+            &[b"a", b"tool", b"x"],
+            &[b"a", b"tool", b"volume", b"256", b"/"],
+        ];
         for other in others {
             let other: Vec<_> = other.iter().map(|part| part.to_vec()).collect();
             assert_eq!(asked_for(&other), None);

@@ -15,7 +15,7 @@ mod target;
 use std::fmt;
 use std::sync::Arc;
 
-use banger_model::{LabelFilter, OperationId, SnapshotName, SnapshotTag, Timestamp};
+use banger_model::{LabelFilter, OperationId, SnapshotName, SnapshotTag, Timestamp, VolumeName};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
@@ -27,10 +27,11 @@ pub use session::{MAX_SIGNALS, ProcessSession, SessionControl, SessionError, Ses
 
 use crate::attach::PROTOCOL;
 use crate::types::{
-    CachedBlob, CreateSandbox, Created, ForkSandbox, Forked, GuestProcess, Image, LogChunk,
-    LogSource, Operation, PathKind, ProblemCode, ProcessId, PruneCacheRequest, PruneRequest,
-    PruneTemplatesRequest, Pruned, PrunedCache, PrunedTemplates, PullImage, Sandbox, Snapshot,
-    StartProcess, StartedProcess, Stats, Template, Version,
+    CachedBlob, CreateSandbox, CreateVolume, Created, ForkSandbox, Forked, GuestProcess, Image,
+    LogChunk, LogSource, Operation, PathKind, ProblemCode, ProcessId, PruneCacheRequest,
+    PruneRequest, PruneTemplatesRequest, Pruned, PrunedCache, PrunedTemplates, PullImage,
+    ResizeVolume, Sandbox, Snapshot, StartProcess, StartedProcess, Stats, Template, Version,
+    Volume,
 };
 use events::{Ending, Resume};
 use http::Ask;
@@ -242,6 +243,37 @@ impl Client {
     pub async fn delete_image(&self, image: &str) -> Result<Image, ClientError> {
         let target = Target::new("images").at(image);
         self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
+    }
+
+    /// The volumes that there are.
+    pub async fn volumes(&self) -> Result<Vec<Volume>, ClientError> {
+        self.fetch(Ask::get(Target::new("volumes"))).await
+    }
+
+    /// Makes a volume.
+    pub async fn create_volume(&self, wanted: &CreateVolume) -> Result<Volume, ClientError> {
+        self.fetch(Ask::post(Target::new("volumes")).json(wanted)?).await
+    }
+
+    /// One volume.
+    pub async fn volume(&self, name: &VolumeName) -> Result<Volume, ClientError> {
+        self.fetch(Ask::get(Target::new("volumes").at(name.as_str()))).await
+    }
+
+    /// Makes a volume larger.
+    pub async fn resize_volume(
+        &self,
+        name: &VolumeName,
+        wanted: &ResizeVolume,
+    ) -> Result<Volume, ClientError> {
+        let target = Target::new("volumes").at(name.as_str()).at("resize");
+        self.fetch(Ask::post(target).json(wanted)?).await
+    }
+
+    /// Removes a volume and what is in it; answers with it as it was.
+    pub async fn delete_volume(&self, name: &VolumeName) -> Result<Volume, ClientError> {
+        let target = Target::new("volumes").at(name.as_str());
+        self.fetch(Ask::new(Method::DELETE, target)).await
     }
 
     /// What was fetched.

@@ -9,6 +9,7 @@ mod snapshot;
 mod stats;
 mod template;
 mod text;
+mod volume;
 
 pub use image::{CachedBlob, Image, ImageWishes, PruneCacheRequest, PrunedCache, PullImage};
 pub use operation::{Asked, ImageAction, Operation, Stage, StageProgress};
@@ -25,3 +26,4 @@ pub use snapshot::Snapshot;
 pub use stats::{GuestUse, HostUse, Stats};
 pub use template::{PruneTemplatesRequest, PrunedTemplates, Template};
 pub use text::Text;
+pub use volume::{CreateVolume, ResizeVolume, Volume};

@@ -10,10 +10,13 @@ use banger_host::{HostError, fs};
 use banger_model::{Bytes, Limits};
 use thiserror::Error;
 
-use crate::hosttools::{MKE2FS, MissingPackages};
+use crate::hosttools::{E2FSCK, MKE2FS, MissingPackages, RESIZE2FS};
 
 /// How long `mke2fs` may take: it writes a few blocks, but perhaps to a slow disk.
 const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a file system may take to be checked or enlarged, which reads all its tables.
+const RESIZE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Below this size a disk gets a small journal and more inodes per byte.
 const SMALL: Bytes = Bytes::mib(512);
@@ -81,10 +84,78 @@ fn format(path: &Path, size: Bytes) -> Result<(), CreateDiskError> {
     tool.capture(TIMEOUT).map(drop).map_err(CreateDiskError::Format)
 }
 
+/// Why a disk could not be made larger.
+#[derive(Debug, Error)]
+pub enum GrowDiskError {
+    /// Neither in the range nor a whole number of blocks, or smaller than it is.
+    #[error("a disk cannot have {0}: {min} to {max} in whole MiB can be, and not less than it has", min = Limits::MIN_DISK, max = Limits::MAX_DISK)]
+    Size(Bytes),
+    /// The file could not be made larger.
+    #[error("cannot enlarge the disk file")]
+    File(#[source] HostError),
+    /// A program is missing.
+    #[error(transparent)]
+    Missing(#[from] MissingPackages),
+    /// Its file system is damaged.
+    #[error("its file system is damaged")]
+    Damaged(#[source] HostError),
+    /// Its file system could not be made larger.
+    #[error("cannot enlarge its file system")]
+    Resize(#[source] HostError),
+}
+
+/// Makes a disk that nobody has mounted larger, and its file system with it. When it fails the disk
+/// is of no use any more: do it with a copy.
+///
+/// # Errors
+/// [`GrowDiskError`].
+pub fn grow_disk(path: &Path, size: Bytes) -> Result<(), GrowDiskError> {
+    let now = fs::file_size(path).map_err(GrowDiskError::File)?.apparent;
+    let in_range = (now..=Limits::MAX_DISK).contains(&size);
+    if !in_range || !size.get().is_multiple_of(Bytes::mib(1).get()) {
+        return Err(GrowDiskError::Size(size));
+    }
+    // What a power cut has left in its journal is carried out; resize2fs asks for no less.
+    repair(path)?;
+    let file = fs::open_append(path).map_err(GrowDiskError::File)?;
+    let grown = file.set_len(size.get());
+    grown.map_err(|error| GrowDiskError::File(HostError::system("enlarge the disk", error)))?;
+    RESIZE2FS.tool()?.arg(path).capture(RESIZE_TIMEOUT).map_err(GrowDiskError::Resize)?;
+    // Without backups of the superblock it miscounts free blocks by one or two.
+    repair(path)
+}
+
+/// Has a file system put in order what can be put in order without asking anybody, and checks that
+/// nothing is left.
+fn repair(path: &Path) -> Result<(), GrowDiskError> {
+    let check = || Ok::<_, GrowDiskError>(E2FSCK.tool()?.args(["-f", "-p"]).arg(path));
+    // That something was mended counts as a failure.
+    let _ = check()?.answer(RESIZE_TIMEOUT).map_err(GrowDiskError::Damaged)?;
+    check()?.capture(RESIZE_TIMEOUT).map(drop).map_err(GrowDiskError::Damaged)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use banger_host::command::Tool;
+
+    #[test]
+    fn a_disk_grows_with_what_is_on_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
+        create_disk(&path, Bytes::mib(64)).unwrap();
+        for size in [Bytes::mib(64), Bytes::mib(600), Bytes::gib(40)] {
+            grow_disk(&path, size).unwrap();
+            assert_eq!(fs::file_size(&path).unwrap().apparent, size);
+            Tool::new("/sbin/e2fsck").arg("-fn").arg(&path).capture(TIMEOUT).unwrap();
+            let about = Tool::new("/sbin/dumpe2fs").arg("-h").arg(&path).capture(TIMEOUT).unwrap();
+            let blocks = format!("Block count:              {}\n", size.get() / 4096);
+            assert!(String::from_utf8_lossy(&about).contains(&blocks), "{size}");
+        }
+        assert!(matches!(grow_disk(&path, Bytes::gib(39)), Err(GrowDiskError::Size(_))));
+        fs::write_atomic(&path, &[7; 1 << 20]).unwrap();
+        assert!(matches!(grow_disk(&path, Bytes::gib(1)), Err(GrowDiskError::Damaged(_))));
+    }
 
     #[test]
     fn a_disk_of_any_size_is_small_on_the_host() {

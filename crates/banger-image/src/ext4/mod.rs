@@ -12,7 +12,7 @@ mod spelling;
 mod write;
 
 pub use acl::acl_to_ext4;
-pub use disk::{CreateDiskError, create_disk};
+pub use disk::{CreateDiskError, GrowDiskError, create_disk, grow_disk};
 pub use write::{WriteImageError, write_image};
 
 #[cfg(test)]

@@ -11,16 +11,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_host::clock::Deadline;
-use banger_host::fs::{open_append, open_file};
+use banger_host::fs::{file_size, open_append, open_file};
 use banger_host::process::{Launch, Process};
 use banger_host::{HostError, socket};
+use banger_model::BlockRole;
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::task::spawn_blocking;
 
 use crate::console::{self, CONSOLE_LOG, VMM_LOG};
 use crate::error::{AdoptError, ControlError, PrepareError};
-use crate::machine::{LINK_SOCKET, Machine, Net, Start};
+use crate::machine::{LINK_SOCKET, Machine, Net, Start, VolumeFiles};
 use crate::record::{Memory, Record};
 use crate::vmm::{BoxFuture, Capabilities, Emulation, LinkKind, Prepared, RunState, Running, Vmm};
 
@@ -64,6 +65,8 @@ impl Qemu {
         let dir = machine.dir.clone();
         let carrier = !matches!(machine.net, Net::Absent);
         let is_saved = matches!(machine.start, Start::Saved(_));
+        let volumes = sizes(&machine.disks.volumes)
+            .map_err(|source| PrepareError::Directory { dir: dir.clone(), source })?;
         let qemu = self.clone();
         // A fork of a large process takes milliseconds, and a sync as long as the disk likes.
         let launched = spawn_blocking(move || qemu.launch(machine)).await;
@@ -72,6 +75,10 @@ impl Qemu {
             connect_control(&dir, START_PATIENCE).await.map_err(|error| gave_up(&dir, error))?;
         if is_saved {
             load(&dir, &qmp).await?;
+            for (node, size) in volumes {
+                let told = qmp.announce_size(&node, size, START_PATIENCE).await;
+                told.map_err(PrepareError::Control)?;
+            }
         }
         // A machine that is loaded has the carrier that the saved one had.
         if is_saved || !carrier {
@@ -174,6 +181,14 @@ impl Vmm for Qemu {
             Ok(adopted.map(|machine| Box::new(machine) as Box<dyn Running>))
         })
     }
+}
+
+/// The block devices of volumes, and how large they are.
+fn sizes(volumes: &VolumeFiles) -> Result<Vec<(String, u64)>, HostError> {
+    let slots = (0..).zip(volumes).filter_map(|(slot, file)| Some((slot, file.as_ref()?)));
+    slots
+        .map(|(slot, file)| Ok((BlockRole::Volume(slot).serial(), file_size(file)?.apparent.get())))
+        .collect()
 }
 
 fn dead_end() -> Result<OwnedFd, HostError> {

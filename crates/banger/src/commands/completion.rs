@@ -86,6 +86,18 @@ pub(crate) fn templates() -> Vec<CompletionCandidate> {
     templates.into_iter().map(candidate).collect()
 }
 
+/// The volumes that are here, if a daemon runs, as the beginning of a mount.
+pub(crate) fn volumes() -> Vec<CompletionCandidate> {
+    let volumes = listed(async |client| client.volumes().await);
+    volumes.iter().map(|volume| CompletionCandidate::new(format!("{}:", volume.name))).collect()
+}
+
+/// The names of the volumes that are here, if a daemon runs.
+pub(crate) fn volume_names() -> Vec<CompletionCandidate> {
+    let volumes = listed(async |client| client.volumes().await);
+    volumes.iter().map(|volume| CompletionCandidate::new(volume.name.as_str())).collect()
+}
+
 /// The snapshots that are here, if a daemon runs.
 pub(crate) fn snapshots() -> Vec<CompletionCandidate> {
     let snapshots = listed(async |client| client.snapshots().await);

@@ -32,11 +32,12 @@ pub(crate) mod vm_run;
 pub(crate) mod vm_show;
 pub(crate) mod vm_snapshot;
 pub(crate) mod vm_stats;
+pub(crate) mod volume;
 
 use banger_api::client::{Client, ClientError, SandboxAction};
 use banger_model::ExitCode;
 
-use crate::cli::{Cli, Command, Image, ImageCache, Snapshot, Template, Vm};
+use crate::cli::{Cli, Command, Image, ImageCache, Snapshot, Template, Vm, Volume};
 use crate::context::{self, Context};
 use crate::error::{CommandError, Failures};
 use crate::output;
@@ -47,6 +48,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     match cli.command {
         Command::Vm(command) => run_vm(command, verbosity),
         Command::Image(command) => run_image(command, verbosity),
+        Command::Volume(command) => run_volume(command, verbosity),
         Command::Template(command) => run_template(command, verbosity),
         Command::Snapshot(command) => run_snapshot(command, verbosity),
         Command::Ps(args) => vm_list::run_ps(&args, verbosity),
@@ -90,6 +92,16 @@ fn run_image(command: Image, verbosity: u8) -> Result<ExitCode, CommandError> {
         Image::Delete(args) => image_delete::run(&args, verbosity),
         Image::Cache(ImageCache::List(args)) => image_cache::list(&args, verbosity),
         Image::Cache(ImageCache::Prune(args)) => image_cache::prune(&args, verbosity),
+    }
+}
+
+fn run_volume(command: Volume, verbosity: u8) -> Result<ExitCode, CommandError> {
+    match command {
+        Volume::Create(args) => volume::create(args, verbosity),
+        Volume::List(args) => volume::list(&args, verbosity),
+        Volume::Show(args) => volume::show(&args, verbosity),
+        Volume::Resize(args) => volume::resize(&args, verbosity),
+        Volume::Delete(args) => volume::delete(&args, verbosity),
     }
 }
 

@@ -3,11 +3,12 @@
 use banger_api::types::CreateFrom;
 use banger_model::{
     BootMode, CpuCount, DiskSize, InitMode, KernelName, MemorySize, NetworkMode, SandboxSpec,
-    SnapshotName, SnapshotPart, WantedImage,
+    SnapshotName, SnapshotPart, VolumeError, VolumeMount, VolumeMounts, WantedImage,
 };
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::completion;
+use crate::error::{CommandError, Kind};
 
 /// What a sandbox is made of.
 #[derive(Debug, clap::Args)]
@@ -39,11 +40,14 @@ pub(crate) struct SpecArgs {
     /// Boot the kernel instead of restoring a template
     #[arg(long)]
     cold: bool,
+    /// Mount a volume, which is made if it is missing and outlives the sandbox; may be repeated
+    #[arg(long = "volume", value_name = "NAME:/PATH", add = ArgValueCandidates::new(completion::volumes))]
+    volumes: Vec<VolumeMount>,
     /// Make it from a snapshot, whose image, kernel and sizes it has: its processes go on
     #[arg(
         long,
         value_name = "NAME@TAG",
-        conflicts_with_all = ["image", "kernel", "cpus", "memory", "disk", "init", "cold"],
+        conflicts_with_all = ["image", "kernel", "cpus", "memory", "disk", "init", "cold", "volumes"],
         add = ArgValueCandidates::new(completion::snapshots)
     )]
     from: Option<SnapshotName>,
@@ -58,14 +62,22 @@ pub(crate) type MadeOf = (Option<SandboxSpec>, Option<CreateFrom>);
 
 impl SpecArgs {
     /// What was asked for.
-    pub(crate) fn made_of(self) -> MadeOf {
-        let Self { image, kernel, cpus, memory, disk, network, init, cold, from, disk_only } = self;
-        if let Some(snapshot) = from {
-            let part = if disk_only { SnapshotPart::Disk } else { SnapshotPart::Machine };
-            return (None, Some(CreateFrom { snapshot, part, network }));
+    ///
+    /// # Errors
+    /// When the volumes do not go together.
+    pub(crate) fn made_of(self) -> Result<MadeOf, CommandError> {
+        let Self { image, kernel, cpus, memory, disk, network, init, cold, volumes, .. } = self;
+        if let Some(snapshot) = self.from {
+            let part = if self.disk_only { SnapshotPart::Disk } else { SnapshotPart::Machine };
+            return Ok((None, Some(CreateFrom { snapshot, part, network })));
         }
         let boot = if cold { BootMode::Cold } else { BootMode::Template };
-        let network = network.unwrap_or_default();
-        (Some(SandboxSpec { image, kernel, cpus, memory, disk, network, boot, init }), None)
+        let (network, volumes) = (network.unwrap_or_default(), made_volumes(volumes)?);
+        let spec = SandboxSpec { image, kernel, cpus, memory, disk, network, boot, init, volumes };
+        Ok((Some(spec), None))
     }
+}
+
+fn made_volumes(mounts: Vec<VolumeMount>) -> Result<VolumeMounts, CommandError> {
+    mounts.try_into().map_err(|error: VolumeError| CommandError::new(Kind::Usage, error))
 }

@@ -57,7 +57,7 @@ impl Args {
             self.labels.into_iter().map(|label| (label.key, label.value)).collect();
         let labels =
             Labels::try_from(labels).map_err(|error| CommandError::new(Kind::Usage, error))?;
-        let (spec, from) = self.spec.made_of();
+        let (spec, from) = self.spec.made_of()?;
         Ok(CreateSandbox {
             name: self.name,
             spec,

@@ -49,7 +49,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let disposal = args.disposal();
-    let made_of = args.spec.made_of();
+    let made_of = args.spec.made_of()?;
     let entrypoint = args.entrypoint.map(|program| {
         let program = Some(program).filter(|program| !program.is_empty());
         program.into_iter().map(Text::from).collect()

@@ -47,6 +47,7 @@ async fn start(env: &TestEnv) -> Sandbox {
         network: NetworkMode::None,
         boot: BootMode::Cold,
         init: None,
+        volumes: Default::default(),
     };
     let base = Base::Wanted(spec.image.clone());
     let vmm = discover_vmm(&sources).await.unwrap();
@@ -64,6 +65,7 @@ async fn start(env: &TestEnv) -> Sandbox {
         spec: &spec,
         assets: &assets,
         relay: &relay,
+        volumes: Default::default(),
         source: Source::Kernel,
     };
     let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await.unwrap();

@@ -29,3 +29,4 @@ mod systemd;
 mod template;
 mod terminal;
 mod vm;
+mod volumes;

@@ -8,7 +8,7 @@ use crate::support::TestEnv;
 use crate::vm::ran;
 
 /// Lines as a user types them where there is no sandbox but `made`, which was never started.
-const LINES: [&str; 71] = [
+const LINES: [&str; 80] = [
     "vm",
     "vm run --network nowhere -- true",
     "vm run --memory 1 -- true",
@@ -73,6 +73,15 @@ const LINES: [&str; 71] = [
     "image cache prune --keep much",
     "template rm 00",
     "template prune",
+    "volume create Data",
+    "volume create data --size 1M",
+    "volume list",
+    "volume show nothing",
+    "volume resize nothing 9G",
+    "volume rm nothing",
+    "vm create x --volume data",
+    "vm create x --volume data:/",
+    "vm create x --volume data:/a --volume data:/b",
     "doctor now",
     "bench",
     "bench start --rounds 0",

@@ -18,6 +18,7 @@ use crate::registry::{CreateError, ForkError, Kind, ResolveError};
 use crate::snapshots;
 use crate::store::NotStored;
 use crate::templates::NotRemoved;
+use crate::volumes::VolumeError;
 
 /// A problem on its way to a client.
 #[derive(Debug)]
@@ -147,6 +148,24 @@ impl From<ForkError> for Failure {
             ForkError::Host(_) => ProblemCode::Failed,
         };
         Problem::new(code, error.to_string()).into()
+    }
+}
+
+impl From<VolumeError> for Failure {
+    fn from(error: VolumeError) -> Self {
+        let detail = chain(&error);
+        match error {
+            VolumeError::Missing(_) => Problem::new(ProblemCode::NotFound, detail)
+                .hint("`banger volume list` shows those that are there"),
+            VolumeError::Taken(_) => Problem::new(ProblemCode::NameTaken, detail),
+            VolumeError::InUse(_, sandbox) => Problem::new(ProblemCode::InUse, detail)
+                .hint(format!("`banger vm stop {sandbox}` ends that")),
+            VolumeError::Shrinks(..) => Problem::new(ProblemCode::Invalid, detail),
+            VolumeError::Create(_) | VolumeError::Grow(_) | VolumeError::Host(_) => {
+                Problem::new(ProblemCode::Failed, detail)
+            }
+        }
+        .into()
     }
 }
 

@@ -10,6 +10,7 @@ mod processes;
 mod sandboxes;
 mod snapshots;
 mod templates;
+mod volumes;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +80,12 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
         snapshots::delete,
         templates::list,
         templates::delete,
-        templates::prune
+        templates::prune,
+        volumes::list,
+        volumes::create,
+        volumes::show,
+        volumes::resize,
+        volumes::delete
     )
 )]
 struct Document;
@@ -91,7 +97,7 @@ pub(crate) type App = axum::extract::State<Arc<Registry>>;
 const METRICS: &str = "/metrics";
 
 /// Every path of [`Document`] with its methods, and no other; tests compare them.
-fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 32] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 35] {
     [
         ("/v1/version", get(meta::version)),
         ("/v1/openapi.json", get(meta::openapi)),
@@ -128,6 +134,9 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 32] {
         ("/v1/templates", get(templates::list)),
         ("/v1/templates/{template}", delete(templates::delete)),
         ("/v1/templates/prune", post(templates::prune)),
+        ("/v1/volumes", get(volumes::list).post(volumes::create)),
+        ("/v1/volumes/{volume}", get(volumes::show).delete(volumes::delete)),
+        ("/v1/volumes/{volume}/resize", post(volumes::resize)),
     ]
 }
 

@@ -9,7 +9,7 @@ use banger_api::types::{
     Created, ForkSandbox, Forked, Operation, Problem, ProblemCode, Snapshot as Shown,
 };
 use banger_model::policy::Action;
-use banger_model::{OperationId, SnapshotId, SnapshotName, SnapshotTag};
+use banger_model::{OperationId, SandboxRecord, SnapshotId, SnapshotName, SnapshotTag};
 use serde::Deserialize;
 
 use super::App;
@@ -43,6 +43,7 @@ pub(super) async fn take(
     let handle = registry.resolve(&sandbox)?;
     let id = chosen(id)?;
     let name = handle.view().record.name.clone();
+    can_be_copied(&handle.view())?;
     let wanted = Wanted { action: Action::Snapshot, id: id.clone(), tag, with: Vec::new() };
     handle.ask_for(wanted).await.map_err(|error| {
         Failure::from(error).about(&format!("cannot take a snapshot of {name}"))
@@ -65,13 +66,29 @@ pub(super) async fn fork(
     let views = match known(&registry, Some(&id), Action::Fork) {
         // Its source may be gone by now.
         Some(_) => registry.forked(&SnapshotId::of(&id)),
-        None => registry.fork(registry.resolve(&sandbox)?, id.clone(), wanted).await,
+        None => {
+            let source = registry.resolve(&sandbox)?;
+            can_be_copied(&source.view())?;
+            registry.fork(source, id.clone(), wanted).await
+        }
     };
     let views =
         views.map_err(|error| Failure::from(error).about(&format!("cannot fork {sandbox}")))?;
     let copies = views.iter().map(|view| copy(&registry, view)).collect();
     let forked = Forked { operation: operation(&registry, &id)?, copies };
     Ok((StatusCode::CREATED, Answer(forked)))
+}
+
+/// What a machine knows of a volume in its memory is true for one machine only.
+fn can_be_copied(view: &View) -> Result<(), Failure> {
+    let SandboxRecord { name, spec, .. } = &view.record;
+    if spec.volumes.is_empty() {
+        return Ok(());
+    }
+    let detail =
+        format!("{name} has volumes, and those cannot be in two machines: it cannot be copied");
+    let hint = "a copy of the files can: `banger vm cp`; and `banger vm pause` works";
+    Err(Problem::new(ProblemCode::Denied, detail).hint(hint).into())
 }
 
 fn copy(registry: &Registry, view: &Arc<View>) -> Created {

@@ -58,6 +58,7 @@ impl Driver {
             self.record.restart_at = None;
         }
         self.record.state = state.clone();
+        self.shared.volumes.follow(&self.record);
     }
 
     pub(super) async fn save(&mut self, mut with: Vec<Write>) {

@@ -88,8 +88,10 @@ pub(crate) fn spawn(
     let (publish, view) = watch::channel(Arc::new(first));
     let mut driver = Driver::new(shared, record, publish, activity);
     driver.asked.adopt(&driver.shared, &driver.record, operations);
+    let (shared, id) = (driver.shared.clone(), driver.record.id.clone());
     tokio::spawn(async move {
         driver.run(queue, beginning).await;
+        shared.volumes.release(&id);
         gone();
     });
     Handle::new(orders, view)

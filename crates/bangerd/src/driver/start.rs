@@ -10,6 +10,7 @@ use banger_host::fs::remove_all;
 use banger_model::lifecycle::EndCause;
 use banger_model::{BootMode, Progress as _, SandboxRecord};
 use banger_vmm::PrepareError;
+use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
 use super::work::{Done, Superseded, clear_up};
@@ -54,6 +55,7 @@ async fn try_start(
     mut superseded: Superseded,
     audience: &Audience,
 ) -> Result<Option<Live>> {
+    hold_volumes(shared, record).await?;
     let dir = shared.dir(&record.id);
     let base = base_of(&dir, &record.spec)?;
     let Some(assets) = assets(shared, (record, base), &mut superseded, audience).await? else {
@@ -88,6 +90,17 @@ async fn try_start(
     restore_or_boot(shared, blueprint, superseded, audience).await
 }
 
+/// Nobody else's machine gets its volumes from now on; missing ones are made.
+async fn hold_volumes(shared: &Arc<Shared>, record: &SandboxRecord) -> Result<()> {
+    if record.spec.volumes.is_empty() {
+        return Ok(());
+    }
+    let (maker, spec) = (shared.clone(), record.spec.clone());
+    let make = move || spec.volumes.iter().try_for_each(|it| maker.volumes.ensure(it.volume()));
+    spawn_blocking(make).await??;
+    Ok(shared.volumes.hold(record).await?)
+}
+
 /// Has a spare machine become the sandbox. What goes wrong with it costs time: the sandbox is
 /// made as any other.
 async fn become_sandbox(
@@ -117,7 +130,8 @@ pub(super) fn blueprint<'a>(
     source: Source,
 ) -> Blueprint<'a> {
     let SandboxRecord { id, name, spec, .. } = record;
-    Blueprint { id, name, dir, spec, assets, relay: &shared.relay, source }
+    let volumes = shared.volumes.files(spec);
+    Blueprint { id, name, dir, spec, assets, relay: &shared.relay, volumes, source }
 }
 
 /// What the sandbox is made of; `None` when something else was asked for meanwhile.
@@ -210,7 +224,9 @@ fn up(shared: &Shared, blueprint: &Blueprint<'_>, live: &Live) {
     debug!(phases = ?live.phases, "up");
     if let Some(template) = &live.template {
         Templates::used(template);
-        shared.spares.started(&template.id, blueprint.assets, blueprint.spec);
+        if blueprint.spec.volumes.is_empty() {
+            shared.spares.started(&template.id, blueprint.assets, blueprint.spec);
+        }
     }
 }
 

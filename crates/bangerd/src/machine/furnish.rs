@@ -10,7 +10,7 @@ use banger_image::Image;
 use banger_image::ext4::create_disk;
 use banger_model::{Accelerator, NetworkMode, SandboxSpec, TemplateId};
 use banger_net::{NetBackend, UserNet};
-use banger_vmm::{Machine, Net, PrepareError, Start};
+use banger_vmm::{Disks, Machine, Net, PrepareError, Start};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
@@ -75,7 +75,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         accelerator: assets.accelerator,
         cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
         memory: spec.memory,
-        disks: assets.disks(disk),
+        disks: Disks { volumes: blueprint.volumes.clone(), ..assets.disks(disk) },
         mac: plan.mac,
         net: net.map_or(Net::Absent, Net::Backend),
     };

@@ -9,6 +9,7 @@ mod network;
 mod space;
 pub(crate) mod still;
 pub(crate) mod time;
+mod volumes;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -21,7 +22,7 @@ use banger_host::{clock, facts, random};
 use banger_link::{Identity, Request};
 use banger_model::{Accelerator, Bytes, GuestNet, InitMode, SandboxId, SandboxName, SandboxSpec};
 use banger_net::UserNet;
-use banger_vmm::{EndReason, RunState, Running, SavedMachine, Vmm, reap};
+use banger_vmm::{EndReason, RunState, Running, SavedMachine, Vmm, VolumeFiles, reap};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -73,6 +74,8 @@ pub struct Blueprint<'a> {
     pub assets: &'a Arc<Assets>,
     /// Runs [`banger_net::user::relay_inherited`] with the arguments that are added.
     pub relay: &'a HelperProgram,
+    /// The files of its volumes.
+    pub volumes: VolumeFiles,
     /// What it begins with.
     pub source: Source,
 }
@@ -183,6 +186,15 @@ pub(crate) struct Raised {
     plan: UserNet,
     network: Network,
     accelerator: Accelerator,
+    mounts: Mounts,
+}
+
+/// Whether a guest has mounted the volumes of its machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mounts {
+    /// It goes on with what it had.
+    There,
+    Missing,
 }
 
 /// Lets a machine run that has its directory here, and waits until its agent has answered.
@@ -192,14 +204,14 @@ pub(crate) struct Raised {
 pub(crate) async fn raise(dir: &Path, prepared: Prepared) -> Result<Raised> {
     let Prepared { machine, plan, network, accelerator, source, mut phases } = prepared;
     let mut clock = Stopwatch::start();
-    let (patience, template) = match source {
-        Source::Kernel => (BOOT_TIMEOUT, None),
-        Source::Template(template) => (RESTORE_TIMEOUT, Some(template)),
-        Source::Memory(_) => (RESTORE_TIMEOUT, None),
+    let (patience, template, mounts) = match source {
+        Source::Kernel => (BOOT_TIMEOUT, None, Mounts::Missing),
+        Source::Template(template) => (RESTORE_TIMEOUT, Some(template), Mounts::Missing),
+        Source::Memory(_) => (RESTORE_TIMEOUT, None, Mounts::There),
     };
     let (machine, link) = run(machine, dir, patience).await?;
     phases.answered = clock.lap();
-    Ok(Raised { machine, link, template, phases, plan, network, accelerator })
+    Ok(Raised { machine, link, template, phases, plan, network, accelerator, mounts })
 }
 
 /// Gives a machine its identity: from now on it is this sandbox and no other.
@@ -207,7 +219,7 @@ pub(crate) async fn raise(dir: &Path, prepared: Prepared) -> Result<Raised> {
 /// # Errors
 /// When the guest does not take it.
 pub(crate) async fn become_sandbox(blueprint: &Blueprint<'_>, raised: Raised) -> Result<Live> {
-    let Raised { machine, link, template, mut phases, plan, network, accelerator } = raised;
+    let Raised { machine, link, template, mut phases, plan, network, accelerator, mounts } = raised;
     let mut clock = Stopwatch::start();
     let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let address = guest_net.as_ref().map(|net| net.address);
@@ -215,6 +227,9 @@ pub(crate) async fn become_sandbox(blueprint: &Blueprint<'_>, raised: Raised) ->
     if blueprint.assets.init(blueprint.spec) == InitMode::Systemd {
         // They stood still when the template was saved, and must not go on as nobody's.
         link.request(Request::Thaw).await.context("its processes do not go on")?;
+    }
+    if mounts == Mounts::Missing {
+        volumes::mount(&link, &blueprint.spec.volumes).await?;
     }
     phases.identified = clock.lap();
     // passt may have ended as soon as it began, when nobody was listening yet.

@@ -26,6 +26,7 @@ fn about(tag: Option<&str>) -> About {
             network: NetworkMode::User,
             boot: BootMode::Template,
             init: None,
+            volumes: Default::default(),
         },
         shape: shape(),
         accelerator: Accelerator::Tcg,

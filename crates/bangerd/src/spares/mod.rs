@@ -86,7 +86,8 @@ impl Spares {
 
     /// A spare for a sandbox of this spec, if there is one.
     pub(crate) fn take(&self, shared: &Shared, spec: &SandboxSpec) -> Option<Spare> {
-        if self.most == 0 || spec.boot == BootMode::Cold {
+        // A spare has no disks but its own.
+        if self.most == 0 || spec.boot == BootMode::Cold || !spec.volumes.is_empty() {
             return None;
         }
         let base = Base::Wanted(spec.image.clone());

@@ -58,9 +58,9 @@ impl Spare {
         if ways_out.as_ref().is_some_and(WaysOut::is_empty) {
             bail!("its network would lead nowhere");
         }
-        let source = Source::Template(template);
+        let (volumes, source) = (Default::default(), Source::Template(template));
         let blueprint =
-            Blueprint { id: &id, name: &nobody, dir: &dir, spec, assets, relay, source };
+            Blueprint { id: &id, name: &nobody, dir: &dir, spec, assets, relay, volumes, source };
         let prepared = machine::prepare(&blueprint, &Checkpoints::default()).await?;
         let mut raised = machine::raise(&dir, prepared).await?;
         let processes = match assets.init(spec) {

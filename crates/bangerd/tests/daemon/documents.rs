@@ -51,13 +51,14 @@ fn a_home_without_a_database_is_checked_and_left_alone() {
 }
 
 /// What stands in the place of each parameter of a path.
-const MADE_UP: [(&str, &str); 6] = [
+const MADE_UP: [(&str, &str); 7] = [
     ("{sandbox}", "nobody"),
     ("{process}", "0123456789abcdef"),
     ("{operation}", "0123456789abcdef"),
     ("{template}", "0123456789abcdef"),
     ("{snapshot}", "nobody@1"),
     ("{image}", "nothing"),
+    ("{volume}", "nothing"),
 ];
 
 /// Paths of the API's document, each with its methods.

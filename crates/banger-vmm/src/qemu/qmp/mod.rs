@@ -137,6 +137,17 @@ impl Qmp {
         self.execute("set_link", arguments, patience).await.map(drop)
     }
 
+    /// Tells the guest that the block device of this name has so many bytes: it was saved with none.
+    pub(crate) async fn announce_size(
+        &self,
+        node: &str,
+        size: u64,
+        patience: Duration,
+    ) -> Result<(), QmpError> {
+        let arguments = json!({ "node-name": node, "size": size });
+        self.execute("block_resize", arguments, patience).await.map(drop)
+    }
+
     /// The state in which QEMU says its machine is.
     pub(crate) async fn status(&self, patience: Duration) -> Result<String, QmpError> {
         let status = self.execute("query-status", Value::Null, patience).await?;

@@ -123,6 +123,7 @@ async fn measure(args: &Args) -> Result<Report> {
         network: args.network,
         boot: BootMode::Template,
         init: None,
+        volumes: Default::default(),
     };
     let (home, relay) = (&context.home, context.relay());
     progress.stage("making a template");

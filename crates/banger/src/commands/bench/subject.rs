@@ -38,6 +38,7 @@ pub(super) fn wanted(
         network,
         boot: BootMode::Template,
         init: None,
+        volumes: Default::default(),
     };
     Ok(CreateSandbox {
         name: None,

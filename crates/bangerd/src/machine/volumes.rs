@@ -1,0 +1,49 @@
+//! Mounting the volumes of a machine in its guest.
+
+use anyhow::{Context as _, Result, bail};
+use banger_link::Tool;
+use banger_model::{ProcessEnd, VolumeMounts};
+
+use crate::link::{Link, ProcessEvent};
+
+/// Most of what a guest says about a failure that is kept, in bytes.
+const MAX_SAID: usize = 1024;
+
+/// Has a guest mount its volumes, each after those that its path leads through.
+///
+/// # Errors
+/// When one cannot be mounted.
+pub(super) async fn mount(link: &Link, volumes: &VolumeMounts) -> Result<()> {
+    let mut slots: Vec<_> = (0..).zip(volumes.iter()).collect();
+    slots.sort_by_key(|(_, mount)| mount.path());
+    for (slot, mount) in slots {
+        let tool = Tool::MountVolume { slot, path: mount.path().as_bytes().to_vec() };
+        run(link, tool).await.with_context(|| {
+            format!("cannot mount the volume {} at {}", mount.volume(), mount.path())
+        })?;
+    }
+    Ok(())
+}
+
+async fn run(link: &Link, tool: Tool) -> Result<()> {
+    let mut process = link.start_tool(tool).await?;
+    let mut said = Vec::new();
+    loop {
+        match process.next().await? {
+            ProcessEvent::Output(stream, bytes) => {
+                let room = MAX_SAID.saturating_sub(said.len());
+                said.extend(bytes.iter().take(room));
+                process.control().consumed(stream, bytes.len()).await?;
+            }
+            ProcessEvent::Exited(ProcessEnd::Exited(0 | 1)) => {
+                return Ok(process.release().await?);
+            }
+            ProcessEvent::Exited(_) => {
+                process.release().await?;
+                bail!("{}", String::from_utf8_lossy(&said).trim().escape_debug());
+            }
+            ProcessEvent::Lost(refusal) => bail!("the guest's tool is gone: {refusal}"),
+            ProcessEvent::OutputEnded(_) => {}
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! Volumes: disks that outlive sandboxes. Each is one file, and at most one machine has it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use banger_host::HostError;
+use banger_host::fs::{
+    clone_file, ensure_private_dir, file_size, is_there, list_dir, remove_all, rename,
+};
+use banger_image::ext4::{CreateDiskError, GrowDiskError, create_disk, grow_disk};
+use banger_model::lifecycle::{Origin, State};
+use banger_model::{
+    Bytes, DiskSize, SandboxId, SandboxName, SandboxRecord, SandboxSpec, VolumeName,
+};
+use banger_vmm::VolumeFiles;
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::time::{Duration, timeout};
+
+/// What the file of a volume ends in. A name never begins with a dot, so what does is in the making.
+const SUFFIX: &str = ".ext4";
+/// Most volumes that are listed.
+const MAX_LISTED: usize = 10_000;
+
+/// How long a machine that is about to end is waited for: what a guest may take to power off.
+const PATIENCE: Duration = crate::machine::POWER_OFF_TIMEOUT;
+
+/// Why something cannot be done with a volume.
+#[derive(Debug, Error)]
+pub(crate) enum VolumeError {
+    /// There is none of this name.
+    #[error("there is no volume {0}")]
+    Missing(VolumeName),
+    /// There is one already.
+    #[error("there is a volume {0} already")]
+    Taken(VolumeName),
+    /// A machine has it.
+    #[error("the volume {0} is in use by {1}")]
+    InUse(VolumeName, SandboxName),
+    /// It would lose what is at its end.
+    #[error("the volume {0} has {1}: it can only become larger")]
+    Shrinks(VolumeName, Bytes),
+    /// It cannot be made.
+    #[error("cannot make the volume")]
+    Create(#[from] CreateDiskError),
+    /// It cannot become larger.
+    #[error("cannot enlarge the volume; it is as it was")]
+    Grow(#[from] GrowDiskError),
+    /// The host fails.
+    #[error(transparent)]
+    Host(#[from] HostError),
+}
+
+/// A volume as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) name: VolumeName,
+    /// What fits in.
+    pub(crate) size: Bytes,
+    /// What it takes of the host's disk.
+    pub(crate) real: Bytes,
+    /// Which sandbox's machine has it.
+    pub(crate) holder: Option<SandboxName>,
+}
+
+/// All volumes.
+#[derive(Debug)]
+pub(crate) struct Volumes {
+    dir: PathBuf,
+    holders: Mutex<BTreeMap<VolumeName, Holder>>,
+    /// Somebody has let some go.
+    released: Notify,
+}
+
+#[derive(Debug)]
+struct Holder {
+    id: SandboxId,
+    name: SandboxName,
+    stays: Stays,
+}
+
+/// Whether who has a volume is about to let it go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stays {
+    On,
+    Leaving,
+}
+
+/// Whether a sandbox in this state has a machine, or memory of one, that knows its volumes.
+fn holds(state: &State) -> Option<Holds> {
+    match state {
+        State::Created | State::Stopped { .. } | State::Failed { .. } => Some(Holds::No),
+        State::Running { .. }
+        | State::Stopping { .. }
+        | State::Pausing { .. }
+        | State::Paused { .. }
+        | State::Starting { from: Origin::Memory } => Some(Holds::Yes),
+        // What it has is settled by the work that is done for it.
+        State::Starting { from: Origin::Disk } | State::Deleting => None,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    Yes,
+    No,
+}
+
+impl Volumes {
+    /// Those in this directory, which may not be there yet.
+    pub(crate) fn below(dir: PathBuf) -> Self {
+        Self { dir, holders: Mutex::default(), released: Notify::new() }
+    }
+
+    fn holders(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Holder>> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file of a volume.
+    pub(crate) fn file(&self, name: &VolumeName) -> PathBuf {
+        self.dir.join(format!("{name}{SUFFIX}"))
+    }
+
+    /// The files behind the volumes of a machine of this spec.
+    pub(crate) fn files(&self, spec: &SandboxSpec) -> VolumeFiles {
+        let mut files = VolumeFiles::default();
+        for (slot, mount) in files.iter_mut().zip(spec.volumes.iter()) {
+            *slot = Some(self.file(mount.volume()));
+        }
+        files
+    }
+
+    fn aside(&self, name: &VolumeName) -> PathBuf {
+        self.dir.join(format!(".{name}{SUFFIX}"))
+    }
+
+    /// All volumes, by name.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn list(&self) -> Result<Vec<Seen>, VolumeError> {
+        if !is_there(&self.dir) {
+            return Ok(Vec::new());
+        }
+        let names = list_dir(&self.dir)?
+            .into_iter()
+            .filter_map(|name| name.to_str()?.strip_suffix(SUFFIX)?.parse::<VolumeName>().ok());
+        let mut names: Vec<_> = names.take(MAX_LISTED).collect();
+        names.sort();
+        // One that went meanwhile is not there any more.
+        Ok(names.iter().filter_map(|name| self.look(name).ok()).collect())
+    }
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// When it is not there, or cannot be looked at.
+    pub(crate) fn look(&self, name: &VolumeName) -> Result<Seen, VolumeError> {
+        let file = self.file(name);
+        if !is_there(&file) {
+            return Err(VolumeError::Missing(name.clone()));
+        }
+        let size = file_size(&file)?;
+        let holder = self.holders().get(name).map(|holder| holder.name.clone());
+        Ok(Seen { name: name.clone(), size: size.apparent, real: size.real, holder })
+    }
+
+    /// Makes a new volume.
+    ///
+    /// # Errors
+    /// When there is one of this name, or it cannot be made.
+    pub(crate) fn create(&self, name: &VolumeName, size: DiskSize) -> Result<Seen, VolumeError> {
+        {
+            // Whoever holds this makes or changes one: there is no other.
+            let _alone = self.holders();
+            if is_there(&self.file(name)) {
+                return Err(VolumeError::Taken(name.clone()));
+            }
+            ensure_private_dir(&self.dir)?;
+            let aside = self.aside(name);
+            remove_all(&aside)?;
+            create_disk(&aside, size.bytes())?;
+            rename(&aside, &self.file(name))?;
+        }
+        self.look(name)
+    }
+
+    /// Makes a volume of the usual size unless it is there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub(crate) fn ensure(&self, name: &VolumeName) -> Result<(), VolumeError> {
+        match self.create(name, DiskSize::DEFAULT) {
+            Ok(_) | Err(VolumeError::Taken(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a volume that no machine has. Answers with it as it was.
+    ///
+    /// # Errors
+    /// When it is not there, or in use.
+    pub(crate) fn remove(&self, name: &VolumeName) -> Result<Seen, VolumeError> {
+        let seen = self.look(name)?;
+        let holders = self.holders();
+        free(&holders, name, None)?;
+        remove_all(&self.file(name))?;
+        Ok(seen)
+    }
+
+    /// Makes a volume larger that no machine has: a copy, which then takes its place.
+    ///
+    /// # Errors
+    /// When that cannot be; then it is as it was.
+    pub(crate) fn resize(&self, name: &VolumeName, size: DiskSize) -> Result<Seen, VolumeError> {
+        let seen = self.look(name)?;
+        if size.bytes() < seen.size {
+            return Err(VolumeError::Shrinks(name.clone(), seen.size));
+        }
+        {
+            let holders = self.holders();
+            free(&holders, name, None)?;
+            let aside = self.aside(name);
+            remove_all(&aside)?;
+            clone_file(&self.file(name), &aside)?;
+            let grown = grow_disk(&aside, size.bytes());
+            if let Err(error) = grown {
+                remove_all(&aside)?;
+                return Err(error.into());
+            }
+            rename(&aside, &self.file(name))?;
+        }
+        self.look(name)
+    }
+
+    /// The machine that a sandbox is about to get is to have its volumes. It has them until the
+    /// sandbox is known to have no machine. One whose machine is about to end is waited for.
+    ///
+    /// # Errors
+    /// When another has one of them; then it has none.
+    pub(crate) async fn hold(&self, record: &SandboxRecord) -> Result<(), VolumeError> {
+        for mount in record.spec.volumes.iter() {
+            self.left(mount.volume()).await;
+        }
+        self.try_hold(record)
+    }
+
+    /// Waits as long as whoever has a volume is about to let it go.
+    pub(crate) async fn left(&self, name: &VolumeName) {
+        let leaving = || self.holders().get(name).is_some_and(|it| it.stays == Stays::Leaving);
+        let gone = async {
+            loop {
+                let released = self.released.notified();
+                tokio::pin!(released);
+                // From now on nothing is missed.
+                released.as_mut().enable();
+                if !leaving() {
+                    break;
+                }
+                released.await;
+            }
+        };
+        // Who comes next is told that it is still in use.
+        let _late = timeout(PATIENCE, gone).await;
+    }
+
+    fn try_hold(&self, record: &SandboxRecord) -> Result<(), VolumeError> {
+        let volumes = || record.spec.volumes.iter().map(|mount| mount.volume());
+        let mut holders = self.holders();
+        for name in volumes() {
+            free(&holders, name, Some(&record.id))?;
+        }
+        for name in volumes() {
+            holders.insert(name.clone(), Holder::of(record));
+        }
+        Ok(())
+    }
+
+    /// A sandbox has come to be as it is: what that means for its volumes.
+    pub(crate) fn follow(&self, record: &SandboxRecord) {
+        match holds(&record.state) {
+            Some(Holds::No) => self.release(&record.id),
+            Some(Holds::Yes) => {
+                let mut holders = self.holders();
+                for mount in record.spec.volumes.iter() {
+                    holders.insert(mount.volume().clone(), Holder::of(record));
+                }
+            }
+            None => {
+                let stays = Holder::of(record).stays;
+                let mut holders = self.holders();
+                let its = holders.values_mut().filter(|holder| holder.id == record.id);
+                its.for_each(|holder| holder.stays = stays);
+            }
+        }
+    }
+
+    /// A sandbox is no more, or has no machine.
+    pub(crate) fn release(&self, id: &SandboxId) {
+        self.holders().retain(|_, holder| holder.id != *id);
+        self.released.notify_waiters();
+    }
+}
+
+impl Holder {
+    fn of(record: &SandboxRecord) -> Self {
+        let stays = match record.state {
+            State::Stopping { .. } | State::Deleting => Stays::Leaving,
+            _ => Stays::On,
+        };
+        Self { id: record.id.clone(), name: record.name.clone(), stays }
+    }
+}
+
+/// Whether nobody else has it.
+fn free(
+    holders: &BTreeMap<VolumeName, Holder>,
+    name: &VolumeName,
+    for_whom: Option<&SandboxId>,
+) -> Result<(), VolumeError> {
+    match holders.get(name) {
+        Some(holder) if Some(&holder.id) != for_whom => {
+            Err(VolumeError::InUse(name.clone(), holder.name.clone()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes what a daemon that was killed has left half-made.
+///
+/// # Errors
+/// When the directory cannot be read or something remains.
+pub(crate) fn settle(dir: &Path) -> Result<(), HostError> {
+    if !is_there(dir) {
+        return Ok(());
+    }
+    let half = |name: &std::ffi::OsString| name.as_encoded_bytes().first() == Some(&b'.');
+    list_dir(dir)?.iter().filter(|name| half(name)).try_for_each(|name| remove_all(&dir.join(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_host::fs::write_atomic;
+    use banger_model::{BootMode, MemorySize, NetworkMode, Timestamp};
+
+    fn volumes() -> (tempfile::TempDir, Volumes) {
+        let dir = tempfile::tempdir().unwrap();
+        let volumes = Volumes::below(dir.path().join("volumes"));
+        (dir, volumes)
+    }
+
+    fn record(id: u8, state: State) -> SandboxRecord {
+        let volumes = vec!["data:/data".parse().unwrap()].try_into().unwrap();
+        SandboxRecord {
+            id: SandboxId::from_random([id; 6]),
+            name: format!("s{id}").parse().unwrap(),
+            spec: SandboxSpec {
+                image: "an-image".parse().unwrap(),
+                kernel: "a-kernel".parse().unwrap(),
+                cpus: None,
+                memory: MemorySize::DEFAULT,
+                disk: DiskSize::DEFAULT,
+                network: NetworkMode::User,
+                boot: BootMode::Template,
+                init: None,
+                volumes,
+            },
+            labels: Default::default(),
+            lifetime: Default::default(),
+            created: Timestamp(0),
+            state,
+            boots: 0,
+            restarts: 0,
+            restart_at: None,
+            from: None,
+        }
+    }
+
+    #[test]
+    fn volumes_are_made_listed_enlarged_and_removed() {
+        let (_dir, volumes) = volumes();
+        assert_eq!(volumes.list().unwrap(), []);
+        let name: VolumeName = "data".parse().unwrap();
+        assert!(matches!(volumes.look(&name), Err(VolumeError::Missing(_))));
+        let made = volumes.create(&name, "96M".parse().unwrap()).unwrap();
+        assert_eq!(made.size, Bytes::mib(96));
+        assert!(matches!(volumes.create(&name, DiskSize::DEFAULT), Err(VolumeError::Taken(_))));
+        assert!(matches!(
+            volumes.resize(&name, "64M".parse().unwrap()),
+            Err(VolumeError::Shrinks(..))
+        ));
+        assert_eq!(volumes.resize(&name, "20G".parse().unwrap()).unwrap().size, Bytes::gib(20));
+        write_atomic(&volumes.dir.join(".half.ext4"), b"").unwrap();
+        write_atomic(&volumes.dir.join("Not a volume.ext4"), b"").unwrap();
+        assert_eq!(volumes.list().unwrap().len(), 1);
+        settle(&volumes.dir).unwrap();
+        assert!(!is_there(&volumes.dir.join(".half.ext4")));
+        volumes.remove(&name).unwrap();
+        assert_eq!(volumes.list().unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn one_machine_has_a_volume_until_it_is_known_to_be_no_more() {
+        let (_dir, volumes) = volumes();
+        let name: VolumeName = "data".parse().unwrap();
+        let one = record(1, State::Created);
+        volumes.ensure(&name).unwrap();
+        volumes.hold(&one).await.unwrap();
+        volumes.hold(&one).await.unwrap();
+        let in_use = |result: Result<(), VolumeError>| {
+            assert!(matches!(result, Err(VolumeError::InUse(_, by)) if by.as_str() == "s1"));
+        };
+        let two = record(2, State::Created);
+        in_use(volumes.hold(&two).await);
+        in_use(volumes.remove(&name).map(drop));
+        in_use(volumes.resize(&name, "9G".parse().unwrap()).map(drop));
+        assert_eq!(volumes.look(&name).unwrap().holder, Some(one.name.clone()));
+        // One that is about to go is waited for.
+        volumes.follow(&record(1, State::Deleting));
+        let (held, ()) = tokio::join!(volumes.hold(&two), async {
+            tokio::task::yield_now().await;
+            volumes.follow(&one);
+        });
+        held.unwrap();
+        assert_eq!(volumes.look(&name).unwrap().holder, Some(two.name.clone()));
+        volumes.release(&SandboxId::from_random([2; 6]));
+        volumes.remove(&name).unwrap();
+    }
+}
