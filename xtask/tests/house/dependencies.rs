@@ -9,12 +9,14 @@ use crate::graph::tree;
 
 /// Most packages in `Cargo.lock`. More is a decision, made here: a third of them serve the daemon
 /// (hyper and axum, SQLite, tracing, the metrics). TLS and decompression for images from registries
-/// are 17; ten more only name Windows and are never built.
-const MAX_LOCKED: usize = 210;
+/// are 17; Ed25519 and its test vectors are 9; ten more only name Windows and are never built.
+const MAX_LOCKED: usize = 220;
 
 /// Packages that come in two versions, each with the reason why that cannot be avoided.
-const TWICE: [(&str, &str); 1] =
-    [("getrandom", "ring, which TLS rests on, still asks for 0.2 in its newest release")];
+const TWICE: [(&str, &str); 2] = [
+    ("getrandom", "ring, which TLS rests on, still asks for 0.2 in its newest release"),
+    ("syn", "the macros of curve25519-dalek still ask for 2; they run only while compiling"),
+];
 
 /// Everything that may end up in the guest agent, which runs as PID 1 in every sandbox. What
 /// comes with macros runs only while compiling, but is compiled from the same hands.
@@ -52,7 +54,7 @@ fn the_agent_is_made_of_little() {
 /// Crates that are pure have nothing in them that does any I/O.
 #[test]
 fn pure_crates_are_made_of_pure_ones() {
-    for name in ["banger-model", "banger-link"] {
+    for name in ["banger-model", "banger-link", "banger-trust"] {
         let closure = tree(&["-p", name, "-e", "normal"]);
         for impure in ["tokio", "mio", "rusqlite", "rustix", "libc", "banger-host"] {
             assert!(!closure.contains(impure), "{impure} is in {name}");

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::graph::Graph;
 
 /// Each crate with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("banger-model", &[]),
     ("banger-link", &["banger-model"]),
     ("banger-api", &["banger-model"]),
+    ("banger-trust", &["banger-model"]),
     ("banger-host", &["banger-model"]),
     ("banger-store", &["banger-model"]),
     ("banger-image", &["banger-model", "banger-host", "banger-trust"]),
