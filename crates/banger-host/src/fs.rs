@@ -184,6 +184,14 @@ pub fn is_there(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok()
 }
 
+/// Whether a path leads to a directory.
+///
+/// # Errors
+/// When it leads nowhere.
+pub fn is_dir(path: &Path) -> Result<bool> {
+    fs::metadata(path).map(|about| about.is_dir()).at("look at", path)
+}
+
 /// The last `len` bytes of a file, as text.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ pub(crate) struct HostTool {
 pub(crate) const APT_GET: HostTool = HostTool::new("apt-get", "apt");
 pub(crate) const APT_CACHE: HostTool = HostTool::new("apt-cache", "apt");
 pub(crate) const DPKG_DEB: HostTool = HostTool::new("dpkg-deb", "dpkg");
+pub(crate) const TAR: HostTool = HostTool::new("tar", "tar");
 pub(crate) const E2FSCK: HostTool = HostTool::new("e2fsck", "e2fsprogs");
 pub(crate) const RESIZE2FS: HostTool = HostTool::new("resize2fs", "e2fsprogs");
 pub(crate) const MKE2FS: HostTool = HostTool::new("mke2fs", "e2fsprogs");

@@ -167,7 +167,7 @@ impl Request {
     /// The oldest version of the protocol that has this request.
     pub fn since(&self) -> u16 {
         match self {
-            Self::StartTool { tool: Tool::MountVolume { .. }, .. } => 5,
+            Self::StartTool { tool: Tool::MountVolume { .. } | Tool::PackRoot, .. } => 5,
             Self::Stats | Self::StartTool { .. } | Self::Look { .. } => 2,
             Self::Settle | Self::Freeze | Self::Thaw => 3,
             Self::Clock { .. } => 4,
@@ -236,6 +236,9 @@ pub enum Tool {
         /// Where it is to be.
         path: Vec<u8>,
     },
+    /// Writes the root file system to stdout, as a tar stream without sparse files, with extended
+    /// attributes and whole times, and without what is mounted in it. Since version 5.
+    PackRoot,
 }
 
 /// An agent's answer to one request.

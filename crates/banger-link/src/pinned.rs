@@ -94,6 +94,7 @@ fn what_a_host_says() {
             process: P,
             tool: Tool::MountVolume { slot: 2, path: b"/a".to_vec() },
         }),
+        request(Request::StartTool { process: P, tool: Tool::PackRoot }),
         hex(&encode(&HostMessage::Ack { process: P, stream: Stream::Stderr, offset: 7 })),
         hex(&encode(&HostMessage::End { process: P, offset: 7 })),
     ];

@@ -21,6 +21,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::process::ExitCode;
 
 use banger_link::Tool;
+use pack::Scope;
 
 /// What a tool's first argument is.
 const MARK: &[u8] = b"tool";
@@ -50,6 +51,7 @@ pub(crate) fn arguments(tool: &Tool) -> Vec<Vec<u8>> {
         Tool::MountVolume { slot, path } => {
             arguments.extend([b"volume".to_vec(), slot.to_string().into_bytes(), path.clone()]);
         }
+        Tool::PackRoot => arguments.push(b"pack-root".to_vec()),
     }
     arguments
 }
@@ -60,6 +62,7 @@ fn asked_for(arguments: &[Vec<u8>]) -> Option<Tool> {
     let parts: Vec<&[u8]> = rest.iter().map(|part| &part[..]).collect();
     match parts[..] {
         _ if mark != MARK => None,
+        [b"pack-root"] => Some(Tool::PackRoot),
         [b"pack", path] => Some(Tool::Pack { path: path.to_vec() }),
         [b"unpack", path] => Some(Tool::Unpack { path: path.to_vec(), name: None }),
         [b"unpack", path, name] => {
@@ -93,12 +96,8 @@ fn run(tool: Tool, log: &mut Log) -> Result<(), String> {
     let file = |stream: BorrowedFd<'_>| stream.try_clone_to_owned().map(File::from);
     let stream = |error: io::Error| format!("cannot use the standard streams: {error}");
     match tool {
-        Tool::Pack { path } => {
-            let output = file(io::stdout().as_fd()).map_err(stream)?;
-            let output = BufWriter::with_capacity(BUFFER, output);
-            pack::pack(output, &path, log)
-                .map_err(|error| format!("cannot write the archive: {error}"))
-        }
+        Tool::Pack { path } => pack_to_stdout(&path, Scope::Everything, log),
+        Tool::PackRoot => pack_to_stdout(b"/", Scope::OneFileSystem, log),
         Tool::Unpack { path, name } => {
             let input = file(io::stdin().as_fd()).map_err(stream)?;
             let input = BufReader::with_capacity(BUFFER, input);
@@ -108,6 +107,14 @@ fn run(tool: Tool, log: &mut Log) -> Result<(), String> {
             volume::mount_volume(slot, &path, log).map_err(|error| error.to_string())
         }
     }
+}
+
+fn pack_to_stdout(path: &[u8], scope: Scope, log: &mut Log) -> Result<(), String> {
+    let output = io::stdout().as_fd().try_clone_to_owned();
+    let output = output.map_err(|error| format!("cannot use the standard streams: {error}"))?;
+    let output = BufWriter::with_capacity(BUFFER, File::from(output));
+    pack::pack(output, path, scope, log)
+        .map_err(|error| format!("cannot write the archive: {error}"))
 }
 
 /// What a tool has to say, a line at a time on standard error.
@@ -160,6 +167,7 @@ mod tests {
             unpack(None),
             unpack(Some(b"n".to_vec())),
             Tool::MountVolume { slot: 3, path: b"/v".to_vec() },
+            Tool::PackRoot,
         ];
         for tool in tools {
             assert_eq!(asked_for(&arguments(&tool)), Some(tool));

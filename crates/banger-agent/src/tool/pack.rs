@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, Stat, major, minor};
@@ -20,6 +20,10 @@ const MAX_DEPTH: usize = 512;
 /// Most bytes of names that are remembered for files with several names. Beyond, such files are
 /// packed once for each name.
 const MAX_LINK_BYTES: usize = 16 * 1024 * 1024;
+
+/// Longest value of an extended attribute, and longest list of names, that Linux has (xattr(7)).
+const MAX_XATTR_LEN: usize = 64 * 1024;
+const MAX_XATTR_NAMES_LEN: usize = 64 * 1024;
 
 /// Bytes that are read and written at once.
 const CHUNK: usize = 64 * 1024;
@@ -42,9 +46,18 @@ const KERNELS_OWN: [i64; 13] = [
     0x4249_4e4d, // binfmt_misc
 ];
 
+/// What of a tree is packed, and how much of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// For people: what is mounted in it, too, and holes as holes.
+    Everything,
+    /// For an image: nothing that is mounted in it, and of files all that a file system knows.
+    OneFileSystem,
+}
+
 /// Packs what is at a path. An error is one of writing: nothing more can be said then.
-pub(super) fn pack(output: impl Write, path: &[u8], log: &mut Log) -> io::Result<()> {
-    let mut packer = Packer { output, log, links: BTreeMap::new(), link_bytes: 0 };
+pub(super) fn pack(output: impl Write, path: &[u8], scope: Scope, log: &mut Log) -> io::Result<()> {
+    let mut packer = Packer { output, scope, log, links: BTreeMap::new(), link_bytes: 0 };
     packer.top(path)?;
     packer.output.write_all(&[0; 2 * BLOCK])?;
     packer.output.flush()
@@ -52,6 +65,7 @@ pub(super) fn pack(output: impl Write, path: &[u8], log: &mut Log) -> io::Result
 
 struct Packer<'a, W> {
     output: W,
+    scope: Scope,
     log: &'a mut Log,
     /// The names of files with several, by device and inode.
     links: BTreeMap<(u64, u64), Vec<u8>>,
@@ -129,7 +143,11 @@ impl<W: Write> Packer<'_, W> {
             let kind = level.dir.fd().and_then(rustix::fs::fstatfs).map(|fs| fs.f_type);
             kind.is_ok_and(|kind| KERNELS_OWN.contains(&kind))
         };
-        if is_mounted && of_kernel() { None } else { Some(level) }
+        let stays_out = match self.scope {
+            Scope::Everything => is_mounted && of_kernel(),
+            Scope::OneFileSystem => is_mounted,
+        };
+        if stays_out { None } else { Some(level) }
     }
 
     /// Adds one entry. If it is a directory, its contents are to follow.
@@ -171,10 +189,11 @@ impl<W: Write> Packer<'_, W> {
     fn add_dir(&mut self, at: At<'_>, name: Vec<u8>) -> io::Result<Option<Level>> {
         let opened = open(at, OFlags::DIRECTORY).and_then(|fd| {
             let stat = rustix::fs::fstat(&fd)?;
-            Ok((stat, Dir::new(fd)?))
+            Ok((stat, self.properties(fd.as_fd(), &stat), Dir::new(fd)?))
         });
         match opened {
-            Ok((stat, dir)) => {
+            Ok((stat, properties, dir)) => {
+                self.write_properties(&properties)?;
                 let shown_name = [&name, &b"/"[..]].concat();
                 self.write_header(header(Kind::Directory, &stat), &shown_name)?;
                 Ok(Some(Level { dir, name, device: stat.st_dev }))
@@ -210,10 +229,12 @@ impl<W: Write> Packer<'_, W> {
         if self.link(&name, &stat)? {
             return Ok(());
         }
+        self.write_properties(&self.properties(file.as_fd(), &stat))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let stored = u64::try_from(stat.st_blocks).unwrap_or(u64::MAX).saturating_mul(512);
         let whole = [Segment { offset: 0, len: size }];
-        let found = if stored < size { segments(&file, size) } else { None };
+        let may_be_sparse = stored < size && self.scope == Scope::Everything;
+        let found = if may_be_sparse { segments(&file, size) } else { None };
         let Some(mut map) = found.filter(|map| *map != whole) else {
             let header = Header { size, ..header(Kind::File, &stat) };
             self.write_header(header, &name)?;
@@ -228,6 +249,38 @@ impl<W: Write> Packer<'_, W> {
         let header = self.with_long_names(header, &name)?;
         self.output.write_all(&header.encode_sparse(&map, size).concat())?;
         self.write_data(&file, &data, &name)
+    }
+
+    /// What the header of an entry has no room for, if it is asked for.
+    fn properties(&self, file: BorrowedFd<'_>, stat: &Stat) -> Vec<u8> {
+        let mut records = Vec::new();
+        if self.scope == Scope::Everything {
+            return records;
+        }
+        if stat.st_mtime_nsec != 0 && stat.st_mtime >= 0 {
+            let time = format!("{}.{:09}", stat.st_mtime, stat.st_mtime_nsec);
+            record(&mut records, b"mtime", time.as_bytes());
+        }
+        for name in xattr_names(file) {
+            let mut value = vec![0; MAX_XATTR_LEN];
+            // One that is gone, or that nobody may read, is not there.
+            if let Ok(len) = rustix::fs::fgetxattr(file, &*name, value.as_mut_slice()) {
+                let key = [&b"SCHILY.xattr."[..], name.to_bytes()].concat();
+                record(&mut records, &key, &value[..len]);
+            }
+        }
+        records
+    }
+
+    fn write_properties(&mut self, records: &[u8]) -> io::Result<()> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let size = records.len() as u64;
+        let header = Header { name: b"././@PaxHeader".to_vec(), size, ..plain(Kind::Pax) };
+        self.output.write_all(&header.encode())?;
+        self.output.write_all(records)?;
+        self.pad(size)
     }
 
     /// Says that this is another name of what was packed already, if it is.
@@ -313,6 +366,29 @@ impl<W: Write> Packer<'_, W> {
     }
 }
 
+/// Appends a record, whose length counts its own digits (pax(1)).
+fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
+    let rest = key.len() + value.len() + 3;
+    let mut len = rest + 1;
+    while rest + len.to_string().len() != len {
+        len += 1;
+    }
+    records.extend(format!("{len} ").into_bytes());
+    records.extend([key, b"=", value, b"\n"].concat());
+}
+
+/// The extended attributes of a file that are its user's or its own; those of an overlay tell how
+/// that is put together.
+fn xattr_names(file: BorrowedFd<'_>) -> Vec<CString> {
+    let mut list = vec![0; MAX_XATTR_NAMES_LEN];
+    let len = rustix::fs::flistxattr(file, list.as_mut_slice()).unwrap_or(0);
+    let names = list[..len].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    names
+        .filter(|name| !name.starts_with(b"trusted."))
+        .filter_map(|name| CString::new(name).ok())
+        .collect()
+}
+
 /// Opens for reading. A path that ends in a slash means the directory behind a link.
 fn open((dir, name): At<'_>, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -381,6 +457,18 @@ mod tests {
         ];
         for (path, name) in names {
             assert_eq!(top_name(path.as_bytes()), name.as_bytes(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_record_counts_its_own_length() {
+        for value_len in [0, 1, 2, 3, 89, 90, 91, 92, 990, 995] {
+            let mut records = Vec::new();
+            record(&mut records, b"key", &vec![b'v'; value_len]);
+            let space = records.iter().position(|byte| *byte == b' ').unwrap();
+            let told: usize = std::str::from_utf8(&records[..space]).unwrap().parse().unwrap();
+            assert_eq!(told, records.len(), "{value_len}");
+            assert!(records[space + 1..].starts_with(b"key=") && records.ends_with(b"\n"));
         }
     }
 }

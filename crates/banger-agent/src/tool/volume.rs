@@ -17,8 +17,9 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::pipe::{PipeFlags, pipe_with};
 use thiserror::Error;
 
+use super::pack::{self, Scope};
 use super::unpack::{UnpackError, unpack};
-use super::{BUFFER, Log, pack};
+use super::{BUFFER, Log};
 use crate::files::read_line;
 use crate::uevent;
 
@@ -118,7 +119,7 @@ fn copy(from: &Path, disk: &Path, log: &mut Log) -> Result<(), VolumeError> {
     let from = [from.as_os_str().as_bytes(), b"/."].concat();
     let (packed, unpacked) = thread::scope(|scope| {
         let output = BufWriter::with_capacity(BUFFER, File::from(write));
-        let packs = scope.spawn(|| pack::pack(output, &from, log));
+        let packs = scope.spawn(|| pack::pack(output, &from, Scope::Everything, log));
         let input = BufReader::with_capacity(BUFFER, File::from(read));
         let name = Some(FILLING.as_bytes().to_vec());
         let unpacked = unpack(input, disk.as_os_str().as_bytes(), name);

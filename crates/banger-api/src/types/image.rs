@@ -66,8 +66,9 @@ pub struct ImageWishes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PullImage {
     /// Where from: a reference to a registry, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
-    /// `docker-archive:FILE[:REFERENCE]`, or `archive:FILE` for an archive of either kind. Paths are
-    /// absolute.
+    /// `docker-archive:FILE[:REFERENCE]`, `archive:FILE` for an archive of either kind, `rootfs:PATH`
+    /// for a directory, a tar or a file with ext4 that is a root file system, `sandbox:SANDBOX` for
+    /// what is in a sandbox at rest. Paths are absolute.
     #[schema(example = "alpine:3.20")]
     pub source: String,
     /// What it is to be called; made from the source when nothing is said.

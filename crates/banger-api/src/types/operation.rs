@@ -21,6 +21,8 @@ pub enum Asked {
 pub enum ImageAction {
     /// To be here.
     Pull,
+    /// To be made of a sandbox.
+    Promote,
 }
 
 impl PartialEq<Action> for Asked {

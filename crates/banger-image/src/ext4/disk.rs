@@ -125,6 +125,16 @@ pub fn grow_disk(path: &Path, size: Bytes) -> Result<(), GrowDiskError> {
     repair(path)
 }
 
+/// Whether the file system in a file is whole and was unmounted: as it is, it could be mounted and
+/// never written.
+///
+/// # Errors
+/// When the program that looks is missing; within, what it says.
+pub(crate) fn ext4_is_clean(path: &Path) -> Result<Result<(), HostError>, MissingPackages> {
+    let checked = E2FSCK.tool()?.args(["-f", "-n"]).arg(path).capture(RESIZE_TIMEOUT);
+    Ok(checked.map(drop))
+}
+
 /// Has a file system put in order what can be put in order without asking anybody, and checks that
 /// nothing is left.
 fn repair(path: &Path) -> Result<(), GrowDiskError> {

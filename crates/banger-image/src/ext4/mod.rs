@@ -12,6 +12,7 @@ mod spelling;
 mod write;
 
 pub use acl::acl_to_ext4;
+pub(crate) use disk::ext4_is_clean;
 pub use disk::{CreateDiskError, GrowDiskError, create_disk, grow_disk};
 pub use write::{WriteImageError, write_image};
 

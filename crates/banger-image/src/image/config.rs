@@ -41,6 +41,12 @@ pub struct ImageConfig {
 }
 
 impl ImageConfig {
+    /// What nearly every system has, for one that nobody has looked into.
+    pub(super) fn unknown() -> Self {
+        let env = Self::debian().env.into_iter().filter(|(name, _)| name == "PATH").collect();
+        Self { env, shell: vec!["/bin/sh".to_owned(), "-l".to_owned()], ..Self::default() }
+    }
+
     /// What a plain Debian has.
     pub(super) fn debian() -> Self {
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());

@@ -6,6 +6,7 @@
 mod bootstrap;
 mod config;
 mod import;
+mod rootfs;
 mod store;
 mod wishes;
 
@@ -20,6 +21,7 @@ use thiserror::Error;
 pub use bootstrap::{MakeImageError, parse_stage};
 pub use config::ImageConfig;
 pub use import::{Import, ImportError, Naming};
+pub use rootfs::{FromRootfs, Rootfs, RootfsError, Whose};
 pub use store::{Claim, NewImage};
 
 use crate::artifact::{Artifact, OpenError};

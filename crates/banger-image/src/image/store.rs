@@ -61,6 +61,14 @@ impl NewImage {
         write_image(&self.dir().join(ROOT), "banger-root", tree, progress)
     }
 
+    /// Takes a copy of a root file system that is written already.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn copy(&self, root: &Path) -> Result<(), HostError> {
+        fs::clone_file(root, &self.dir().join(ROOT)).map(drop)
+    }
+
     /// Puts the image in place and gives it a name, which another may have had.
     ///
     /// # Errors

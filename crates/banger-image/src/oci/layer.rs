@@ -225,7 +225,7 @@ impl Layer {
 }
 
 /// Reads until the buffer is full or the source ends.
-pub(super) fn read_begin(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_begin(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut len = 0;
     while len < buffer.len() {
         match source.read(&mut buffer[len..]) {
@@ -239,7 +239,7 @@ pub(super) fn read_begin(source: &mut impl Read, buffer: &mut [u8]) -> io::Resul
 }
 
 /// What is in a compressed stream; all members of gzip, all frames of zstd.
-pub(super) fn decoder<R: Read + 'static>(
+pub(crate) fn decoder<R: Read + 'static>(
     source: R,
     compression: Compression,
 ) -> io::Result<Box<dyn Read>> {

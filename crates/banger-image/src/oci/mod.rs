@@ -27,6 +27,7 @@ pub use document::{Compression, Config, DocumentError, NoPlatform, Platform};
 pub use download::BlobError;
 pub use http::{HttpError, RootsError};
 pub use layer::{Layer, UnpackError, Unpacked};
+pub(crate) use layer::{decoder, read_begin};
 pub use local::{LocalError, SavedImage, choose_laid_out, choose_saved};
 pub use pull::{Freshness, PullError, Pulled, pull};
 pub use registry::{Challenge, CredentialsError, FetchError, parse_challenges};

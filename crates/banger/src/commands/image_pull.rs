@@ -41,13 +41,22 @@ pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let context = Context::from_process()?;
     let from = From::parse(&context.home, args.source)?;
     let wanted = PullImage { source: from.source.clone(), name: args.name };
+    make(&context, &wanted, verbosity)
+}
+
+/// Has the daemon make an image, with progress, and prints what it is called.
+pub(crate) fn make(
+    context: &Context,
+    wanted: &PullImage,
+    verbosity: u8,
+) -> Result<ExitCode, CommandError> {
     let runtime = context::runtime()?;
-    let ended = runtime.block_on(pull(&context.client(verbosity), &wanted));
+    let ended = runtime.block_on(pull(&context.client(verbosity), wanted));
     runtime.shutdown_background();
     let Some(operation) = ended? else { return Ok(ExitCode(130)) };
     match operation.status {
         OperationStatus::Failed { error, .. } => Err(anyhow!(error).into()),
-        OperationStatus::Cancelled { .. } => Err(anyhow!("the pull was called off").into()),
+        OperationStatus::Cancelled { .. } => Err(anyhow!("it was called off").into()),
         OperationStatus::Running | OperationStatus::Succeeded { .. } => {
             output::line(operation.name)?;
             Ok(ExitCode::SUCCESS)

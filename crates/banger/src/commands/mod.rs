@@ -8,7 +8,9 @@ pub(crate) mod doctor;
 pub(crate) mod image_cache;
 pub(crate) mod image_delete;
 pub(crate) mod image_list;
+pub(crate) mod image_promote;
 pub(crate) mod image_pull;
+pub(crate) mod image_register;
 pub(crate) mod image_show;
 mod listing;
 pub(crate) mod man;
@@ -87,6 +89,8 @@ fn run_vm(command: Vm, verbosity: u8) -> Result<ExitCode, CommandError> {
 fn run_image(command: Image, verbosity: u8) -> Result<ExitCode, CommandError> {
     match command {
         Image::Pull(args) => image_pull::run(args, verbosity),
+        Image::Promote(args) => image_promote::run(args, verbosity),
+        Image::Register(args) => image_register::run(args, verbosity),
         Image::List(args) => image_list::run(&args, verbosity),
         Image::Show(args) => image_show::run(&args, verbosity),
         Image::Delete(args) => image_delete::run(&args, verbosity),

@@ -14,6 +14,7 @@ mod lifetime;
 mod link;
 mod lives;
 mod logs_stats;
+mod made_images;
 mod mistakes;
 mod network;
 mod pause;

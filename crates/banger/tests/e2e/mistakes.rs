@@ -8,7 +8,7 @@ use crate::support::TestEnv;
 use crate::vm::ran;
 
 /// Lines as a user types them where there is no sandbox but `made`, which was never started.
-const LINES: [&str; 80] = [
+const LINES: [&str; 84] = [
     "vm",
     "vm run --network nowhere -- true",
     "vm run --memory 1 -- true",
@@ -73,6 +73,10 @@ const LINES: [&str; 80] = [
     "image cache prune --keep much",
     "template rm 00",
     "template prune",
+    "image promote nobody mine",
+    "image promote nobody",
+    "image register mine",
+    "image register mine --rootfs /nonexistent",
     "volume create Data",
     "volume create data --size 1M",
     "volume list",

@@ -1,6 +1,7 @@
 //! Images: fetched, shown and removed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::{Path, State};
@@ -19,6 +20,7 @@ use super::App;
 use super::error::{Failure, Json, Query};
 use super::sandboxes::{Asking, chosen};
 use crate::images::Pull;
+use crate::images::promote::{SANDBOX, promote};
 use crate::images::uses::{used, users};
 use crate::registry::Registry;
 
@@ -52,8 +54,21 @@ pub(super) async fn pull(
         return Ok((StatusCode::ACCEPTED, Answer(known.operation().as_ref().clone())));
     }
     let called = name.as_ref().map_or(source.as_str(), ImageName::as_str).to_owned();
-    let operation = shared.operations.of_image(id, ImageAction::Pull, &called);
-    shared.images.carry_out(Pull { source, name }, operation.clone());
+    let sandbox = source.strip_prefix(SANDBOX).map(str::to_owned);
+    let action = if sandbox.is_some() { ImageAction::Promote } else { ImageAction::Pull };
+    if let (Some(_), None) = (&sandbox, &name) {
+        let said = "an image that is made of a sandbox needs a name";
+        return Err(Problem::new(ProblemCode::Invalid, said).into());
+    }
+    let operation = shared.operations.of_image(id, action, &called);
+    match (sandbox, name) {
+        (Some(sandbox), Some(name)) => {
+            let (registry, progress) = (registry.clone(), Arc::new(operation.clone()));
+            let work = async move { promote(registry, &sandbox, name, progress).await };
+            shared.images.work(operation.clone(), work);
+        }
+        (_, name) => shared.images.carry_out(Pull { source, name }, operation.clone()),
+    }
     Ok((StatusCode::ACCEPTED, Answer(operation.operation().as_ref().clone())))
 }
 

@@ -1,6 +1,7 @@
 //! Images that are fetched: each once, however many wait for it, and called off when nobody does.
 
 mod crowd;
+pub(crate) mod promote;
 pub(crate) mod uses;
 
 use std::collections::BTreeMap;
@@ -13,9 +14,9 @@ use banger_host::fs::open_file;
 use banger_host::home::Home;
 use banger_image::Image;
 use banger_image::image::ImageInfo;
-use banger_image::image::{Import, Naming};
+use banger_image::image::{FromRootfs, Import, Naming, Rootfs, Whose};
 use banger_image::oci::{self, Cache, Source};
-use banger_model::{ImageName, OperationId, Progress, WantedImage};
+use banger_model::{Bytes, ImageName, OperationId, Progress, WantedImage};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -28,6 +29,8 @@ use crowd::Crowd;
 /// Most pulls that are under way at once.
 const MAX_PULLS: usize = 16;
 
+/// Stands before the path of a root file system.
+const ROOTFS: &str = "rootfs:";
 /// Stands before the path of an archive whose kind is to be found out.
 const ARCHIVE: &str = "archive:";
 
@@ -127,12 +130,19 @@ impl Images {
 
     /// Carries out an operation that fetches an image.
     pub(crate) fn carry_out(self: &Arc<Self>, pull: Pull, shown: Shown) {
+        let (images, progress) = (self.clone(), Arc::new(shown.clone()));
+        self.work(shown, async move { images.get(pull, progress).await });
+    }
+
+    /// Carries out an operation that ends with an image. Called off, its work is dropped.
+    pub(crate) fn work(
+        self: &Arc<Self>,
+        shown: Shown,
+        work: impl Future<Output = Result<ImageName>> + Send + 'static,
+    ) {
         use banger_model::OperationStatus as Status;
-        let (images, id) = (self.clone(), shown.id());
-        let waits = tokio::spawn({
-            let shown = shown.clone();
-            async move { images.get(pull, Arc::new(shown)).await }
-        });
+        let id = shown.id();
+        let waits = tokio::spawn(work);
         lock(&self.waiting).insert(id.clone(), waits.abort_handle());
         let images = self.clone();
         tokio::spawn(async move {
@@ -147,6 +157,11 @@ impl Images {
                 Err(_) => Status::Cancelled { at: now() },
             });
         });
+    }
+
+    /// Most bytes that what an image is made of may unpack to.
+    pub(crate) fn max_unpacked(&self) -> Bytes {
+        self.fetching.settings.limits.max_unpacked
     }
 
     /// Calls an operation off; others may still wait for the same image. Returns whether it was
@@ -209,6 +224,14 @@ struct Fetch {
 
 impl Fetch {
     async fn run(self, pull: Pull) -> Result<ImageName> {
+        if let Some(path) = pull.source.strip_prefix(ROOTFS) {
+            let name = pull.name.context("an image of a root file system needs a name")?;
+            return spawn_blocking({
+                let path = path.to_owned();
+                move || self.register(&path, &name)
+            })
+            .await?;
+        }
         let cache = cache_of(&self.home)?;
         let source = source(&pull.source)?;
         let fallback = named_after(&source);
@@ -243,6 +266,23 @@ impl Fetch {
         let ImageInfo { source, .. } = image.info();
         info!(image = %image.id(), %source, "an image is here");
         image.name().context("it has no name")
+    }
+}
+
+impl Fetch {
+    /// Makes an image of a root file system on this host.
+    fn register(&self, path: &str, name: &ImageName) -> Result<ImageName> {
+        let from = FromRootfs {
+            home: &self.home,
+            name,
+            source: path,
+            whose: Whose::Nobodys,
+            max_unpacked: self.fetching.settings.limits.max_unpacked,
+            now: now(),
+        };
+        let made = Rootfs::at(Path::new(path)).and_then(|it| from.make(it, &*self.progress));
+        made.with_context(|| format!("cannot make an image of {path}"))?;
+        Ok(name.clone())
     }
 }
 

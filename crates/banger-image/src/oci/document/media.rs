@@ -61,7 +61,7 @@ pub enum Compression {
 impl Compression {
     /// What the first bytes of some content tell; a tar begins with a name, which no sane one
     /// has these bytes in.
-    pub(in crate::oci) fn sniff(begin: &[u8]) -> Self {
+    pub(crate) fn sniff(begin: &[u8]) -> Self {
         match begin {
             [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
             [0x28, 0xb5, 0x2f, 0xfd, ..] => Self::Zstd,

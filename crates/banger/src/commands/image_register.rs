@@ -1,0 +1,34 @@
+//! `banger image register`: a root file system on this host becomes an image.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use banger_api::types::PullImage;
+use banger_model::{ExitCode, ImageName};
+
+use crate::commands::image_pull;
+use crate::context::{self, Context};
+use crate::error::CommandError;
+
+/// Make an image of a root file system on this host
+///
+/// It is copied. A directory keeps owners and modes as far as you may read them. What kind of file it
+/// is shows in the file. Prints the image's name.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  banger image register mine --rootfs ./root.tar.zst\n  \
+                        banger image register mine --rootfs ./rootfs.ext4\n  \
+                        banger image register mine --rootfs ./tree")]
+pub(crate) struct Args {
+    /// What the image is to be called
+    name: ImageName,
+    /// The root file system: a directory, a tar (plain, gzip or zstd) or a file with ext4
+    #[arg(long, value_name = "PATH")]
+    rootfs: PathBuf,
+}
+
+pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
+    let path = context::current_dir()?.join(args.rootfs);
+    let path = path.to_str().context("the path is not UTF-8")?;
+    let wanted = PullImage { source: format!("rootfs:{path}"), name: Some(args.name) };
+    image_pull::make(&Context::from_process()?, &wanted, verbosity)
+}

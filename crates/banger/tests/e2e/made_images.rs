@@ -1,0 +1,117 @@
+//! Images that are made here: of sandboxes, and of root file systems.
+
+use crate::images::{gives, shown};
+use crate::support::TestEnv;
+use crate::vm::ran;
+
+fn own() -> Option<TestEnv> {
+    TestEnv::with_machines().map(TestEnv::with_own_images)
+}
+
+fn refused(env: &TestEnv, line: &str, why: &str) {
+    let (status, _, stderr) = ran(env, line);
+    assert!(status == 1 && stderr.contains(why), "{line}: {status} {stderr}");
+}
+
+/// What a program may do without being root's: bind to low ports.
+const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A tar of a root file system with busybox and a program with a capability.
+fn busybox_root() -> Option<Vec<u8>> {
+    let Ok(program) = std::fs::read("/bin/busybox") else {
+        banger_testkit::skipped("busybox-static is not installed");
+        return None;
+    };
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut put = |path: &str, bytes: &[u8], kind: tar::EntryType| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(bytes.len() as u64);
+        if kind.is_symlink() {
+            header.set_size(0);
+            tar.append_link(&mut header, path, "busybox").unwrap();
+        } else {
+            tar.append_data(&mut header, path, bytes).unwrap();
+        }
+    };
+    put("bin/busybox", &program, tar::EntryType::Regular);
+    for link in ["sh", "cat", "chown", "chmod", "ln", "mkfifo", "touch", "mv", "rm", "stat", "ls"] {
+        put(&format!("bin/{link}"), b"", tar::EntryType::Symlink);
+    }
+    for dir in ["etc/skel/", "etc/ssh/", "srv/"] {
+        put(dir, b"", tar::EntryType::Directory);
+    }
+    put("etc/issue", b"hello", tar::EntryType::Regular);
+    put("etc/skel/x", b"x", tar::EntryType::Regular);
+    tar.append_pax_extensions([("SCHILY.xattr.security.capability", CAPABILITY)]).unwrap();
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o755);
+    header.set_size(2);
+    tar.append_data(&mut header, "srv/capable", &b"#!"[..]).unwrap();
+    Some(tar.into_inner().unwrap())
+}
+
+#[test]
+fn a_sandbox_at_rest_becomes_an_image_with_everything_but_its_identity() {
+    let Some(env) = own() else { return };
+    let Some(root) = busybox_root() else { return };
+    let file = env.home().join("root.tar");
+    std::fs::write(&file, root).unwrap();
+    gives(&env, &format!("image register busy --rootfs {}", file.display()), "busy\n");
+    gives(&env, "vm create one --network none --no-start --image busy", "one\n");
+    refused(&env, "image promote one mine", "was never started");
+    gives(&env, "vm start one", "one\n");
+    let script = "echo hello > /srv/file; chown 7:8 /srv/file; chmod 4751 /srv/file; \
+        ln /srv/file /srv/other; ln -s file /srv/link; mkfifo /srv/pipe; rm /etc/issue; \
+        touch -d '2001-02-03 04:05:06' /srv/old; mv /etc/skel /etc/moved; \
+        echo secret > /etc/ssh/ssh_host_x_key; chmod 700 /srv/capable";
+    env.run(["vm", "exec", "one", "--", "sh", "-c", script]).ok();
+    refused(&env, "image promote one mine", "one is running: stop it first");
+    gives(&env, "vm stop one", "one\n");
+    gives(&env, "image promote one mine", "mine\n");
+    refused(&env, "image promote one mine", "there is an image mine already");
+    assert_eq!(shown(&env, "mine")["source"], "sandbox one, made of busy");
+    let look = "cd /srv; stat -c '%n %u:%g %a %h %F' file link pipe capable; cat other; \
+        stat -c %Y old; ls -A /etc/moved /etc/ssh; ls /etc/issue";
+    let run = ["vm", "run", "--network", "none", "--image", "mine", "--", "sh", "-c", look];
+    let ran = env.run(run);
+    assert_eq!(
+        ran.text(),
+        "file 7:8 4751 2 regular file\nlink 0:0 777 1 symbolic link\npipe 0:0 644 1 fifo\n\
+         capable 0:0 700 1 regular file\nhello\n981173106\n/etc/moved:\nx\n\n/etc/ssh:\n"
+    );
+    assert!(ran.stderr.contains("/etc/issue: No such file"), "{}", ran.stderr);
+    let id = shown(&env, "mine")["id"].as_str().unwrap().to_owned();
+    let image = env.home().join("data/image-store").join(id).join("root.ext4");
+    let mut debugfs = std::process::Command::new("/sbin/debugfs");
+    let got =
+        debugfs.args(["-R", "ea_get -x /srv/capable security.capability"]).arg(image).output();
+    let got = String::from_utf8(got.unwrap().stdout).unwrap();
+    assert!(got.contains("01 00 00 02 00 04 00 00"), "{got}");
+    // The sandbox is as it was.
+    gives(&env, "vm start one", "one\n");
+    assert_eq!(env.run(["vm", "exec", "one", "--", "cat", "/srv/link"]).ok(), "hello\n");
+    gives(&env, "vm delete one --force", "one\n");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_root_file_system_becomes_an_image() {
+    let Some(env) = own() else { return };
+    let tree = env.home().join("tree");
+    std::fs::create_dir_all(tree.join("bin")).unwrap();
+    if std::fs::copy("/bin/busybox", tree.join("bin/busybox")).is_err() {
+        return banger_testkit::skipped("busybox-static is not installed");
+    }
+    std::os::unix::fs::symlink("busybox", tree.join("bin/sh")).unwrap();
+    let tree = tree.to_str().unwrap();
+    gives(&env, &format!("image register mine --rootfs {tree}"), "mine\n");
+    let run = "vm run --network none --image mine -- busybox echo it runs";
+    gives(&env, run, "it runs\n");
+    let nothing = format!("image register other --rootfs {tree}/nothing");
+    refused(&env, &nothing, "cannot make an image of");
+    refused(&env, &format!("image register other --rootfs {tree}/bin/busybox"), "neither a tar");
+    gives(&env, "image delete mine", "mine\n");
+    env.assert_nothing_left();
+}
