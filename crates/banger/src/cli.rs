@@ -3,8 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, completion, doctor, image_cache, image_delete, image_list, image_promote, image_pull,
-    image_register, image_show, man, snapshot_delete, snapshot_list, template_delete,
+    bench, completion, doctor, image_build, image_cache, image_delete, image_list, image_promote,
+    image_pull, image_register, image_show, man, snapshot_delete, snapshot_list, template_delete,
     template_list, template_prune, version, vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork,
     vm_list, vm_logs, vm_prune, vm_run, vm_show, vm_snapshot, vm_stats, volume,
 };
@@ -109,6 +109,7 @@ pub(crate) enum Vm {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
     Pull(image_pull::Args),
+    Build(image_build::Args),
     Promote(image_promote::Args),
     Register(image_register::Args),
     #[command(visible_alias = "ls")]

@@ -117,7 +117,7 @@ fn shown(path: &Path) -> anyhow::Result<&str> {
 }
 
 /// Nothing when whoever asked has interrupted it.
-async fn pull(client: &Client, wanted: &PullImage) -> anyhow::Result<Option<Operation>> {
+pub(crate) async fn pull(client: &Client, wanted: &PullImage) -> anyhow::Result<Option<Operation>> {
     let id = OperationId::from_random(random::bytes()?);
     let mut interrupts = Interrupts::listen()?;
     tokio::select! {

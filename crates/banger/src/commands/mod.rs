@@ -5,6 +5,7 @@ pub(crate) mod command_args;
 pub(crate) mod completion;
 mod consent;
 pub(crate) mod doctor;
+pub(crate) mod image_build;
 pub(crate) mod image_cache;
 pub(crate) mod image_delete;
 pub(crate) mod image_list;
@@ -89,6 +90,7 @@ fn run_vm(command: Vm, verbosity: u8) -> Result<ExitCode, CommandError> {
 fn run_image(command: Image, verbosity: u8) -> Result<ExitCode, CommandError> {
     match command {
         Image::Pull(args) => image_pull::run(args, verbosity),
+        Image::Build(args) => image_build::run(args, verbosity),
         Image::Promote(args) => image_promote::run(args, verbosity),
         Image::Register(args) => image_register::run(args, verbosity),
         Image::List(args) => image_list::run(&args, verbosity),

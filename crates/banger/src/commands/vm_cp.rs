@@ -85,7 +85,8 @@ pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> 
     copied.map(|()| ExitCode::SUCCESS)
 }
 
-async fn out(
+/// Copies out of a sandbox.
+pub(crate) async fn out(
     client: &Client,
     sandbox: &str,
     path: Vec<u8>,
@@ -121,7 +122,8 @@ async fn out_as_stream(client: &Client, sandbox: &str, path: Vec<u8>) -> Result<
     .await
 }
 
-async fn into(
+/// Copies into a sandbox.
+pub(crate) async fn into(
     client: &Client,
     sandbox: &str,
     from: Vec<u8>,

@@ -111,7 +111,7 @@ async fn in_sandbox(
 }
 
 /// Makes a sandbox and waits until it runs; returns how it is called.
-async fn start(client: &Client, wanted: &CreateSandbox) -> Result<String> {
+pub(crate) async fn start(client: &Client, wanted: &CreateSandbox) -> Result<String> {
     let created = create(client, wanted).await?;
     let Some(operation) = created.operation else { bail!("the daemon does not start the sandbox") };
     let shown = progress::to_stderr();

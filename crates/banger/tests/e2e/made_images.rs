@@ -75,13 +75,13 @@ fn a_sandbox_at_rest_becomes_an_image_with_everything_but_its_identity() {
     let look = "cd /srv; stat -c '%n %u:%g %a %h %F' file link pipe capable; cat other; \
         stat -c %Y old; ls -A /etc/moved /etc/ssh; ls /etc/issue";
     let run = ["vm", "run", "--network", "none", "--image", "mine", "--", "sh", "-c", look];
-    let ran = env.run(run);
+    let looked = env.run(run);
     assert_eq!(
-        ran.text(),
+        looked.text(),
         "file 7:8 4751 2 regular file\nlink 0:0 777 1 symbolic link\npipe 0:0 644 1 fifo\n\
          capable 0:0 700 1 regular file\nhello\n981173106\n/etc/moved:\nx\n\n/etc/ssh:\n"
     );
-    assert!(ran.stderr.contains("/etc/issue: No such file"), "{}", ran.stderr);
+    assert!(looked.stderr.contains("/etc/issue: No such file"), "{}", looked.stderr);
     let id = shown(&env, "mine")["id"].as_str().unwrap().to_owned();
     let image = env.home().join("data/image-store").join(id).join("root.ext4");
     let mut debugfs = std::process::Command::new("/sbin/debugfs");
@@ -89,6 +89,22 @@ fn a_sandbox_at_rest_becomes_an_image_with_everything_but_its_identity() {
         debugfs.args(["-R", "ea_get -x /srv/capable security.capability"]).arg(image).output();
     let got = String::from_utf8(got.unwrap().stdout).unwrap();
     assert!(got.contains("01 00 00 02 00 04 00 00"), "{got}");
+    // A build is a sandbox, some commands, and this.
+    let script = env.home().join("provision");
+    std::fs::write(&script, "#!/bin/sh\necho built > /srv/built\n").unwrap();
+    let built = env.run([
+        "image".as_ref(),
+        "build".as_ref(),
+        "--from".as_ref(),
+        "mine".as_ref(),
+        "--provision".as_ref(),
+        script.as_os_str(),
+        "built".as_ref(),
+    ]);
+    assert_eq!(built.ok(), "built\n");
+    let run = "vm run --network none --image built -- cat /srv/built";
+    gives(&env, run, "built\n");
+    refused(&env, "image build --from mine --package x other", "installing x failed with status 1");
     // The sandbox is as it was.
     gives(&env, "vm start one", "one\n");
     assert_eq!(env.run(["vm", "exec", "one", "--", "cat", "/srv/link"]).ok(), "hello\n");

@@ -8,7 +8,7 @@ use crate::support::TestEnv;
 use crate::vm::ran;
 
 /// Lines as a user types them where there is no sandbox but `made`, which was never started.
-const LINES: [&str; 84] = [
+const LINES: [&str; 87] = [
     "vm",
     "vm run --network nowhere -- true",
     "vm run --memory 1 -- true",
@@ -73,6 +73,9 @@ const LINES: [&str; 84] = [
     "image cache prune --keep much",
     "template rm 00",
     "template prune",
+    "image build .",
+    "image build --from debian-bookworm Bad",
+    "image build -f Dockerfile --name x /nonexistent",
     "image promote nobody mine",
     "image promote nobody",
     "image register mine",

@@ -1,0 +1,373 @@
+//! `banger image build`: an image is made in a sandbox, of another image or of a Dockerfile.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, Result, anyhow};
+use banger_api::client::{Client, Force, SandboxAction};
+use banger_api::types::{Command, CreateSandbox, PullImage, Text};
+use banger_host::{fs, random};
+use banger_model::{
+    BootMode, DiskSize, Disposal, ExitCode, ImageName, KernelName, Labels, Lifetime, Limits,
+    MemorySize, NetworkMode, OperationId, OperationStatus, RestartPolicy, SandboxSpec, WantedImage,
+};
+use clap_complete::ArgValueCandidates;
+
+use crate::commands::{completion, image_pull, vm_cp, vm_run};
+use crate::context::{self, Context};
+use crate::error::{CommandError, Kind};
+use crate::lease::Lease;
+use crate::output::{self, notice};
+use crate::{progress, session};
+
+/// What builds Dockerfiles: made of the default image when it is first needed.
+const BUILDER: &str = "banger-builder";
+const BUILDER_BASE: &str = "debian-bookworm";
+const BUILDER_PACKAGES: [&str; 2] = ["buildah", "ca-certificates"];
+/// What `--docker` adds.
+const DOCKER_PACKAGES: [&str; 3] = ["docker.io", "iptables", "ca-certificates"];
+/// Where a Dockerfile is built, in the sandbox.
+const PLACE: &str = "/build";
+/// Longest provisioning script, in bytes: what fits into one argument.
+const MAX_SCRIPT_LEN: u64 = Limits::MAX_ARG_LEN as u64 - 1;
+/// The kernel of a sandbox that builds.
+const KERNEL: &str = "debian-cloud";
+/// The memory of a sandbox that builds: package managers want more than a shell.
+const MEMORY: &str = "1G";
+
+/// Installs its arguments with whatever the image installs with. What is said goes to standard
+/// error: standard output is for the image's name.
+const INSTALL: &str = r#"exec >&2 </dev/null
+if command -v apt-get >/dev/null; then
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q && apt-get install -q -y --no-install-recommends -- "$@" && apt-get clean
+    rm -rf /var/lib/apt/lists/*
+elif command -v apk >/dev/null; then apk add --no-cache -- "$@"
+elif command -v dnf >/dev/null; then dnf install -y --setopt=install_weak_deps=0 -- "$@" && dnf clean all
+else echo 'the image has neither apt-get nor apk nor dnf' >&2; exit 1
+fi"#;
+/// Runs its argument as a script of its own, which may name its interpreter.
+const PROVISION: &str = r#"exec >&2 </dev/null
+printf '%s' "$1" > /run/banger-provision && chmod 700 /run/banger-provision || exit 1
+case $1 in '#!'*) /run/banger-provision ;; *) sh -e /run/banger-provision ;; esac
+status=$?; rm -f /run/banger-provision; exit $status"#;
+/// Builds the Dockerfile that was copied, and writes what comes out as an archive.
+const BUILD: &str = r#"exec >&2 </dev/null; cd /build
+buildah build --isolation chroot -f /build/Dockerfile -t built /build/context &&
+buildah push built oci-archive:/build/image.tar:built"#;
+
+/// Make an image in a sandbox
+///
+/// With --from, packages are installed in another image and a script is run in it; NAME is what comes
+/// out. With -f, a Dockerfile is built with the directory CONTEXT. Everything runs in a sandbox that is
+/// thrown away. Prints the image's name.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    banger image build --from debian-bookworm --package nginx --provision setup.sh web\n  \
+    banger image build --from debian-bookworm --docker docker\n  \
+    banger image build -f Dockerfile .\n  \
+    banger image build -f Dockerfile --name app ./src")]
+#[command(group = clap::ArgGroup::new("recipe").required(true).args(["from", "file"]))]
+pub(crate) struct Args {
+    /// The image to begin with
+    #[arg(long, value_name = "IMAGE", add = ArgValueCandidates::new(completion::images))]
+    from: Option<WantedImage>,
+    /// Install a package with the image's own package manager; may be repeated
+    #[arg(long = "package", value_name = "PACKAGE", requires = "from")]
+    packages: Vec<String>,
+    /// Install Docker
+    #[arg(long, requires = "from")]
+    docker: bool,
+    /// Run this script in it, as root
+    #[arg(long, value_name = "SCRIPT", requires = "from")]
+    provision: Option<PathBuf>,
+    /// Size of the disk that is built on
+    #[arg(long, default_value_t = DiskSize::DEFAULT)]
+    size: DiskSize,
+    /// Build this Dockerfile
+    #[arg(long, short, value_name = "DOCKERFILE")]
+    file: Option<PathBuf>,
+    /// What the image of a Dockerfile is called [default: the name of CONTEXT]
+    #[arg(long, short = 't', requires = "file")]
+    name: Option<ImageName>,
+    /// What the image is called (with --from), or the directory that is built (with -f)
+    #[arg(value_name = "NAME|CONTEXT")]
+    target: PathBuf,
+}
+
+pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
+    let context = Context::from_process()?;
+    let plan = Plan::of(args)?;
+    let runtime = context::runtime()?;
+    let builder = Builder { client: context.client(verbosity), context: &context };
+    let made = runtime.block_on(builder.make(&plan));
+    runtime.shutdown_background();
+    output::line(made?.as_str())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is to be made.
+#[derive(Debug)]
+struct Plan {
+    name: ImageName,
+    size: DiskSize,
+    recipe: Recipe,
+}
+
+#[derive(Debug)]
+enum Recipe {
+    /// Another image, and what is added to it.
+    Image {
+        from: WantedImage,
+        steps: Vec<Step>,
+    },
+    Dockerfile {
+        file: PathBuf,
+        context: PathBuf,
+    },
+}
+
+/// One command, and what it is for.
+#[derive(Debug)]
+struct Step {
+    what: String,
+    argv: Vec<String>,
+}
+
+impl Step {
+    fn shell(what: String, script: &str, arguments: impl IntoIterator<Item = String>) -> Self {
+        let sh = ["/bin/sh", "-c", script, "sh"].map(str::to_owned);
+        Self { what, argv: sh.into_iter().chain(arguments).collect() }
+    }
+
+    fn install(packages: Vec<String>) -> Self {
+        Self::shell(format!("installing {}", packages.join(", ")), INSTALL, packages)
+    }
+}
+
+impl Plan {
+    fn of(args: Args) -> Result<Self, CommandError> {
+        let usage = |error| CommandError::new(Kind::Usage, error);
+        let current = context::current_dir()?;
+        let (name, recipe) = match (args.from, args.file) {
+            (Some(from), _) => {
+                let name = args.target.to_str().unwrap_or_default();
+                let name = name.parse().map_err(|error| usage(anyhow::Error::from(error)))?;
+                let mut packages = args.packages;
+                if args.docker {
+                    packages.extend(DOCKER_PACKAGES.map(str::to_owned));
+                }
+                let mut steps = Vec::new();
+                steps.extend((!packages.is_empty()).then(|| Step::install(packages)));
+                if let Some(script) = args.provision {
+                    let text = read_script(&current.join(&script))?;
+                    let what = format!("running {}", script.display());
+                    steps.push(Step::shell(what, PROVISION, [text]));
+                }
+                (name, Recipe::Image { from, steps })
+            }
+            (None, Some(file)) => {
+                let context = current.join(&args.target);
+                let context = context
+                    .canonicalize()
+                    .with_context(|| format!("there is no directory {}", context.display()))?;
+                let named = || name_of(&context);
+                let name = args.name.map_or_else(named, Ok).map_err(usage)?;
+                (name, Recipe::Dockerfile { file: current.join(file), context })
+            }
+            (None, None) => return Err(usage(anyhow!("say --from IMAGE or -f DOCKERFILE"))),
+        };
+        Ok(Self { name, size: args.size, recipe })
+    }
+}
+
+fn read_script(path: &Path) -> Result<String> {
+    let bytes = fs::read_bounded(path, MAX_SCRIPT_LEN)?;
+    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8", path.display()))
+}
+
+fn name_of(context: &Path) -> Result<ImageName> {
+    let name = context.file_name().unwrap_or_default().to_string_lossy();
+    let plain = name.to_ascii_lowercase().replace('_', "-");
+    plain.parse().with_context(|| format!("{name:?} makes no name; give one with --name"))
+}
+
+struct Builder<'a> {
+    client: Client,
+    context: &'a Context,
+}
+
+/// A sandbox that is built in. It goes with its lease, whatever becomes of this program.
+struct Site {
+    sandbox: String,
+    _lease: Lease,
+}
+
+impl Builder<'_> {
+    async fn make(&self, plan: &Plan) -> Result<ImageName, CommandError> {
+        match &plan.recipe {
+            Recipe::Image { from, steps } => {
+                self.of_image(&plan.name, from, steps, plan.size).await
+            }
+            Recipe::Dockerfile { file, context } => {
+                self.of_dockerfile(&plan.name, (file, context), plan.size).await
+            }
+        }
+    }
+
+    async fn of_image(
+        &self,
+        name: &ImageName,
+        from: &WantedImage,
+        steps: &[Step],
+        size: DiskSize,
+    ) -> Result<ImageName, CommandError> {
+        let site = self.begin(from.clone(), size).await?;
+        for step in steps {
+            self.step(&site, step).await?;
+        }
+        let stopping = self.client.act(&site.sandbox, SandboxAction::Stop).await?;
+        let shown = progress::to_stderr();
+        progress::follow(&self.client, &stopping.id, &*shown).await?;
+        drop(shown);
+        let source = format!("sandbox:{}", site.sandbox);
+        let made = self.image(PullImage { source, name: Some(name.clone()) }).await;
+        self.end(site).await?;
+        made
+    }
+
+    async fn of_dockerfile(
+        &self,
+        name: &ImageName,
+        (file, context): (&Path, &Path),
+        size: DiskSize,
+    ) -> Result<ImageName, CommandError> {
+        let builder = self.builder().await?;
+        let site = self.begin(parsed(builder.as_str())?, size).await?;
+        let prepare = format!("mkdir -p {PLACE}/context");
+        self.step(&site, &Step::shell("copying what is built".to_owned(), &prepare, [])).await?;
+        let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
+        for (from, to) in [(context.join("."), "context"), (file.to_owned(), "Dockerfile")] {
+            let to = format!("{PLACE}/{to}").into_bytes();
+            vm_cp::into(&self.client, &site.sandbox, bytes(&from), to).await?;
+        }
+        let build = Step::shell(format!("building {}", file.display()), BUILD, []);
+        self.step(&site, &build).await?;
+        let id = OperationId::from_random(random::bytes()?);
+        let cache = self.context.home.cache();
+        fs::ensure_private_dir(cache)?;
+        let aside = Aside(cache.join(format!("import-{id}")));
+        let from = format!("{PLACE}/image.tar").into_bytes();
+        vm_cp::out(&self.client, &site.sandbox, from, bytes(&aside.0)).await?;
+        self.end(site).await?;
+        let path = aside.0.to_str().context("the home's path is not UTF-8")?;
+        let source = format!("oci-archive:{path}");
+        self.image(PullImage { source, name: Some(name.clone()) }).await
+    }
+
+    /// The image that Dockerfiles are built in.
+    async fn builder(&self) -> Result<ImageName, CommandError> {
+        let name: ImageName = parsed(BUILDER)?;
+        if self.client.image(BUILDER).await.is_ok() {
+            return Ok(name);
+        }
+        notice("making the image that builds Dockerfiles (once)");
+        let install = Step::install(BUILDER_PACKAGES.map(str::to_owned).to_vec());
+        self.of_image(&name, &parsed(BUILDER_BASE)?, &[install], DiskSize::DEFAULT).await
+    }
+
+    async fn begin(&self, image: WantedImage, disk: DiskSize) -> Result<Site, CommandError> {
+        let lease = Lease::take(&self.context.home)?;
+        let kernel: KernelName = parsed(KERNEL)?;
+        let memory: MemorySize = parsed(MEMORY)?;
+        let spec = SandboxSpec {
+            image,
+            kernel,
+            cpus: None,
+            memory,
+            disk,
+            network: NetworkMode::User,
+            boot: BootMode::Template,
+            init: None,
+            volumes: Default::default(),
+        };
+        let wanted = CreateSandbox {
+            name: None,
+            spec: Some(spec),
+            from: None,
+            labels: Labels::default(),
+            lifetime: Lifetime {
+                ttl: None,
+                idle_timeout: None,
+                restart: RestartPolicy::No,
+                disposal: Disposal::Keep,
+                lease: Some(lease.id()),
+            },
+            start: true,
+        };
+        let sandbox = vm_run::start(&self.client, &wanted).await?;
+        Ok(Site { sandbox, _lease: lease })
+    }
+
+    async fn step(&self, site: &Site, step: &Step) -> Result<(), CommandError> {
+        notice(&step.what);
+        let command = Command {
+            argv: step.argv.iter().map(|word| Text::from(word.as_str())).collect(),
+            user: Some("0".into()),
+            cwd: Some("/".into()),
+            ..Command::default()
+        };
+        let interrupts = session::Interrupts::listen()?;
+        let ended = session::run(&self.client, &site.sandbox, command, interrupts).await?;
+        match ended {
+            ExitCode::SUCCESS => Ok(()),
+            ExitCode(status) => Err(anyhow!("{} failed with status {status}", step.what).into()),
+        }
+    }
+
+    async fn image(&self, wanted: PullImage) -> Result<ImageName, CommandError> {
+        let operation = image_pull::pull(&self.client, &wanted).await?;
+        let operation = operation.context("it was called off")?;
+        match operation.status {
+            OperationStatus::Failed { error, .. } => Err(anyhow!(error).into()),
+            OperationStatus::Cancelled { .. } => Err(anyhow!("it was called off").into()),
+            OperationStatus::Running | OperationStatus::Succeeded { .. } => {
+                Ok(parsed(&operation.name)?)
+            }
+        }
+    }
+
+    /// The sandbox is of no use any more. It goes in any case: nobody need wait.
+    async fn end(&self, site: Site) -> Result<(), CommandError> {
+        self.client.delete(&site.sandbox, Force::Yes).await?;
+        Ok(())
+    }
+}
+
+fn parsed<T: FromStr>(text: &str) -> Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    Ok(text.parse()?)
+}
+
+/// What was put aside, and goes with this.
+struct Aside(PathBuf);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        let _ = fs::remove_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_of_a_directory_is_called_like_it() {
+        assert_eq!(name_of(Path::new("/src/My_App")).unwrap().as_str(), "my-app");
+        assert!(name_of(Path::new("/")).is_err());
+        assert!(name_of(Path::new("/x/-")).is_err());
+    }
+}
