@@ -20,7 +20,8 @@ pub use process::{
 };
 pub use sandbox::{
     Condition, ConditionKind, CreateFrom, CreateSandbox, Created, DiskUsage, ForkSandbox, Forked,
-    LogChunk, LogSource, PruneRequest, Pruned, Sandbox, SandboxDetail, Version,
+    Health, HealthStatus, LogChunk, LogSource, PruneRequest, Pruned, Sandbox, SandboxDetail,
+    Version,
 };
 pub use snapshot::Snapshot;
 pub use stats::{GuestUse, HostUse, Stats};

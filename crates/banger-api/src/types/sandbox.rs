@@ -1,5 +1,7 @@
 //! Sandboxes as they are asked for and shown.
 
+use std::fmt;
+
 use banger_model::{
     FromSnapshot, Labels, Lifetime, NetworkMode, OperationId, SandboxId, SandboxName, SandboxSpec,
     SnapshotName, SnapshotPart, TemplateId, Timestamp,
@@ -150,9 +152,49 @@ pub struct Sandbox {
     pub from: Option<FromSnapshot>,
     /// What is not as it should be.
     pub conditions: Vec<Condition>,
+    /// What its image's own check says, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// What is costly to find out: only when one sandbox is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<SandboxDetail>,
+}
+
+/// What the image's own check says of a sandbox that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Health {
+    /// How it is.
+    pub status: HealthStatus,
+    /// How often the check has failed in a row.
+    pub failures: u32,
+    /// When it was last checked, in milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub checked: Option<Timestamp>,
+    /// What the check said last.
+    pub output: String,
+}
+
+/// How a sandbox is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// Nothing is known yet.
+    Starting,
+    /// It does what it should.
+    Healthy,
+    /// It does not.
+    Unhealthy,
+}
+
+impl fmt::Display for HealthStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        })
+    }
 }
 
 /// Something that is not as it should be.

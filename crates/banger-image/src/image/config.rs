@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::oci::HealthCheck;
 use banger_model::InitMode;
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,9 @@ pub struct ImageConfig {
     /// The signal that asks its command to end, as a name or number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop_signal: Option<String>,
+    /// How to find out whether it does what it should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
     /// Ports that it serves, such as `80/tcp`.
     #[serde(default)]
     pub ports: Vec<String>,

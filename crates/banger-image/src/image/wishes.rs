@@ -44,6 +44,7 @@ pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
         entrypoint: config.entrypoint.clone(),
         cmd: config.cmd.clone(),
         stop_signal: config.stop_signal.clone(),
+        health_check: config.health_check.clone(),
         ports: config.exposed_ports.clone(),
         volumes: config.volumes.clone(),
         labels: config.labels.clone(),

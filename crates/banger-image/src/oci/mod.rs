@@ -23,7 +23,7 @@ mod settings;
 mod source;
 
 pub use cache::{Blob, BlobReader, Cache, CacheEntry, Extent, Pruned};
-pub use document::{Compression, Config, DocumentError, NoPlatform, Platform};
+pub use document::{Compression, Config, DocumentError, HealthCheck, NoPlatform, Platform};
 pub use download::BlobError;
 pub use http::{HttpError, RootsError};
 pub use layer::{Layer, UnpackError, Unpacked};

@@ -44,6 +44,11 @@ fn text(sandbox: &Sandbox, now: Timestamp) -> String {
     ];
     pairs.extend(sandbox.since.map(|at| ("since", ago(at))));
     pairs.extend(sandbox.reason.as_ref().map(|reason| ("reason", shown(reason.as_bytes()))));
+    if let Some(health) = &sandbox.health {
+        let said = shown(health.output.trim().as_bytes());
+        let said = if said.is_empty() { said } else { format!(": {said}") };
+        pairs.push(("health", format!("{}{said}", health.status)));
+    }
     for condition in &sandbox.conditions {
         pairs.push(("condition", shown(condition.message.as_bytes())));
     }
@@ -64,8 +69,10 @@ fn text(sandbox: &Sandbox, now: Timestamp) -> String {
         ("cpus", spec.cpus.map_or("default".to_owned(), |cpus| cpus.to_string())),
         ("memory", spec.memory.to_string()),
         ("network", spec.network.to_string()),
-        ("boots", sandbox.boots.to_string()),
     ]);
+    pairs.extend(spec.init.map(|init| ("init", init.to_string())));
+    pairs.extend(spec.volumes.iter().map(|mount| ("volume", mount.to_string())));
+    pairs.extend([("boots", sandbox.boots.to_string())]);
     match &sandbox.detail {
         Some(detail) => add_detail(&mut pairs, detail, sandbox),
         None => pairs.push(("disk", spec.disk.to_string())),

@@ -106,6 +106,10 @@ pub(crate) fn shown(env: &TestEnv, image: &str) -> Value {
     serde_json::from_str(&env.run(["image", "show", image, "-o", "json"]).ok()).unwrap()
 }
 
+fn shown_vm(env: &TestEnv) -> Value {
+    serde_json::from_str(&env.run(["vm", "show", "web", "-o", "json"]).ok()).unwrap()
+}
+
 #[test]
 fn an_image_is_pulled_when_it_is_missing_and_its_config_is_honoured() {
     let Some(place) = Place::new() else { return };
@@ -118,6 +122,10 @@ fn an_image_is_pulled_when_it_is_missing_and_its_config_is_honoured() {
         "Env": ["PATH=/bin", "GREETING=hello"], "User": "www", "WorkingDir": "/srv/app",
         "Entrypoint": ["/bin/sh", "-c", "echo $GREETING \"$@\"", "entry"], "Cmd": ["by", "default"],
         "ExposedPorts": {"80/tcp": {}}, "Labels": {"by": "us"}, "StopSignal": "SIGQUIT",
+        "Healthcheck": {
+            "Test": ["CMD-SHELL", "echo looked; /bin/cat /tmp/good"],
+            "Interval": 1_000_000_000, "Retries": 1,
+        },
     });
     let Some(reference) = place.push("busy", &image(vec![tools, about], &config)) else { return };
     let env = &place.env;
@@ -140,6 +148,14 @@ fn an_image_is_pulled_when_it_is_missing_and_its_config_is_honoured() {
     // What runs beside the command is what is said, with the image's environment.
     gives(env, &format!("vm create web --network none --image {reference}"), "web\n");
     assert_eq!(env.run(["vm", "exec", "web", "--", "sh", "-c", "echo $GREETING"]).ok(), "hello\n");
+    let health = |wanted: &str| {
+        let is_so = || shown_vm(env)["health"]["status"] == wanted;
+        crate::support::wait_until(wanted, is_so);
+    };
+    health("unhealthy");
+    env.run(["vm", "exec", "web", "--", "sh", "-c", "echo yes > /tmp/good"]).ok();
+    health("healthy");
+    assert_eq!(shown_vm(env)["health"]["output"], "looked\nyes\n");
     let denied = env.run(["image", "delete", "busy-v1"]);
     assert!(denied.stderr.contains("needed by web"), "{}", denied.stderr);
     gives(env, "vm delete web --force", "web\n");

@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use banger_api::types::{Condition, ConditionKind};
+use banger_api::types::{Condition, ConditionKind, Health};
+use banger_host::home::Home;
 use banger_host::process::Process;
 use banger_model::SandboxId;
 use banger_vmm::{EndReason, Record, RunState, pollable};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
 
+use super::health::{self, Check};
 use crate::link::LinkState;
 use crate::logs;
 use crate::machine::{self, Live, Network};
@@ -41,6 +44,7 @@ pub(super) enum News {
 pub(super) struct Minder {
     news: mpsc::Receiver<News>,
     conditions: Conditions,
+    health: Arc<Mutex<Option<Health>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -51,6 +55,7 @@ struct Conditions(Arc<Mutex<BTreeMap<ConditionKind, String>>>);
 struct Reporter {
     news: mpsc::Sender<News>,
     conditions: Conditions,
+    health: Arc<Mutex<Option<Health>>>,
     dir: PathBuf,
     live: Live,
 }
@@ -68,10 +73,11 @@ pub(super) async fn news(minder: &mut Option<Minder>) -> News {
 impl Minder {
     pub(super) fn of(shared: &Shared, id: &SandboxId, live: &Live) -> Self {
         let (sender, news) = mpsc::channel(QUEUE);
-        let conditions = Conditions::default();
+        let (conditions, health) = (Conditions::default(), Arc::default());
         let reporter = Reporter {
             news: sender,
             conditions: conditions.clone(),
+            health: Arc::clone(&health),
             dir: shared.dir(id),
             // It ends a moment after its machine, which the template need not wait for.
             live: Live { template: None, ..live.clone() },
@@ -81,6 +87,7 @@ impl Minder {
         tasks.spawn(reporter.clone().mind_link());
         tasks.spawn(reporter.clone().mind_logs());
         tasks.spawn(reporter.clone().mind_clock());
+        tasks.spawn(reporter.clone().mind_health(shared.home.clone()));
         match &live.network {
             Network::Connected => drop(tasks.spawn(reporter.clone().mind_network())),
             Network::Absent => {}
@@ -92,7 +99,12 @@ impl Minder {
                 .conditions
                 .set(ConditionKind::NetworkFailed, format!("the sandbox has no network: {ended}")),
         }
-        Self { news, conditions, _tasks: tasks }
+        Self { news, conditions, health, _tasks: tasks }
+    }
+
+    /// What the image's own check says, if it has one.
+    pub(super) fn health(&self) -> Option<Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn conditions(&self) -> Vec<Condition> {
@@ -214,6 +226,36 @@ impl Reporter {
             }
             tokio::time::sleep(CLOCK_PERIOD).await;
         }
+    }
+
+    async fn mind_health(self, home: Home) {
+        let dir = self.dir.clone();
+        let found = spawn_blocking(move || Check::of(&home, &dir)).await;
+        match found.map_err(anyhow::Error::from).flatten() {
+            Ok(None) => {}
+            Ok(Some(check)) => {
+                let (begin, mut health) = (Instant::now(), health::unknown());
+                self.set_health(health.clone()).await;
+                while let Some(next) = check.next(&self.live.link, &health, begin).await {
+                    health = next;
+                    self.set_health(health.clone()).await;
+                }
+            }
+            Err(error) => {
+                debug!(dir = %self.dir.display(), error = format!("{error:#}"), "its health is unknown");
+            }
+        }
+    }
+
+    async fn set_health(&self, health: Health) {
+        let old = {
+            let mut known = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            known.replace(health.clone())
+        };
+        if old.is_some_and(|old| old.status != health.status) {
+            info!(dir = %self.dir.display(), status = %health.status, "health");
+        }
+        let _ = self.news.send(News::Conditions).await;
     }
 
     async fn mind_logs(self) {

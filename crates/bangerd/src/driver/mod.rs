@@ -13,6 +13,7 @@
 
 mod asked;
 mod handle;
+mod health;
 mod idle;
 mod life;
 mod minder;
@@ -82,6 +83,7 @@ pub(crate) fn spawn(
     let first = View {
         record: record.clone(),
         conditions: Vec::new(),
+        health: None,
         live: None,
         activity: activity.clone(),
     };
@@ -271,10 +273,12 @@ impl Driver {
 
     fn publish(&self) {
         let conditions = self.minder.as_ref().map(Minder::conditions).unwrap_or_default();
+        let health = self.minder.as_ref().and_then(Minder::health);
         self.view.send_modify(|view| {
             let activity = view.activity.clone();
             let record = self.record.clone();
-            *view = Arc::new(View { record, conditions, live: self.live.clone(), activity });
+            let live = self.live.clone();
+            *view = Arc::new(View { record, conditions, health, live, activity });
         });
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use banger_api::types::{Condition, Sandbox};
+use banger_api::types::{Condition, Health, Sandbox};
 use banger_model::lifecycle::State;
 use banger_model::{SandboxRecord, Timestamp};
 
@@ -17,6 +17,8 @@ pub(crate) struct View {
     pub record: SandboxRecord,
     /// What is not as it should be.
     pub conditions: Vec<Condition>,
+    /// What its image's own check says, if it has one.
+    pub health: Option<Health>,
     /// Its machine, while it can be talked to.
     pub live: Option<Live>,
     /// When it was last of use.
@@ -64,6 +66,7 @@ impl View {
             restart_at,
             from,
             conditions: self.conditions.clone(),
+            health: self.health.clone(),
             detail: None,
         }
     }

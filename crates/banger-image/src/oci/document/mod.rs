@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use thiserror::Error;
 
-pub use config::{Config, parse_config};
+pub use config::{Config, HealthCheck, parse_config};
 pub use index::Index;
 pub use media::Compression;
 pub use platform::{NoPlatform, Platform};
