@@ -4,9 +4,9 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     bench, completion, doctor, image_build, image_cache, image_delete, image_list, image_promote,
-    image_pull, image_register, image_show, man, snapshot_delete, snapshot_list, template_delete,
-    template_list, template_prune, version, vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork,
-    vm_list, vm_logs, vm_prune, vm_run, vm_show, vm_snapshot, vm_stats, volume,
+    image_pull, image_register, image_show, kernel, man, snapshot_delete, snapshot_list,
+    template_delete, template_list, template_prune, version, vm_act, vm_cp, vm_create, vm_delete,
+    vm_exec, vm_fork, vm_list, vm_logs, vm_prune, vm_run, vm_show, vm_snapshot, vm_stats, volume,
 };
 
 /// Disposable Linux sandboxes, each a virtual machine of its own.
@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Images, which sandboxes are made of
     #[command(subcommand)]
     Image(Image),
+    /// Kernels, which sandboxes boot
+    #[command(subcommand)]
+    Kernel(Kernel),
     /// Volumes, disks that outlive sandboxes
     #[command(subcommand)]
     Volume(Volume),
@@ -127,6 +130,16 @@ pub(crate) enum ImageCache {
     #[command(visible_alias = "ls")]
     List(image_cache::ListArgs),
     Prune(image_cache::PruneArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Kernel {
+    Import(kernel::ImportArgs),
+    #[command(visible_alias = "ls")]
+    List(kernel::ListArgs),
+    Show(kernel::ShowArgs),
+    #[command(visible_alias = "rm")]
+    Delete(kernel::DeleteArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,7 +15,9 @@ mod target;
 use std::fmt;
 use std::sync::Arc;
 
-use banger_model::{LabelFilter, OperationId, SnapshotName, SnapshotTag, Timestamp, VolumeName};
+use banger_model::{
+    KernelName, LabelFilter, OperationId, SnapshotName, SnapshotTag, Timestamp, VolumeName,
+};
 use hyper::Method;
 use serde::de::DeserializeOwned;
 
@@ -28,10 +30,10 @@ pub use session::{MAX_SIGNALS, ProcessSession, SessionControl, SessionError, Ses
 use crate::attach::PROTOCOL;
 use crate::types::{
     CachedBlob, CreateSandbox, CreateVolume, Created, ForkSandbox, Forked, GuestProcess, Image,
-    LogChunk, LogSource, Operation, PathKind, ProblemCode, ProcessId, PruneCacheRequest,
-    PruneRequest, PruneTemplatesRequest, Pruned, PrunedCache, PrunedTemplates, PullImage,
-    ResizeVolume, Sandbox, Snapshot, StartProcess, StartedProcess, Stats, Template, Version,
-    Volume,
+    ImportKernel, Kernel, LogChunk, LogSource, Operation, PathKind, ProblemCode, ProcessId,
+    PruneCacheRequest, PruneRequest, PruneTemplatesRequest, Pruned, PrunedCache, PrunedTemplates,
+    PullImage, ResizeVolume, Sandbox, Snapshot, StartProcess, StartedProcess, Stats, Template,
+    Version, Volume,
 };
 use events::{Ending, Resume};
 use http::Ask;
@@ -243,6 +245,27 @@ impl Client {
     pub async fn delete_image(&self, image: &str) -> Result<Image, ClientError> {
         let target = Target::new("images").at(image);
         self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
+    }
+
+    /// The kernels that there are.
+    pub async fn kernels(&self) -> Result<Vec<Kernel>, ClientError> {
+        self.fetch(Ask::get(Target::new("kernels"))).await
+    }
+
+    /// Makes a kernel of files on this host.
+    pub async fn import_kernel(&self, wanted: &ImportKernel) -> Result<Kernel, ClientError> {
+        self.fetch(Ask::post(Target::new("kernels")).json(wanted)?).await
+    }
+
+    /// One kernel.
+    pub async fn kernel(&self, name: &KernelName) -> Result<Kernel, ClientError> {
+        self.fetch(Ask::get(Target::new("kernels").at(name.as_str()))).await
+    }
+
+    /// Removes a kernel; answers with it as it was.
+    pub async fn delete_kernel(&self, name: &KernelName) -> Result<Kernel, ClientError> {
+        let target = Target::new("kernels").at(name.as_str());
+        self.fetch(Ask::new(Method::DELETE, target)).await
     }
 
     /// The volumes that there are.

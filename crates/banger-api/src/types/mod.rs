@@ -1,6 +1,7 @@
 //! What travels: requests, answers, events.
 
 mod image;
+mod kernel;
 mod operation;
 mod problem;
 mod process;
@@ -12,6 +13,7 @@ mod text;
 mod volume;
 
 pub use image::{CachedBlob, Image, ImageWishes, PruneCacheRequest, PrunedCache, PullImage};
+pub use kernel::{ImportKernel, Kernel};
 pub use operation::{Asked, ImageAction, Operation, Stage, StageProgress};
 pub use problem::{Problem, ProblemCode};
 pub use process::{

@@ -2,38 +2,32 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use banger_host::staged::Staged;
 use banger_host::{HostError, fs};
-use banger_model::{Bytes, Progress};
-use bstr::ByteSlice as _;
+use banger_model::{Bytes, KernelName, Progress};
 use thiserror::Error;
 
 use super::apt::{Apt, AptError, Package};
 use super::bzimage::{BzImageError, extract_vmlinux};
-use super::modinfo::{Modinfo, ModinfoError, builtin_aliases};
-use super::modules::{Module, ModuleError, Modules, module_name};
-use super::{BOOT, CONFIG, KernelInfo, MODULES, VMLINUX};
-use crate::archive::{Archive, ArchiveError, Entry, Kind};
+use super::contents::{ModulesOf, keep};
+use super::modinfo::ModinfoError;
+use super::modules::ModuleError;
+use super::{CONFIG, KernelInfo, VMLINUX};
+use crate::archive::{Archive, ArchiveError};
 use crate::artifact::{Address, Artifact};
-use crate::ext4::{WriteImageError, write_image};
+use crate::ext4::WriteImageError;
 use crate::hosttools::{APT_GET, DPKG_DEB, MissingPackages, require};
-use crate::initramfs::boot_part;
 use crate::space::{NoSpace, require_space};
-use crate::tree::{Tree, TreeError};
+use crate::tree::TreeError;
 
 /// The package that always depends on the newest kernel for clouds. It has the drivers of
 /// virtual machines and little else, so it is a quarter of the size of the general kernel.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 /// How the packages begin that it depends on; the kernel's release follows.
 const PACKAGE_PREFIX: &str = "linux-image-";
-
-/// What a guest needs before it can mount its root: its devices are virtio over MMIO, its root
-/// an overlay of ext4 file systems. What the kernel has built in is left out.
-const BOOT_MODULES: [&str; 7] =
-    ["virtio_mmio", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "overlay", "ext4"];
 
 /// Room for the package, what is in it, and what is made of it.
 const SPACE: Bytes = Bytes::mib(500);
@@ -42,7 +36,6 @@ const UNPACK_TIME: Duration = Duration::from_secs(600);
 /// Most bytes in the package; Debian's have 110 MB.
 const MAX_UNPACKED: u64 = 4 << 30;
 const MAX_IMAGE_LEN: u64 = 256 << 20;
-const MAX_MODULE_LEN: u64 = 64 << 20;
 const MAX_TEXT_LEN: u64 = 4 << 20;
 
 /// Why a kernel could not be made.
@@ -101,12 +94,45 @@ pub enum MakeKernelError {
     /// The image of the modules could not be written.
     #[error("cannot make the image of the kernel's modules")]
     Image(#[from] WriteImageError),
+    /// What is to be imported cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why not.
+        source: HostError,
+    },
+    /// It is no kernel.
+    #[error("{path} is no Linux kernel: neither an ELF executable nor a bzImage with one in it")]
+    NoKernel {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: BzImageError,
+    },
+    /// A kernel that does not say which it is.
+    #[error("{path} does not say which release of Linux it is")]
+    NoRelease {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The modules are another kernel's, or none.
+    #[error("{dir} has no modules of {release}")]
+    NoModules {
+        /// Where they were looked for.
+        dir: PathBuf,
+        /// The kernel's release.
+        release: String,
+    },
+    /// There is a kernel of this name.
+    #[error("there is a kernel {0} already")]
+    Taken(KernelName),
     /// A file could not be kept.
     #[error("cannot keep the kernel")]
     Keep(#[source] HostError),
 }
 
-type Result<T, E = MakeKernelError> = std::result::Result<T, E>;
+pub(super) type Result<T, E = MakeKernelError> = std::result::Result<T, E>;
 
 /// Makes the kernel in the staging directory and puts it in place.
 pub(super) fn make(
@@ -159,17 +185,14 @@ impl Maker<'_> {
             package: self.package.name.clone(),
             source,
         })?;
-        self.keep(VMLINUX, &vmlinux)?;
-        self.keep(CONFIG, &self.read(&format!("boot/config-{release}"), MAX_TEXT_LEN)?)?;
+        keep(self.dir, VMLINUX, &vmlinux)?;
+        keep(self.dir, CONFIG, &self.read(&format!("boot/config-{release}"), MAX_TEXT_LEN)?)?;
 
         progress.stage("indexing the kernel's modules");
         let Self { package, archive, dir } = self;
-        let tree =
-            Maker { package, archive: archive.subtree(&format!("lib/modules/{release}")), dir };
-        let modules = tree.modules()?;
-        let boot_modules = tree.keep_boot_part(&modules)?;
-        progress.stage("writing the image of the kernel's modules");
-        tree.write_modules(&modules, progress)?;
+        let archive = archive.subtree(&format!("lib/modules/{release}"));
+        let source = package.name.clone();
+        let boot_modules = ModulesOf { source, archive, dir }.keep(progress)?;
         Ok(KernelInfo {
             release,
             package: package.name.clone(),
@@ -187,64 +210,9 @@ impl Maker<'_> {
         if there { Ok(release.to_owned()) } else { Err(self.lacks(&dir)) }
     }
 
-    fn modules(&self) -> Result<Modules> {
-        let mut loadable = Vec::new();
-        for entry in &self.archive.entries {
-            let Kind::File(content) = &entry.kind else { continue };
-            // Modules may be compressed; those are refused, as `.modinfo` cannot be read then.
-            if !entry.path.starts_with(b"kernel/") || !entry.path.contains_str(".ko") {
-                continue;
-            }
-            let bytes = self.archive.read(content, MAX_MODULE_LEN)?;
-            let info = Modinfo::of_module(&bytes).map_err(|source| MakeKernelError::Module {
-                path: entry.path.to_string(),
-                source,
-            })?;
-            loadable.push(Module { path: entry.path.to_string(), info });
-        }
-        Ok(Modules::new(loadable, &self.text("modules.builtin")?))
-    }
-
-    /// Writes the part of the initramfs that this kernel brings, and returns the modules in it.
-    fn keep_boot_part(&self, modules: &Modules) -> Result<Vec<String>> {
-        let order = modules.load_order(&BOOT_MODULES)?;
-        let mut names = Vec::new();
-        let mut files = Vec::new();
-        for (n, module) in order.iter().enumerate() {
-            let name = module_name(&module.path).unwrap_or_default();
-            files.push((format!("{n:02}-{name}.ko"), self.read(&module.path, MAX_MODULE_LEN)?));
-            names.push(name);
-        }
-        self.keep(BOOT, &boot_part(&files))?;
-        Ok(names)
-    }
-
-    fn write_modules(mut self, modules: &Modules, progress: &dyn Progress) -> Result<()> {
-        let aliases = builtin_aliases(&self.read("modules.builtin.modinfo", MAX_TEXT_LEN)?)
-            .map_err(|source| MakeKernelError::Module {
-                path: "modules.builtin.modinfo".to_owned(),
-                source,
-            })?;
-        let files = modules.index_files(&self.text("modules.order")?, &aliases)?;
-        let newest = self.archive.entries.iter().map(|entry| entry.attributes.mtime).max();
-        for (name, bytes) in files {
-            self.archive.entries.push(Entry::file(name, bytes, newest.unwrap_or_default()));
-        }
-        let tree = Tree::of(self.archive)?;
-        Ok(write_image(&self.dir.join(MODULES), "banger-modules", &tree, progress)?)
-    }
-
     fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
         let content = self.archive.content(path).ok_or_else(|| self.lacks(path))?;
         Ok(self.archive.read(content, limit)?)
-    }
-
-    fn text(&self, path: &str) -> Result<String> {
-        Ok(String::from_utf8_lossy(&self.read(path, MAX_TEXT_LEN)?).into_owned())
-    }
-
-    fn keep(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        fs::write_atomic(&self.dir.join(name), bytes).map_err(MakeKernelError::Keep)
     }
 
     fn lacks(&self, path: &str) -> MakeKernelError {

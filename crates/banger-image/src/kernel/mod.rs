@@ -11,6 +11,8 @@
 
 mod apt;
 pub mod bzimage;
+mod contents;
+mod import;
 mod index;
 mod make;
 pub mod modinfo;
@@ -25,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use apt::{AptError, Package, parse_package, parse_status};
+pub use import::KernelFiles;
 pub use make::MakeKernelError;
 pub use modules::ModuleError;
 
@@ -132,6 +135,32 @@ impl Kernel {
             Err(ClaimError::Stage(error)) => return Err(failed(MakeKernelError::Keep(error))),
         };
         Ok(Self { name: name.clone(), artifact })
+    }
+
+    /// Makes a kernel of files on this host.
+    ///
+    /// # Errors
+    /// When there is one of this name, or nothing usable in the files; nothing half-made remains.
+    pub fn import(
+        home: &Home,
+        name: &KernelName,
+        files: &KernelFiles,
+        progress: &dyn Progress,
+    ) -> Result<Self, MakeKernelError> {
+        let taken = || MakeKernelError::Taken(name.clone());
+        if name.as_str() == DEBIAN_CLOUD {
+            return Err(taken());
+        }
+        let address = address(home, name);
+        match claim::<KernelInfo>(&address, progress) {
+            Ok(Claim::Here(_)) => Err(taken()),
+            Ok(Claim::ToMake(staged)) => {
+                let artifact = import::import(address, staged, files, progress)?;
+                Ok(Self { name: name.clone(), artifact })
+            }
+            Err(ClaimError::Open(_)) => Err(taken()),
+            Err(ClaimError::Stage(error)) => Err(MakeKernelError::Keep(error)),
+        }
     }
 
     /// Names of the kernels that are here.

@@ -13,6 +13,7 @@ pub(crate) mod image_promote;
 pub(crate) mod image_pull;
 pub(crate) mod image_register;
 pub(crate) mod image_show;
+pub(crate) mod kernel;
 mod listing;
 pub(crate) mod man;
 pub(crate) mod snapshot_delete;
@@ -40,7 +41,7 @@ pub(crate) mod volume;
 use banger_api::client::{Client, ClientError, SandboxAction};
 use banger_model::ExitCode;
 
-use crate::cli::{Cli, Command, Image, ImageCache, Snapshot, Template, Vm, Volume};
+use crate::cli::{Cli, Command, Image, ImageCache, Kernel, Snapshot, Template, Vm, Volume};
 use crate::context::{self, Context};
 use crate::error::{CommandError, Failures};
 use crate::output;
@@ -51,6 +52,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
     match cli.command {
         Command::Vm(command) => run_vm(command, verbosity),
         Command::Image(command) => run_image(command, verbosity),
+        Command::Kernel(command) => run_kernel(command, verbosity),
         Command::Volume(command) => run_volume(command, verbosity),
         Command::Template(command) => run_template(command, verbosity),
         Command::Snapshot(command) => run_snapshot(command, verbosity),
@@ -98,6 +100,15 @@ fn run_image(command: Image, verbosity: u8) -> Result<ExitCode, CommandError> {
         Image::Delete(args) => image_delete::run(&args, verbosity),
         Image::Cache(ImageCache::List(args)) => image_cache::list(&args, verbosity),
         Image::Cache(ImageCache::Prune(args)) => image_cache::prune(&args, verbosity),
+    }
+}
+
+fn run_kernel(command: Kernel, verbosity: u8) -> Result<ExitCode, CommandError> {
+    match command {
+        Kernel::Import(args) => kernel::import(&args, verbosity),
+        Kernel::List(args) => kernel::list(&args, verbosity),
+        Kernel::Show(args) => kernel::show(&args, verbosity),
+        Kernel::Delete(args) => kernel::delete(&args, verbosity),
     }
 }
 

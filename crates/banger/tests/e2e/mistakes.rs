@@ -8,7 +8,7 @@ use crate::support::TestEnv;
 use crate::vm::ran;
 
 /// Lines as a user types them where there is no sandbox but `made`, which was never started.
-const LINES: [&str; 87] = [
+const LINES: [&str; 91] = [
     "vm",
     "vm run --network nowhere -- true",
     "vm run --memory 1 -- true",
@@ -80,6 +80,10 @@ const LINES: [&str; 87] = [
     "image promote nobody",
     "image register mine",
     "image register mine --rootfs /nonexistent",
+    "kernel show nothing",
+    "kernel rm nothing",
+    "kernel import debian-cloud --vmlinux /dev/null",
+    "kernel import mine --vmlinux /dev/null",
     "volume create Data",
     "volume create data --size 1M",
     "volume list",

@@ -4,6 +4,7 @@ mod attach;
 mod error;
 mod events;
 pub(crate) mod images;
+mod kernels;
 mod meta;
 mod operations;
 mod processes;
@@ -50,6 +51,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
         images::delete,
         images::cache,
         images::prune_cache,
+        kernels::list,
+        kernels::import,
+        kernels::show,
+        kernels::delete,
         meta::version,
         meta::openapi,
         sandboxes::list,
@@ -97,7 +102,7 @@ pub(crate) type App = axum::extract::State<Arc<Registry>>;
 const METRICS: &str = "/metrics";
 
 /// Every path of [`Document`] with its methods, and no other; tests compare them.
-fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 35] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 37] {
     [
         ("/v1/version", get(meta::version)),
         ("/v1/openapi.json", get(meta::openapi)),
@@ -134,6 +139,8 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 35] {
         ("/v1/templates", get(templates::list)),
         ("/v1/templates/{template}", delete(templates::delete)),
         ("/v1/templates/prune", post(templates::prune)),
+        ("/v1/kernels", get(kernels::list).post(kernels::import)),
+        ("/v1/kernels/{kernel}", get(kernels::show).delete(kernels::delete)),
         ("/v1/volumes", get(volumes::list).post(volumes::create)),
         ("/v1/volumes/{volume}", get(volumes::show).delete(volumes::delete)),
         ("/v1/volumes/{volume}/resize", post(volumes::resize)),

@@ -51,7 +51,7 @@ fn a_home_without_a_database_is_checked_and_left_alone() {
 }
 
 /// What stands in the place of each parameter of a path.
-const MADE_UP: [(&str, &str); 7] = [
+const MADE_UP: [(&str, &str); 8] = [
     ("{sandbox}", "nobody"),
     ("{process}", "0123456789abcdef"),
     ("{operation}", "0123456789abcdef"),
@@ -59,6 +59,7 @@ const MADE_UP: [(&str, &str); 7] = [
     ("{snapshot}", "nobody@1"),
     ("{image}", "nothing"),
     ("{volume}", "nothing"),
+    ("{kernel}", "nothing"),
 ];
 
 /// Paths of the API's document, each with its methods.

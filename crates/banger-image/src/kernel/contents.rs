@@ -1,0 +1,115 @@
+//! The modules of a kernel, from an archive of `/lib/modules/RELEASE` to what a machine gets.
+
+use std::path::Path;
+
+use banger_host::fs;
+use banger_model::Progress;
+use bstr::ByteSlice as _;
+
+use super::make::{MakeKernelError, Result};
+use super::modinfo::{Modinfo, builtin_aliases};
+use super::modules::{Module, Modules, module_name};
+use super::{BOOT, MODULES};
+use crate::archive::{Archive, Entry, Kind};
+use crate::ext4::write_image;
+use crate::initramfs::boot_part;
+use crate::tree::Tree;
+
+/// What a guest needs before it can mount its root: its devices are virtio over MMIO, its root
+/// an overlay of ext4 file systems. What the kernel has built in is left out.
+const BOOT_MODULES: [&str; 7] =
+    ["virtio_mmio", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "overlay", "ext4"];
+
+const MAX_MODULE_LEN: u64 = 64 << 20;
+const MAX_TEXT_LEN: u64 = 4 << 20;
+
+/// The modules of a kernel.
+pub(super) struct ModulesOf<'a> {
+    /// Where they come from, for people to read.
+    pub(super) source: String,
+    /// What is at `/lib/modules/RELEASE`.
+    pub(super) archive: Archive,
+    /// Where the kernel is made.
+    pub(super) dir: &'a Path,
+}
+
+impl ModulesOf<'_> {
+    /// Writes what a machine gets of them: an image, and what its boot needs. Returns the names of
+    /// that.
+    pub(super) fn keep(self, progress: &dyn Progress) -> Result<Vec<String>> {
+        let modules = self.modules()?;
+        let boot_modules = self.keep_boot_part(&modules)?;
+        progress.stage("writing the image of the kernel's modules");
+        self.write_modules(&modules, progress)?;
+        Ok(boot_modules)
+    }
+
+    fn modules(&self) -> Result<Modules> {
+        let mut loadable = Vec::new();
+        for entry in &self.archive.entries {
+            let Kind::File(content) = &entry.kind else { continue };
+            // Modules may be compressed; those are refused, as `.modinfo` cannot be read then.
+            if !entry.path.starts_with(b"kernel/") || !entry.path.contains_str(".ko") {
+                continue;
+            }
+            let bytes = self.archive.read(content, MAX_MODULE_LEN)?;
+            let info = Modinfo::of_module(&bytes).map_err(|source| MakeKernelError::Module {
+                path: entry.path.to_string(),
+                source,
+            })?;
+            loadable.push(Module { path: entry.path.to_string(), info });
+        }
+        Ok(Modules::new(loadable, &self.text("modules.builtin")?))
+    }
+
+    /// Writes the part of the initramfs that this kernel brings, and returns the modules in it.
+    fn keep_boot_part(&self, modules: &Modules) -> Result<Vec<String>> {
+        let order = modules.load_order(&BOOT_MODULES)?;
+        let mut names = Vec::new();
+        let mut files = Vec::new();
+        for (n, module) in order.iter().enumerate() {
+            let name = module_name(&module.path).unwrap_or_default();
+            files.push((format!("{n:02}-{name}.ko"), self.read(&module.path, MAX_MODULE_LEN)?));
+            names.push(name);
+        }
+        keep(self.dir, BOOT, &boot_part(&files))?;
+        Ok(names)
+    }
+
+    fn write_modules(mut self, modules: &Modules, progress: &dyn Progress) -> Result<()> {
+        let aliases = builtin_aliases(&self.read("modules.builtin.modinfo", MAX_TEXT_LEN)?)
+            .map_err(|source| MakeKernelError::Module {
+                path: "modules.builtin.modinfo".to_owned(),
+                source,
+            })?;
+        let files = modules.index_files(&self.text("modules.order")?, &aliases)?;
+        let newest = self.archive.entries.iter().map(|entry| entry.attributes.mtime).max();
+        for (name, bytes) in files {
+            self.archive.entries.push(Entry::file(name, bytes, newest.unwrap_or_default()));
+        }
+        let tree = Tree::of(self.archive)?;
+        Ok(write_image(&self.dir.join(MODULES), "banger-modules", &tree, progress)?)
+    }
+
+    fn read(&self, path: &str, limit: u64) -> Result<Vec<u8>> {
+        let lacks =
+            || MakeKernelError::Lacks { package: self.source.clone(), lacks: path.to_owned() };
+        let content = self.archive.content(path).ok_or_else(lacks)?;
+        Ok(self.archive.read(content, limit)?)
+    }
+
+    fn text(&self, path: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.read(path, MAX_TEXT_LEN)?).into_owned())
+    }
+}
+
+/// Writes what a machine gets of a kernel that has everything built in.
+pub(super) fn keep_none(dir: &Path, progress: &dyn Progress) -> Result<()> {
+    keep(dir, BOOT, &boot_part(&[]))?;
+    Ok(write_image(&dir.join(MODULES), "banger-modules", &Tree::new(), progress)?)
+}
+
+/// Keeps one file of a kernel.
+pub(super) fn keep(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    fs::write_atomic(&dir.join(name), bytes).map_err(MakeKernelError::Keep)
+}
