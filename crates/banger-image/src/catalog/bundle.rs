@@ -122,16 +122,20 @@ impl Unpack<'_> {
     /// Reads all of it. After an error, what was written is worth nothing. Nothing is synced.
     pub(super) fn run(&self, source: impl Read + 'static) -> Result<BundleManifest, BundleError> {
         let mut source = decoder(source, Compression::Zstd).map_err(BundleError::Read)?;
-        let manifest = read_manifest(&mut source)?;
+        self.tar(&mut source)
+    }
+
+    fn tar(&self, source: &mut dyn Read) -> Result<BundleManifest, BundleError> {
+        let manifest = read_manifest(source)?;
         let (size, max) = (Bytes::new(manifest.size()), self.limits.max_unpacked);
         if size > max {
             return Err(BundleError::TooLarge { size, max });
         }
         let mut written = Written { done: 0, filled: 0, whole: size.get() };
         for member in &manifest.members {
-            self.member(&mut source, member, &mut written)?;
+            self.member(source, member, &mut written)?;
         }
-        end(&mut source)?;
+        end(source)?;
         Ok(manifest)
     }
 
@@ -188,6 +192,16 @@ impl Unpack<'_> {
         }
         Ok(())
     }
+}
+
+/// Reads the tar of a bundle, decompressed already, and keeps nothing of it.
+///
+/// # Errors
+/// When it is no bundle.
+pub fn inspect_tar(source: &mut dyn Read, limits: &Limits) -> Result<BundleManifest, BundleError> {
+    let called_off = &AtomicBool::new(false);
+    let (compressed, into, progress) = (u64::MAX, Place::Nowhere, &banger_model::Silent);
+    Unpack { limits, compressed, into, called_off, progress }.tar(source)
 }
 
 /// How much of a bundle is written.

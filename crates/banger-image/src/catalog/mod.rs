@@ -22,7 +22,8 @@ mod manifest;
 mod publish;
 mod remote;
 
-pub use bundle::BundleError;
+pub use banger_trust::show_time;
+pub use bundle::{BundleError, inspect_tar};
 pub use catalogs::{Catalogs, embedded};
 pub use index::{
     Bundle, BundleUrl, ImageEntry, ImageRecipe, Index, KernelEntry, KernelRecipe, MAX_INDEX,
