@@ -3,10 +3,10 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, completion, doctor, image_cache, image_delete, image_list, image_pull, image_show, man,
-    snapshot_delete, snapshot_list, template_delete, template_list, template_prune, version,
-    vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork, vm_list, vm_logs, vm_prune, vm_run,
-    vm_show, vm_snapshot, vm_stats, volume,
+    bench, catalog, catalog_make, completion, doctor, image_cache, image_delete, image_list,
+    image_pull, image_show, man, snapshot_delete, snapshot_list, template_delete, template_list,
+    template_prune, version, vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork, vm_list,
+    vm_logs, vm_prune, vm_run, vm_show, vm_snapshot, vm_stats, volume,
 };
 
 /// Disposable Linux sandboxes, each a virtual machine of its own.
@@ -42,6 +42,9 @@ pub(crate) enum Command {
     /// Images, which sandboxes are made of
     #[command(subcommand)]
     Image(Image),
+    /// Catalogs, where names of images come from
+    #[command(subcommand)]
+    Catalog(Catalog),
     /// Volumes, disks that outlive sandboxes
     #[command(subcommand)]
     Volume(Volume),
@@ -124,6 +127,17 @@ pub(crate) enum ImageCache {
     #[command(visible_alias = "ls")]
     List(image_cache::ListArgs),
     Prune(image_cache::PruneArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Catalog {
+    #[command(visible_alias = "ls")]
+    Show(catalog::ShowArgs),
+    Update(catalog::UpdateArgs),
+    Build(catalog_make::BuildArgs),
+    Sign(catalog_make::SignArgs),
+    Verify(catalog_make::VerifyArgs),
+    Genkey(catalog_make::GenkeyArgs),
 }
 
 #[derive(Debug, Subcommand)]
