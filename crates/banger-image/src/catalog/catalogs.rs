@@ -6,7 +6,7 @@
 
 use banger_host::home::Home;
 use banger_model::{ImageName, KernelName, Timestamp};
-use banger_trust::SignedDocument as _;
+use banger_trust::{DocumentError, SignedDocument as _};
 
 use super::index::{ImageEntry, Index, KernelEntry};
 use super::remote::{CatalogError, Configured, Current, Remote};
@@ -16,8 +16,11 @@ use crate::oci::Settings;
 const EMBEDDED: &[u8] = include_bytes!("embedded.json");
 
 /// What is in the program itself.
-pub fn embedded() -> Index {
-    Index::parse(EMBEDDED).expect("a test reads the same bytes")
+///
+/// # Errors
+/// When this program was built of something that makes no sense.
+pub fn embedded() -> Result<Index, DocumentError> {
+    Index::parse(EMBEDDED)
 }
 
 /// All that names are looked up in.
@@ -49,7 +52,7 @@ impl Catalogs {
         name: &ImageName,
         now: Timestamp,
     ) -> Result<Option<ImageEntry>, CatalogError> {
-        if let Some(own) = embedded().images.remove(name) {
+        if let Some(own) = embedded()?.images.remove(name) {
             return Ok(Some(own));
         }
         Ok(self.current(now).await?.and_then(|mut it| it.index.images.remove(name)))
@@ -64,7 +67,7 @@ impl Catalogs {
         name: &KernelName,
         now: Timestamp,
     ) -> Result<Option<KernelEntry>, CatalogError> {
-        if let Some(own) = embedded().kernels.remove(name) {
+        if let Some(own) = embedded()?.kernels.remove(name) {
             return Ok(Some(own));
         }
         Ok(self.current(now).await?.and_then(|mut it| it.index.kernels.remove(name)))
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn the_catalog_in_the_program_has_what_can_be_made_here_and_nothing_else() {
-        let index = embedded();
+        let index = embedded().unwrap();
         assert!(index.images.keys().all(Image::can_be_made));
         assert!(index.images.contains_key(&crate::image::DEBIAN_BOOKWORM.parse().unwrap()));
         assert!(index.kernels.contains_key(&crate::kernel::DEBIAN_CLOUD.parse().unwrap()));

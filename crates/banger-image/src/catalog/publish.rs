@@ -32,7 +32,7 @@ use super::catalogs::embedded;
 use super::index::{Bundle, ImageEntry, Index, KernelEntry, MAX_INDEX, ParseBundleUrlError};
 use super::install::{InstallError, image_of, kernel_of};
 use super::manifest::{BundleContent, BundleManifest, ImageContent, Member};
-use super::remote::SIGNATURE_SUFFIX;
+use super::remote::{CatalogError, SIGNATURE_SUFFIX};
 use crate::artifact::{FileRecord, OpenError};
 use crate::digest::sha256_file;
 use crate::image::Image;
@@ -50,6 +50,9 @@ const MAX_KEY: u64 = 16 * 1024;
 /// Why a directory is no catalog, or could not be made one.
 #[derive(Debug, Error)]
 pub enum PublishError {
+    /// The catalog in this program.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     /// A file.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -214,7 +217,7 @@ impl Build<'_> {
         &self,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<ImageName, (ImageEntry, Option<KernelName>)>, PublishError> {
-        let (own, mut entries) = (embedded(), BTreeMap::new());
+        let (own, mut entries) = (embedded().map_err(CatalogError::from)?, BTreeMap::new());
         for Offered { here, name } in &self.images {
             if own.images.contains_key(name) {
                 return Err(PublishError::Own(name.to_string()));
@@ -249,7 +252,7 @@ impl Build<'_> {
         images: &BTreeMap<ImageName, (ImageEntry, Option<KernelName>)>,
         progress: &dyn Progress,
     ) -> Result<BTreeMap<KernelName, KernelEntry>, PublishError> {
-        let own = embedded();
+        let own = embedded().map_err(CatalogError::from)?;
         let named: BTreeSet<_> = self.kernels.iter().map(|it| it.name.clone()).collect();
         let wanted: BTreeSet<_> =
             images.values().filter_map(|(_, kernel)| kernel.clone()).collect();

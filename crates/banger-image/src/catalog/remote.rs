@@ -4,7 +4,8 @@ use banger_host::HostError;
 use banger_host::home::Home;
 use banger_model::Timestamp;
 use banger_trust::{
-    KeyError, KeySet, OpenError, Signature, SignedDocument as _, Stale, Trust, Unverified,
+    DocumentError, KeyError, KeySet, OpenError, Signature, SignedDocument as _, Stale, Trust,
+    Unverified,
 };
 use thiserror::Error;
 
@@ -77,6 +78,9 @@ pub enum CatalogError {
         /// Why not.
         source: Stale,
     },
+    /// The catalog that is a part of this program.
+    #[error("the catalog in this program makes no sense: install banger anew")]
+    Embedded(#[from] DocumentError),
     /// What was seen before.
     #[error(transparent)]
     Known(#[from] KnownError),

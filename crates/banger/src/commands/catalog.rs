@@ -42,7 +42,7 @@ pub(crate) fn show(args: &ShowArgs) -> Result<ExitCode, CommandError> {
     let catalogs = configured()?;
     let current = context::runtime()?.block_on(catalogs.current(now()));
     let current = current.map_err(anyhow::Error::from)?;
-    let mut rows = rows(&embedded(), OWN);
+    let mut rows = rows(&embedded().map_err(anyhow::Error::from)?, OWN);
     if let (Some(current), Some(configured)) = (current, catalogs.configured()) {
         rows.extend(self::rows(&current.index, &configured.url.to_string()));
     }
@@ -165,10 +165,11 @@ mod tests {
 
     #[test]
     fn names_of_the_program_hide_those_of_another_catalog() {
-        let mut other = embedded();
+        let mut other = embedded().unwrap();
         let name = "tools".parse().unwrap();
         other.images.insert(name, ImageEntry::Unknown("later".to_owned()));
-        let both = [rows(&embedded(), OWN), rows(&other, "https://a.example.com/")].concat();
+        let both =
+            [rows(&embedded().unwrap(), OWN), rows(&other, "https://a.example.com/")].concat();
         assert_eq!(
             table(&without_hidden(both)),
             "NAME             OF      KIND    CATALOG\n\
