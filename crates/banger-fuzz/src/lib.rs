@@ -12,6 +12,7 @@
 
 mod account_files;
 mod blocks;
+mod catalog;
 mod guest;
 mod image;
 mod link;
@@ -47,11 +48,13 @@ mod users;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name: the one of its corpus and of its binary in `fuzz/`.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("accounts", guest::accounts),
     ("apt", image::apt),
     ("attach", streams::attach),
+    ("bundle", catalog::bundle),
     ("bzimage", image::bzimage),
+    ("catalog", catalog::catalog),
     ("cmdline", guest::cmdline),
     ("cp_from_guest", vm_cp::cp_from_guest),
     ("cp_into_guest", tool::cp_into_guest),

@@ -113,7 +113,11 @@ pub fn open_append(path: &Path) -> Result<File> {
 /// # Errors
 /// When the parent cannot be opened or synced.
 pub fn sync_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("/"));
+    let parent = match path.parent() {
+        // A name alone is in the current directory.
+        Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+        parent => parent.unwrap_or(Path::new("/")),
+    };
     File::open(parent).and_then(|dir| dir.sync_all()).at("sync", parent)
 }
 
@@ -460,6 +464,13 @@ mod tests {
     use super::*;
     use rustix::fs::Mode;
     use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn every_path_has_a_directory_that_it_is_in() {
+        for path in ["name", "./name", "/name", "/"] {
+            sync_parent(Path::new(path)).unwrap();
+        }
+    }
 
     #[test]
     fn a_replaced_file_is_whole_and_leaves_nothing_beside_it() {

@@ -174,6 +174,11 @@ impl Home {
         self.leases().join(id.as_str())
     }
 
+    /// What is known of the catalog that its owner has configured.
+    pub fn catalog(&self) -> PathBuf {
+        self.state.join("catalog")
+    }
+
     /// What the daemon remembers.
     pub fn database(&self) -> PathBuf {
         self.state.join("banger.db")

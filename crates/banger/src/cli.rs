@@ -3,10 +3,11 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bench, completion, doctor, image_build, image_cache, image_delete, image_list, image_promote,
-    image_pull, image_register, image_show, kernel, man, snapshot_delete, snapshot_list,
-    template_delete, template_list, template_prune, version, vm_act, vm_cp, vm_create, vm_delete,
-    vm_exec, vm_fork, vm_list, vm_logs, vm_prune, vm_run, vm_show, vm_snapshot, vm_stats, volume,
+    bench, catalog, catalog_make, completion, doctor, image_build, image_cache, image_delete,
+    image_list, image_promote, image_pull, image_register, image_show, kernel, man,
+    snapshot_delete, snapshot_list, template_delete, template_list, template_prune, version,
+    vm_act, vm_cp, vm_create, vm_delete, vm_exec, vm_fork, vm_list, vm_logs, vm_prune, vm_run,
+    vm_show, vm_snapshot, vm_stats, volume,
 };
 
 /// Disposable Linux sandboxes, each a virtual machine of its own.
@@ -45,6 +46,9 @@ pub(crate) enum Command {
     /// Kernels, which sandboxes boot
     #[command(subcommand)]
     Kernel(Kernel),
+    /// Catalogs, where names of images come from
+    #[command(subcommand)]
+    Catalog(Catalog),
     /// Volumes, disks that outlive sandboxes
     #[command(subcommand)]
     Volume(Volume),
@@ -140,6 +144,17 @@ pub(crate) enum Kernel {
     Show(kernel::ShowArgs),
     #[command(visible_alias = "rm")]
     Delete(kernel::DeleteArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Catalog {
+    #[command(visible_alias = "ls")]
+    Show(catalog::ShowArgs),
+    Update(catalog::UpdateArgs),
+    Build(catalog_make::BuildArgs),
+    Sign(catalog_make::SignArgs),
+    Verify(catalog_make::VerifyArgs),
+    Genkey(catalog_make::GenkeyArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,6 +21,8 @@ pub(crate) struct Context {
     pub(crate) path: OsString,
     /// This executable.
     pub(crate) program: PathBuf,
+    /// Certificates to trust besides those of the system.
+    pub(crate) roots: Option<PathBuf>,
 }
 
 /// What commands that wait for a sandbox run on: one thread for them, others for what blocks.
@@ -41,7 +43,8 @@ impl Context {
         let home = Home::from_env(&HomeEnv::from_process(), &current)?;
         let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
         let program = std::env::current_exe().context("cannot tell where this program is")?;
-        Ok(Self { home, path, program })
+        let roots = std::env::var_os("SSL_CERT_FILE").filter(|value| !value.is_empty());
+        Ok(Self { home, path, program, roots: roots.map(PathBuf::from) })
     }
 
     /// What sandboxes are made from.

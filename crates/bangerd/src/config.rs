@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use banger_host::fs::read_text;
+use banger_image::catalog::Configured;
 use banger_image::oci::{self, Mirror};
 use banger_model::Bytes;
 use serde::Deserialize;
@@ -24,6 +25,8 @@ pub struct Fetching {
     pub settings: oci::Settings,
     /// Bytes that may stay in the cache.
     pub cache: Bytes,
+    /// The catalog that names are looked up in after those of the program itself.
+    pub catalog: Option<Configured>,
 }
 
 /// The file as it is read.
@@ -34,6 +37,8 @@ pub struct Config {
     images: Images,
     /// What is known of registries, by `HOST` or `HOST:PORT`.
     registry: BTreeMap<String, Registry>,
+    /// Where names come from.
+    catalog: Catalog,
 }
 
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
@@ -60,6 +65,28 @@ struct Registry {
     mirrors: Vec<String>,
 }
 
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Catalog {
+    /// Where its index is.
+    url: Option<String>,
+    /// The key that signs it, or several in PEM.
+    key: Option<String>,
+}
+
+impl Catalog {
+    fn configured(&self) -> Result<Option<Configured>> {
+        match (&self.url, &self.key) {
+            (None, None) => Ok(None),
+            (Some(url), Some(key)) => Ok(Some(Configured::parse(url, key)?)),
+            (Some(_), None) => {
+                bail!("catalog.url needs catalog.key, the public key of whoever signs it")
+            }
+            (None, Some(_)) => bail!("catalog.key needs catalog.url, where the catalog is"),
+        }
+    }
+}
+
 impl Config {
     /// Reads the file; none there is as an empty one.
     ///
@@ -83,7 +110,7 @@ impl Config {
     /// How images are fetched.
     ///
     /// # Errors
-    /// When a mirror is none.
+    /// When a mirror or the catalog is none.
     pub fn fetching(&self) -> Result<Fetching> {
         let mut settings = oci::Settings::default();
         let Images { at_once, cache, max_layers, max_image, max_unpacked } = &self.images;
@@ -101,7 +128,8 @@ impl Config {
                 settings.insecure.insert(host.clone());
             }
         }
-        Ok(Fetching { settings, cache: cache.unwrap_or(CACHE) })
+        let catalog = self.catalog.configured()?;
+        Ok(Fetching { settings, cache: cache.unwrap_or(CACHE), catalog })
     }
 }
 
@@ -115,8 +143,8 @@ mod tests {
             "[images]\nat_once = 5\nmax_image = 1000000\n\
              [registry.\"host:5000\"]\ninsecure = true\nmirrors = [\"other:5000/x\"]\n",
         );
-        let Fetching { settings, cache } = config.unwrap().fetching().unwrap();
-        assert_eq!(cache, CACHE);
+        let Fetching { settings, cache, catalog } = config.unwrap().fetching().unwrap();
+        assert_eq!((cache, catalog), (CACHE, None));
         assert_eq!(settings.at_once.get(), 5);
         assert_eq!(settings.limits.max_image, Bytes::new(1_000_000));
         assert!(settings.insecure.contains("host:5000"));
@@ -130,6 +158,22 @@ mod tests {
         assert!(said("[image]\n").contains("image"), "{}", said("[image]\n"));
         assert!(said("[images]\nat_once = 0").contains("at_once"));
         assert!(said("[registry.x]\nmirrors = [\"a b\"]").contains("not a mirror"));
+    }
+
+    #[test]
+    fn a_catalog_is_an_address_with_a_key() {
+        // RFC 8032, section 7.1, test 1.
+        let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+        let url = "https://a.example.com/c/";
+        let of = |url: &str, key: &str| format!("[catalog]\nurl = {url:?}\nkey = {key:?}\n");
+        let config = Config::parse(&of(url, key)).unwrap().fetching().unwrap();
+        let shown = config.catalog.unwrap().url.to_string();
+        assert_eq!(shown, "https://a.example.com/c/index.json");
+        let said = |text: &str| format!("{:#}", Config::parse(text).unwrap_err());
+        assert!(said(&of("example.com", key)).contains("catalog.url"));
+        assert!(said(&of(url, "abc")).contains("catalog.key"));
+        assert!(said("[catalog]\nurl = \"https://a.example.com/\"").contains("needs catalog.key"));
+        assert!(said(&format!("[catalog]\nkey = {key:?}")).contains("needs catalog.url"));
     }
 
     #[test]

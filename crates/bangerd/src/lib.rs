@@ -15,6 +15,7 @@ mod api;
 mod arsenal;
 pub mod assets;
 pub mod bench;
+pub mod catalog;
 pub mod checkpoint;
 pub mod config;
 pub mod daemon;

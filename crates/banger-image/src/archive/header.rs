@@ -169,7 +169,11 @@ impl From<&'static str> for KindError {
 }
 
 /// A header's sum counts its own field as spaces.
-fn check_sum(bytes: &[u8; 512], header: &Header, offset: u64) -> Result<(), ArchiveError> {
+pub(crate) fn check_sum(
+    bytes: &[u8; 512],
+    header: &Header,
+    offset: u64,
+) -> Result<(), ArchiveError> {
     const FIELD: std::ops::Range<usize> = 148..156;
     let sum: u32 = bytes
         .iter()

@@ -18,6 +18,7 @@ use bstr::{BStr, BString, ByteSlice as _};
 use thiserror::Error;
 
 use header::Headers;
+pub(crate) use header::check_sum;
 
 /// Most entries of one archive: several times what the largest distributions unpack to.
 pub const MAX_ENTRIES: usize = 2_000_000;

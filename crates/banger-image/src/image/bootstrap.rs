@@ -172,7 +172,14 @@ fn build(
     let tree = Tree::of(archive)?;
     new.write(&tree, progress)?;
     let source = format!("Debian {SUITE}, bootstrapped by mmdebstrap");
-    Ok(ImageInfo { source, config: ImageConfig::debian(), origin: None, made: None })
+    Ok(ImageInfo {
+        source,
+        config: ImageConfig::debian(),
+        origin: None,
+        made: None,
+        kernel: None,
+        bundle: None,
+    })
 }
 
 fn mmdebstrap(namespaces: Namespaces, work: &Path, tar: &Path) -> Result<Tool, MakeImageError> {

@@ -130,6 +130,8 @@ impl Import<'_> {
             config: image_config(&self.pulled.config, &tree),
             origin: self.origin(),
             made: Some(self.now),
+            kernel: None,
+            bundle: None,
         };
         Ok(new.finish(&name, info)?)
     }

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use banger_host::HostError;
 use banger_host::home::Home;
-use banger_model::{Bytes, ImageId, ImageName, ImageReference, Progress, Timestamp};
+use banger_model::{Bytes, ImageId, ImageName, ImageReference, KernelName, Progress, Timestamp};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -24,12 +24,13 @@ pub use import::{Import, ImportError, Naming};
 pub use rootfs::{FromRootfs, Rootfs, RootfsError, Whose};
 pub use store::{Claim, NewImage};
 
-use crate::artifact::{Artifact, OpenError};
+use crate::artifact::{Artifact, FileRecord, OpenError};
 
 /// The one image that can be made.
 pub const DEBIAN_BOOKWORM: &str = "debian-bookworm";
 
-const ROOT: &str = "root.ext4";
+/// The one file of an image.
+pub(crate) const ROOT: &str = "root.ext4";
 
 /// What an image was made from, and how it wants to be run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,21 @@ pub struct ImageInfo {
     /// When it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made: Option<Timestamp>,
+    /// The kernel that it wants, if it wants a certain one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelName>,
+    /// What it is of in a catalog, if it comes as a bundle from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bundle: Option<BundleOrigin>,
+}
+
+/// Where in a catalog an image comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BundleOrigin {
+    /// Its name there.
+    pub name: ImageName,
+    /// Digest of the bundle, such as `sha256:…`.
+    pub digest: String,
 }
 
 /// Where in a registry an image comes from.
@@ -187,6 +203,11 @@ impl Image {
     /// The same file as it was found: as long as this leads to [`Image::root`], so does the name.
     pub fn found(&self) -> PathBuf {
         self.found.join(ROOT)
+    }
+
+    /// What is known of the root file system's file, which has this length and digest.
+    pub(crate) fn record(&self) -> Option<&FileRecord> {
+        self.artifact.files().get(ROOT)
     }
 
     /// Length of the root file system's file.

@@ -156,6 +156,8 @@ impl FromRootfs<'_> {
             config,
             origin: None,
             made: Some(self.now),
+            bundle: None,
+            kernel: None,
         };
         new.finish(self.name, info).map_err(RootfsError::Keep)
     }

@@ -281,8 +281,11 @@ mod tests {
         let new = NewImage::begin(home).unwrap();
         new.write(&Tree::new(), &banger_model::Silent).unwrap();
         let (source, config) = ("a test".to_owned(), ImageConfig::default());
-        new.finish(&name.parse().unwrap(), ImageInfo { source, config, origin: None, made: None })
-            .unwrap()
+        new.finish(
+            &name.parse().unwrap(),
+            ImageInfo { source, config, origin: None, made: None, kernel: None, bundle: None },
+        )
+        .unwrap()
     }
 
     fn forget(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<ImageId>, HostError> {

@@ -31,7 +31,9 @@ pub use import::KernelFiles;
 pub use make::MakeKernelError;
 pub use modules::ModuleError;
 
-use crate::artifact::{Address, Artifact, ArtifactKind, Claim, ClaimError, OpenError, claim};
+use crate::artifact::{
+    Address, Artifact, ArtifactKind, Claim, ClaimError, FileRecord, OpenError, claim,
+};
 use crate::digest::{sha256, sha256_file};
 use crate::initramfs::{init_part, init_part_len};
 
@@ -42,6 +44,9 @@ const VMLINUX: &str = "vmlinux";
 const MODULES: &str = "modules.ext4";
 const BOOT: &str = "boot.cpio";
 const CONFIG: &str = "config";
+
+/// All files of a kernel.
+pub(crate) const FILES: [&str; 4] = [VMLINUX, MODULES, BOOT, CONFIG];
 
 /// Largest program that an initramfs is made for.
 const MAX_INIT_LEN: u64 = 64 * 1024 * 1024;
@@ -163,6 +168,29 @@ impl Kernel {
         }
     }
 
+    /// Opens a kernel that is here, or else has its files put into a directory by somebody else.
+    ///
+    /// # Errors
+    /// When it is damaged, or what that somebody says; nothing half-made remains then.
+    pub(crate) fn adopt<E: From<OpenError> + From<HostError>>(
+        home: &Home,
+        name: &KernelName,
+        progress: &dyn Progress,
+        fill: impl FnOnce(&Path) -> Result<KernelInfo, E>,
+    ) -> Result<Self, E> {
+        let address = address(home, name);
+        let artifact = match claim(&address, progress) {
+            Ok(Claim::Here(artifact)) => artifact,
+            Ok(Claim::ToMake(staged)) => {
+                let info = fill(staged.path())?;
+                Artifact::seal(address, staged, info)?
+            }
+            Err(ClaimError::Open(error)) => return Err(error.into()),
+            Err(ClaimError::Stage(error)) => return Err(error.into()),
+        };
+        Ok(Self { name: name.clone(), artifact })
+    }
+
     /// Names of the kernels that are here.
     ///
     /// # Errors
@@ -196,6 +224,11 @@ impl Kernel {
     /// What it was made from.
     pub fn info(&self) -> &KernelInfo {
         self.artifact.info()
+    }
+
+    /// What is known of one of its files.
+    pub(crate) fn record(&self, name: &str) -> Option<&FileRecord> {
+        self.artifact.files().get(name)
     }
 
     /// The release that `uname -r` shows in the guest.
@@ -259,7 +292,7 @@ fn address(home: &Home, name: &KernelName) -> Address {
         name: name.to_string(),
         dir: home.kernel(name),
         names: home.kernels(),
-        files: &[VMLINUX, MODULES, BOOT, CONFIG],
+        files: &FILES,
         can_be_made: &[DEBIAN_CLOUD],
     }
 }

@@ -1,5 +1,6 @@
-//! One blob from a registry into the cache, however often the connection breaks.
+//! One blob from whoever has it into the cache, however often the connection breaks.
 
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use banger_host::HostError;
@@ -13,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use super::cache::{Blob, Cache, Claim, Partial, Written, in_thread};
 use super::http::Answer;
 use super::http::retry::MAX_RESUMES;
-use super::registry::{Endpoint, FetchError, Registry};
+use super::registry::{Endpoint, FetchError};
 
 /// Pieces that wait to be written: each has some 100 KiB.
 const QUEUE: usize = 8;
@@ -67,17 +68,31 @@ impl Meter {
     }
 }
 
+/// Whoever has blobs.
+pub(super) trait Holder: Sync {
+    /// The places to ask, in this order.
+    fn endpoints(&self) -> &[Endpoint];
+
+    /// Asks for a blob from this byte on. What is answered is only known to be no refusal.
+    fn ask_for(
+        &self,
+        endpoint: &Endpoint,
+        digest: &Digest,
+        from: u64,
+    ) -> impl Future<Output = Result<Answer, FetchError>> + Send;
+}
+
 /// A blob on its way.
-struct Download<'a> {
-    registry: &'a Registry,
+struct Download<'a, H> {
+    holder: &'a H,
     meter: &'a Meter,
     /// What the meter has of it.
     counted: u64,
 }
 
 /// Fetches a blob unless it is here; of several that want it one does, and the others wait.
-pub(super) async fn fetch_blob(
-    registry: &Registry,
+pub(super) async fn fetch_blob<H: Holder>(
+    holder: &H,
     cache: &Cache,
     (digest, size): (&Digest, u64),
     meter: &Meter,
@@ -90,7 +105,7 @@ pub(super) async fn fetch_blob(
         }
         Claim::ToFetch(partial) => partial,
     };
-    Download { registry, meter, counted: 0 }.run(partial).await
+    Download { holder, meter, counted: 0 }.run(partial).await
 }
 
 /// What is in the cache has the right digest; that does not make the manifest right.
@@ -102,9 +117,9 @@ pub(super) fn check_size(blob: Blob, expected: u64) -> Result<Blob, BlobError> {
     Err(BlobError::Size { digest: blob.digest().clone(), expected, found })
 }
 
-impl Download<'_> {
+impl<H: Holder> Download<'_, H> {
     async fn run(&mut self, mut partial: Box<Partial>) -> Result<Blob, BlobError> {
-        let mut endpoints = self.registry.endpoints().iter().peekable();
+        let mut endpoints = self.holder.endpoints().iter().peekable();
         // What begins anew again and again comes no further.
         let (mut resumes, mut furthest) = (0, partial.len());
         while let Some(endpoint) = endpoints.next() {
@@ -153,7 +168,7 @@ impl Download<'_> {
         if partial.len() == partial.size() && partial.size() > 0 {
             return Ok((partial, Ok(())));
         }
-        let asked = self.registry.blob(endpoint, partial.digest(), partial.len()).await;
+        let asked = self.holder.ask_for(endpoint, partial.digest(), partial.len()).await;
         let mut answer = match asked {
             Err(error) => return Ok((partial, Err(error))),
             Ok(answer) => answer,

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::cache::{Blob, BlobReader, Cache};
 use super::document::Compression;
-use super::hash::{Hasher, read_into};
+use super::hash::Hasher;
 use super::settings::Limits;
 
 /// Compressed bytes are read, and unpacked ones written, in pieces of this size.
@@ -147,7 +147,7 @@ impl Layer {
         match self.unpack(target) {
             // Who is to blame: the image, or this host's disk?
             Err(UnpackError::DiffId { .. } | UnpackError::Decompress { .. })
-                if !self.is_intact() =>
+                if !self.blob.is_intact() =>
             {
                 let digest = self.digest().clone();
                 match self.cache.discard(&digest) {
@@ -215,12 +215,6 @@ impl Layer {
             return UnpackError::TooLarge { digest, max };
         }
         UnpackError::Bomb { digest, ratio: self.limits.max_ratio }
-    }
-
-    /// Whether the compressed file still is what it was. One that cannot be read is not.
-    fn is_intact(&self) -> bool {
-        let mut hash = Hasher::new(self.digest().algorithm());
-        read_into(&mut hash, &mut self.open()).is_ok() && hash.finish() == *self.digest()
     }
 }
 

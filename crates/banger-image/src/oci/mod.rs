@@ -20,6 +20,7 @@ mod local;
 mod pull;
 mod registry;
 mod settings;
+mod site;
 mod source;
 
 pub use cache::{Blob, BlobReader, Cache, CacheEntry, Extent, Pruned};
@@ -32,4 +33,6 @@ pub use local::{LocalError, SavedImage, choose_laid_out, choose_saved};
 pub use pull::{Freshness, PullError, Pulled, pull};
 pub use registry::{Challenge, CredentialsError, FetchError, parse_challenges};
 pub use settings::{LastKnown, Limits, Mirror, ParseMirrorError, Patience, Settings};
+pub(crate) use site::Site;
+pub use site::{ParseSiteUrlError, SiteUrl};
 pub use source::{ParseSourceError, Source};

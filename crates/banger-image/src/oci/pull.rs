@@ -519,7 +519,7 @@ async fn part(
     match origin {
         Origin::Registry(registry) => {
             let wanted = (&named.0, named.1);
-            fetch_blob(&registry, &cache, wanted, &meter).await.map_err(PartError::Blob)
+            fetch_blob(&*registry, &cache, wanted, &meter).await.map_err(PartError::Blob)
         }
         Origin::Local(store) => {
             copy_blob(store, &cache, named, meter).await.map_err(PartError::Local)

@@ -19,13 +19,15 @@ const ATTEMPTS: usize = 5;
 /// Images that are files on this host, by what stands before their paths.
 const LOCAL: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 
-/// Fetch an image from a registry, or take it from a file
+/// Fetch an image from a catalog or a registry, or take it from a file
 ///
-/// REF is a reference as `docker pull` takes it, `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`,
-/// `docker-archive:FILE[:REF]`, or `-` for an archive on standard input. What is here already is not
-/// fetched again; a tag that has moved is. Prints the image's name.
+/// REF is a name that `banger catalog show` lists, else a reference as `docker pull` takes it,
+/// `oci:DIR[:TAG]`, `oci-archive:FILE[:TAG]`, `docker-archive:FILE[:REF]`, or `-` for an archive on
+/// standard input. What is here already is not fetched again; a tag that has moved is. Prints the
+/// image's name.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  banger image pull alpine:3.20\n  \
+                        banger image pull debian-bookworm\n  \
                         banger image pull --name app ghcr.io/org/app@sha256:...\n  \
                         docker save app | banger image pull --name app -")]
 pub(crate) struct Args {

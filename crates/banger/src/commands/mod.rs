@@ -1,6 +1,8 @@
 //! One file per command: its arguments, whose doc comments are its help, and what it does.
 
 pub(crate) mod bench;
+pub(crate) mod catalog;
+pub(crate) mod catalog_make;
 pub(crate) mod command_args;
 pub(crate) mod completion;
 mod consent;
@@ -41,7 +43,9 @@ pub(crate) mod volume;
 use banger_api::client::{Client, ClientError, SandboxAction};
 use banger_model::ExitCode;
 
-use crate::cli::{Cli, Command, Image, ImageCache, Kernel, Snapshot, Template, Vm, Volume};
+use crate::cli::{
+    Catalog, Cli, Command, Image, ImageCache, Kernel, Snapshot, Template, Vm, Volume,
+};
 use crate::context::{self, Context};
 use crate::error::{CommandError, Failures};
 use crate::output;
@@ -53,6 +57,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Vm(command) => run_vm(command, verbosity),
         Command::Image(command) => run_image(command, verbosity),
         Command::Kernel(command) => run_kernel(command, verbosity),
+        Command::Catalog(command) => run_catalog(command),
         Command::Volume(command) => run_volume(command, verbosity),
         Command::Template(command) => run_template(command, verbosity),
         Command::Snapshot(command) => run_snapshot(command, verbosity),
@@ -109,6 +114,17 @@ fn run_kernel(command: Kernel, verbosity: u8) -> Result<ExitCode, CommandError> 
         Kernel::List(args) => kernel::list(&args, verbosity),
         Kernel::Show(args) => kernel::show(&args, verbosity),
         Kernel::Delete(args) => kernel::delete(&args, verbosity),
+    }
+}
+
+fn run_catalog(command: Catalog) -> Result<ExitCode, CommandError> {
+    match command {
+        Catalog::Show(args) => catalog::show(&args),
+        Catalog::Update(args) => catalog::update(&args),
+        Catalog::Build(args) => catalog_make::build(args),
+        Catalog::Sign(args) => catalog_make::run_sign(&args),
+        Catalog::Verify(args) => catalog_make::run_verify(&args),
+        Catalog::Genkey(args) => catalog_make::genkey(&args),
     }
 }
 

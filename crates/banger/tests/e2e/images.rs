@@ -83,7 +83,7 @@ pub(crate) fn image(layers: Vec<TestLayer>, config: &Value) -> TestImage {
 }
 
 /// A shell with some tools; `None` where Debian's busybox is missing, after saying so.
-fn busybox() -> Option<TestLayer> {
+pub(crate) fn busybox() -> Option<TestLayer> {
     let Ok(program) = std::fs::read(BUSYBOX) else {
         banger_testkit::skipped("busybox-static is not installed");
         return None;

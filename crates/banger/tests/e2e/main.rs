@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 #![expect(clippy::disallowed_methods, reason = "tests are on the other side of the door")]
 
+mod catalog;
 mod cli;
 mod cp;
 mod fork;

@@ -1,6 +1,7 @@
 //! Images that are fetched: each once, however many wait for it, and called off when nobody does.
 
 mod crowd;
+mod named;
 pub(crate) mod promote;
 pub(crate) mod uses;
 
@@ -25,6 +26,7 @@ use tracing::{info, warn};
 use crate::config::Fetching;
 use crate::operations::{Shown, now};
 use crowd::Crowd;
+use named::Led;
 
 /// Most pulls that are under way at once.
 const MAX_PULLS: usize = 16;
@@ -100,8 +102,13 @@ impl Images {
         if found.is_some() || wanted.name().is_some_and(|name| Image::can_be_made(&name)) {
             return Ok(());
         }
-        let Some(reference) = wanted.reference() else { return Ok(()) };
-        let pull = Pull { source: reference.to_string(), name: None };
+        // A name may be in a catalog; a reference is the same to all who write it differently.
+        let source = match (wanted.name(), wanted.reference()) {
+            (Some(name), _) => name.to_string(),
+            (None, Some(reference)) => reference.to_string(),
+            (None, None) => return Ok(()),
+        };
+        let pull = Pull { source, name: None };
         let fetched = self.get(pull, progress).await;
         fetched.map(drop).with_context(|| {
             let by_name = wanted.name().and_then(|name| Image::open(&self.home, &name).err());
@@ -232,6 +239,10 @@ impl Fetch {
             })
             .await?;
         }
+        let pull = match self.follow(pull).await? {
+            Led::Here(name) => return Ok(name),
+            Led::On(pull) => pull,
+        };
         let cache = cache_of(&self.home)?;
         let source = source(&pull.source)?;
         let fallback = named_after(&source);

@@ -29,6 +29,7 @@ use banger_host::lock::{FileLock, SharedFile};
 use banger_host::{HostError, clock};
 use banger_model::{Bytes, Digest, DigestAlgorithm};
 
+use super::hash::{Hasher, read_into};
 pub(super) use partial::{Partial, Written};
 pub use prune::{CacheEntry, Extent, Pruned};
 
@@ -144,7 +145,7 @@ impl Cache {
     }
 
     /// Removes a blob whose content is not what its name says.
-    pub(super) fn discard(&self, digest: &Digest) -> Result<(), HostError> {
+    pub(crate) fn discard(&self, digest: &Digest) -> Result<(), HostError> {
         remove_all(&self.blob_path(digest))
     }
 
@@ -185,6 +186,12 @@ impl Blob {
     /// Reads it from its begin, whoever else reads it.
     pub fn reader(&self) -> BlobReader {
         BlobReader { blob: self.clone(), at: 0 }
+    }
+
+    /// Whether it still is what its name says. One that cannot be read is not.
+    pub(crate) fn is_intact(&self) -> bool {
+        let mut hash = Hasher::new(self.digest.algorithm());
+        read_into(&mut hash, &mut self.reader()).is_ok() && hash.finish() == self.digest
     }
 
     /// All of a small one.

@@ -146,7 +146,7 @@ impl FetchError {
     }
 
     /// Whether the registry is out of reach, as opposed to having answered.
-    pub(in crate::oci) fn is_out_of_reach(&self) -> bool {
+    pub(crate) fn is_out_of_reach(&self) -> bool {
         match self {
             Self::Http(error) => error.may_pass() || matches!(error, HttpError::Connect { .. }),
             Self::Busy { .. } => true,

@@ -28,11 +28,12 @@ pub use credentials::CredentialsError;
 pub use error::FetchError;
 
 use super::document::{MAX_MANIFEST, media};
+use super::download::Holder;
 use super::hash::digest_of;
 use super::http::retry::{Again, BackOff, MAX_ATTEMPTS};
 use super::http::url::{Scheme, Url};
 use super::http::{Answer, Client, HttpError, Outgoing, RootsError};
-use super::settings::Settings;
+use super::settings::{Patience, Settings};
 
 /// Where the default registry really is.
 const DOCKER_HUB: (&str, &str) = ("docker.io", "registry-1.docker.io");
@@ -92,19 +93,12 @@ pub(super) struct Fetched {
 impl Registry {
     pub(super) fn new(reference: &ImageReference, settings: &Settings) -> Result<Self, RootsError> {
         let client = Client::new(settings)?;
-        let patience = &settings.patience;
-        let back_off = |attempts| BackOff {
-            attempts,
-            base: patience.back_off,
-            max: patience.max_back_off,
-            max_asked: patience.max_retry_after,
-        };
         let endpoint = |host: &str, login: &str, repository: String, attempts| Endpoint {
             scheme: client.scheme_for(host),
             host: host.to_owned(),
             login: login.to_owned(),
             repository,
-            back_off: back_off(attempts),
+            back_off: back_off(&settings.patience, attempts),
         };
         let (name, repository) = (reference.registry(), reference.repository());
         let mirrors = settings.mirrors.get(name).into_iter().flatten();
@@ -120,10 +114,6 @@ impl Registry {
             search_path: settings.search_path.clone(),
             authorizations: Mutex::default(),
         })
-    }
-
-    pub(super) fn endpoints(&self) -> &[Endpoint] {
-        &self.endpoints
     }
 
     /// Fetches a manifest from whoever has it.
@@ -188,24 +178,6 @@ impl Registry {
         Ok(Fetched { bytes, digest, media_type })
     }
 
-    /// Asks for a blob from this byte on. What is answered is only known to be no refusal.
-    pub(super) async fn blob(
-        &self,
-        endpoint: &Endpoint,
-        digest: &Digest,
-        from: u64,
-    ) -> Result<Answer, FetchError> {
-        let path = format!("/v2/{}/blobs/{digest}", endpoint.repository);
-        let header = if from == 0 {
-            (ACCEPT, HeaderValue::from_static("*/*"))
-        } else {
-            // Digits and a dash always make a header.
-            let range = HeaderValue::from_str(&format!("bytes={from}-"));
-            (RANGE, range.unwrap_or(HeaderValue::from_static("bytes=0-")))
-        };
-        self.ask(endpoint, &path, header, &format!("content {digest}")).await
-    }
-
     async fn ask(
         &self,
         endpoint: &Endpoint,
@@ -236,7 +208,53 @@ impl Registry {
     }
 }
 
+fn back_off(patience: &Patience, attempts: u32) -> BackOff {
+    BackOff {
+        attempts,
+        base: patience.back_off,
+        max: patience.max_back_off,
+        max_asked: patience.max_retry_after,
+    }
+}
+
+impl Holder for Registry {
+    fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    async fn ask_for(
+        &self,
+        endpoint: &Endpoint,
+        digest: &Digest,
+        from: u64,
+    ) -> Result<Answer, FetchError> {
+        let path = format!("/v2/{}/blobs/{digest}", endpoint.repository);
+        self.ask(endpoint, &path, part(from), &format!("content {digest}")).await
+    }
+}
+
+/// Asks for all, or for what comes from this byte on.
+pub(super) fn part(from: u64) -> (HeaderName, HeaderValue) {
+    if from == 0 {
+        return (ACCEPT, HeaderValue::from_static("*/*"));
+    }
+    // Digits and a dash always make a header.
+    let range = HeaderValue::from_str(&format!("bytes={from}-"));
+    (RANGE, range.unwrap_or(HeaderValue::from_static("bytes=0-")))
+}
+
 impl Endpoint {
+    /// A place that is no registry.
+    pub(super) fn plain(scheme: Scheme, host: &str, patience: &Patience) -> Self {
+        Self {
+            scheme,
+            host: host.to_owned(),
+            login: host.to_owned(),
+            repository: String::new(),
+            back_off: back_off(patience, MAX_ATTEMPTS),
+        }
+    }
+
     /// Waits before the next attempt.
     ///
     /// # Errors
@@ -310,7 +328,11 @@ fn plain_type(header: &str) -> String {
 }
 
 /// Turns a refusal into an error.
-async fn check(mut answer: Answer, endpoint: &Endpoint, what: &str) -> Result<Answer, FetchError> {
+pub(super) async fn check(
+    mut answer: Answer,
+    endpoint: &Endpoint,
+    what: &str,
+) -> Result<Answer, FetchError> {
     let status = answer.status;
     // A part that cannot be had is its asker's business.
     if status == StatusCode::OK

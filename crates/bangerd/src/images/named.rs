@@ -1,0 +1,82 @@
+//! What a name leads to before it is taken for a reference to a registry.
+
+use anyhow::{Context as _, Result, bail};
+use banger_image::Image;
+use banger_image::catalog::{Bundle, Catalogs, ImageEntry, ImageRecipe, Install, InstallError};
+use banger_model::ImageName;
+use tokio::task::spawn_blocking;
+use tracing::{info, warn};
+
+use super::{Fetch, Pull, cache_of};
+use crate::operations::now;
+
+/// Where following a name has ended.
+pub(super) enum Led {
+    /// The image is here.
+    Here(ImageName),
+    /// This is to be fetched from a registry or a file.
+    On(Pull),
+}
+
+impl Fetch {
+    /// Follows a name that a catalog has; everything else is as it was.
+    pub(super) async fn follow(&self, pull: Pull) -> Result<Led> {
+        let Ok(name) = pull.source.parse::<ImageName>() else { return Ok(Led::On(pull)) };
+        let fetching = &self.fetching;
+        let catalogs = Catalogs::new(&self.home, fetching.catalog.clone(), &fetching.settings);
+        let entry = catalogs.image(&name, now()).await;
+        match entry.with_context(|| format!("cannot tell what {name} is"))? {
+            None => Ok(Led::On(pull)),
+            Some(ImageEntry::Oci(reference)) => {
+                let called = pull.name.unwrap_or(name);
+                Ok(Led::On(Pull { source: reference.to_string(), name: Some(called) }))
+            }
+            Some(ImageEntry::Recipe(ImageRecipe::DebianBookworm)) => {
+                self.make(name, pull.name).await.map(Led::Here)
+            }
+            Some(ImageEntry::Bundles(bundles)) => {
+                let called = pull.name.unwrap_or_else(|| name.clone());
+                self.install(catalogs, &name, &bundles, &called).await.map(Led::Here)
+            }
+            Some(ImageEntry::Unknown(kind)) => {
+                Err(InstallError::Unknown { name: name.to_string(), kind }.into())
+            }
+        }
+    }
+
+    async fn make(&self, name: ImageName, called: Option<ImageName>) -> Result<ImageName> {
+        if called.is_some_and(|called| called != name) {
+            bail!("{name} is made on this host under its own name: leave out --name");
+        }
+        let (home, progress) = (self.home.clone(), self.progress.clone());
+        spawn_blocking(move || {
+            Image::ensure(&home, &name, &*progress)?;
+            Ok(name)
+        })
+        .await?
+    }
+
+    async fn install(
+        &self,
+        catalogs: Catalogs,
+        name: &ImageName,
+        bundles: &[Bundle],
+        called: &ImageName,
+    ) -> Result<ImageName> {
+        let cache = cache_of(&self.home)?;
+        let install = Install {
+            catalogs,
+            cache: cache.clone(),
+            now: now(),
+            called_off: self.called_off.clone(),
+            progress: self.progress.clone(),
+        };
+        let image = install.image(name, bundles, called).await?;
+        info!(image = %image.id(), %name, "an image of the catalog is here");
+        let keep = self.fetching.cache;
+        if let Err(error) = spawn_blocking(move || cache.prune(keep)).await? {
+            warn!(%error, "the cache of images cannot be made smaller");
+        }
+        Ok(called.clone())
+    }
+}
