@@ -30,13 +30,14 @@ pub(crate) const TO_RUN: [Package; 9] = [
 ];
 
 /// What only tests run: they compare what banger makes with what the usual tools make of it.
-pub(crate) const TO_TEST: [Package; 11] = [
+pub(crate) const TO_TEST: [Package; 12] = [
     package("busybox", "busybox-static"),
     package("cpio", "cpio"),
     package("debugfs", "e2fsprogs"),
     package("depmod", "kmod"),
     package("docker-registry", "docker-registry"),
     package("git", "git"),
+    package("grub-editenv", "grub-common"),
     package("ip", "iproute2"),
     package("mount", "mount"),
     package("openssl", "openssl"),
