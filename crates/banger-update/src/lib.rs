@@ -21,6 +21,7 @@
 #![warn(missing_docs)]
 
 mod boot;
+mod engine;
 mod envblock;
 mod files;
 mod grub;
@@ -34,6 +35,7 @@ mod state;
 mod systemd_boot;
 
 pub use boot::{BootError, BootLoader, BootView, MAX_TRIES, SlotStatus, Tries};
+pub use engine::{Engine, EngineError};
 pub use envblock::{BLOCK_LEN, EnvBlock, EnvError};
 pub use files::{Files, HostFiles};
 pub use grub::{ENV_COPIES, Grub};
