@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::graph::Graph;
 
 /// Each crate with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("banger-model", &[]),
     ("banger-link", &["banger-model"]),
     ("banger-api", &["banger-model"]),
@@ -32,6 +32,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ),
     ("banger", &["banger-model", "banger-api", "banger-update"]),
     ("banger-helper", &["banger-model", "banger-host", "banger-net"]),
+    ("os-update", &["banger-model", "banger-host", "banger-trust", "banger-update"]),
     ("banger-agent", &["banger-model", "banger-link"]),
 ];
 
