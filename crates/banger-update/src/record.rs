@@ -56,6 +56,31 @@ impl Record {
         self.failed.drain(..over);
     }
 
+    /// Reads what a file at `path` holds. Pure.
+    ///
+    /// # Errors
+    /// When it is of a later form, or makes no sense.
+    pub fn decode(bytes: &[u8], path: &Path) -> Result<Self, RecordError> {
+        #[derive(Deserialize)]
+        struct Form {
+            schema: u32,
+        }
+        let nonsense = |problem: String| RecordError::Nonsense { path: path.to_owned(), problem };
+        let form: Form =
+            serde_json::from_slice(bytes).map_err(|error| nonsense(error.to_string()))?;
+        if form.schema != SCHEMA {
+            return Err(RecordError::Later { path: path.to_owned(), found: form.schema });
+        }
+        let raw: RawRecord =
+            serde_json::from_slice(bytes).map_err(|error| nonsense(error.to_string()))?;
+        Self::try_from(raw).map_err(|field| nonsense(format!("its {field} is none")))
+    }
+
+    /// What its file holds.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec_pretty(&RawRecord::from(self)).unwrap_or_default()
+    }
+
     /// With a release that proved itself.
     pub fn remember_committed(&mut self, version: &Version) {
         if self.committed.as_ref().is_none_or(|known| known < version) {
@@ -116,7 +141,7 @@ impl<'a, F: Files> RecordFile<'a, F> {
     pub fn read(&self) -> ReadRecord {
         match self.files.read(&self.path, MAX_LEN) {
             Ok(None) => ReadRecord::Missing,
-            Ok(Some(bytes)) => match self.decode(&bytes) {
+            Ok(Some(bytes)) => match Record::decode(&bytes, &self.path) {
                 Ok(record) => ReadRecord::Known(Box::new(record)),
                 Err(error) => ReadRecord::Unusable(error),
             },
@@ -129,25 +154,8 @@ impl<'a, F: Files> RecordFile<'a, F> {
     /// # Errors
     /// When it cannot be written; the old one then stands.
     pub fn write(&self, record: &Record) -> Result<(), RecordError> {
-        let bytes = serde_json::to_vec_pretty(&RawRecord::from(record)).unwrap_or_default();
-        replace(self.files, &self.path, &bytes)?;
+        replace(self.files, &self.path, &record.encode())?;
         Ok(())
-    }
-
-    fn decode(&self, bytes: &[u8]) -> Result<Record, RecordError> {
-        #[derive(Deserialize)]
-        struct Form {
-            schema: u32,
-        }
-        let nonsense = |problem: String| RecordError::Nonsense { path: self.path.clone(), problem };
-        let form: Form =
-            serde_json::from_slice(bytes).map_err(|error| nonsense(error.to_string()))?;
-        if form.schema != SCHEMA {
-            return Err(RecordError::Later { path: self.path.clone(), found: form.schema });
-        }
-        let raw: RawRecord =
-            serde_json::from_slice(bytes).map_err(|error| nonsense(error.to_string()))?;
-        Record::try_from(raw).map_err(|field| nonsense(format!("its {field} is none")))
     }
 }
 

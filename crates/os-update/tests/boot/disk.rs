@@ -174,7 +174,7 @@ impl Disk {
         let core = kit.dir.path().join("core.img");
         mkimage("i386-pc", "(hd0,msdos1)/grub", &["biosdisk"], None, &core);
         let mut boot = fs::read(kit.bios.join("boot.img")).unwrap();
-        boot.truncate(SECTOR as usize);
+        boot.truncate(512);
         // Where the partition table belongs, the file has code for floppies.
         boot[446..510].fill(0);
         boot[446..462].copy_from_slice(&entry());

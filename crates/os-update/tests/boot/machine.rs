@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::disk::{Disk, Firmware, Kit, esp};
 
 /// No scenario takes longer on a slow host.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_secs(300);
 
 /// A machine that runs.
 pub(crate) struct Machine {

@@ -70,13 +70,8 @@ fn a_system_that_is_not_well_is_given_up() {
 }
 
 #[test]
-fn a_slot_that_is_damaged_is_not_started() {
+fn a_slot_that_is_damaged_after_it_was_activated_is_not_started() {
     let kit = needed!();
-    let before = "serve\nos-update apply\necho x >> /boot/os/b/kubesolo-os.gz\n\
-                  os-update activate --reboot\n";
-    let disk = Disk::make(&kit, System::new("2.0.0"), before, Loader::Ours);
-    let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
-    seen.assert_ends("1.0.0", "Failed", Some("slot B does not hold what was staged in it"));
     let after = "serve\nos-update apply && os-update activate\necho x > /boot/os/b/vmlinuz\n\
                  sync; reboot -f\n";
     let disk = Disk::make(&kit, System::new("2.0.0"), after, Loader::Ours);
@@ -92,10 +87,10 @@ fn a_boot_loader_that_reads_another_environment_is_told_of() {
     seen.assert_ends("1.0.0", "RolledBack", Some("the boot loader ignores our environment"));
 }
 
-/// Set to run more cuts than these, and from which seed.
+/// Set to the number of cuts.
 const ROUNDS: &str = "BANGER_POWER_CUTS";
 /// Cuts in a plain run.
-const DEFAULT_ROUNDS: u64 = 6;
+const DEFAULT_ROUNDS: u64 = 4;
 /// An update with both boots takes longer than this nowhere.
 const LONGEST: Duration = Duration::from_secs(120);
 
@@ -122,12 +117,15 @@ fn the_power_may_go_at_any_moment_of_an_update() {
         let at = whole.mul_f64(part);
         let cut = Machine::start(&kit, &disk, Firmware::Bios).run_for(at);
         let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
-        assert_settled(&seen, &format!("round {round}, cut after {at:?}, after\n{}", cut.text));
+        let (version, state) =
+            assert_settled(&seen, &format!("round {round}, cut after {at:?}, after\n{}", cut.text));
+        println!("round {round}: cut after {:.2} s: {version}, {state}", at.as_secs_f32());
+        std::fs::remove_file(&disk.path).unwrap();
     }
 }
 
 /// Whatever runs is whole, since it says what it is, and what is remembered fits it.
-fn assert_settled(seen: &Seen, context: &str) {
+fn assert_settled(seen: &Seen, context: &str) -> (String, String) {
     let (version, state) = seen.end();
     let fits = match version.as_str() {
         "1.0.0" => {
@@ -137,4 +135,5 @@ fn assert_settled(seen: &Seen, context: &str) {
         _ => false,
     };
     assert!(fits, "{version} runs, {state}: {context}\nthen\n{}", seen.text);
+    (version, state)
 }
