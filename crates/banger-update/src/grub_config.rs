@@ -44,9 +44,9 @@ impl KernelArgs {
 
 /// The script, for a partition that GRUB has as `$root` when it runs.
 ///
-/// The kernel is told: `os_update.slot`, the nonce that was in the environment, and how it came to
-/// be started (`os_update.boot`): `good`, the number of trials that are left after this one, or
-/// `rescue`, if no slot is startable. `panic=10` brings a kernel that gives up back to GRUB.
+/// The kernel is told: `os_update.slot`, the nonce that was in the environment, how it came to be
+/// started (`os_update.boot`: `good`, the number of trials that are left after this one, or
+/// `rescue`, if no slot is startable), and which slot could not be loaded (`os_update.failed`). `panic=10` brings a kernel that gives up back to GRUB.
 pub fn grub_config(args: &KernelArgs) -> String {
     let mut text = String::from(
         "# Written by os-update when the machine was installed; both slots rely on it.\n\
@@ -116,10 +116,12 @@ fn choose(text: &mut String, slot: Slot) {
 
 /// A trial is counted down before it begins; one that cannot be counted is not begun.
 const CHOOSE: &str = r#"
+set failed=
 function start {
-  if linux "($root)/os/$slot/vmlinuz" @ARGS@ panic=10 os_update.slot=$slot os_update.nonce=$nonce os_update.boot=$how; then
+  if linux "($root)/os/$slot/vmlinuz" @ARGS@ panic=10 os_update.slot=$slot os_update.nonce=$nonce os_update.boot=$how os_update.failed=$failed; then
     if initrd "($root)/os/$slot/kubesolo-os.gz"; then boot; fi
   fi
+  set failed=$slot
 }
 function attempt_a {
   look_a

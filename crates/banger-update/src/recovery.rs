@@ -15,6 +15,8 @@ pub struct CommandLine {
     pub nonce: Option<String>,
     /// How it came to be started.
     pub boot: Option<String>,
+    /// The slot that could not be loaded just before.
+    pub failed: Option<Slot>,
 }
 
 impl CommandLine {
@@ -28,6 +30,7 @@ impl CommandLine {
             slot: last("os_update.slot").and_then(|text| text.parse().ok()),
             nonce: last("os_update.nonce").map(str::to_owned),
             boot: last("os_update.boot").map(str::to_owned),
+            failed: last("os_update.failed").and_then(|text| text.parse().ok()),
         }
     }
 }
@@ -96,16 +99,16 @@ fn judge_trial(state: &State, trial: &Trial, seen: &Observed) -> Option<(State, 
                 .to_owned(),
         ),
         (Some(_), Some((false, _))) => Event::NeverTold,
-        (Some(_), Some((true, SlotStatus::Trial { left }))) if left > 0 => {
-            Event::FellBack(if seen.booted.nonce.as_deref() == Some(trial.nonce.as_str()) {
-                "the boot loader could not start it".to_owned()
+        (Some(_), Some((true, SlotStatus::Trial { left }))) => Event::FellBack(
+            if seen.booted.nonce.as_deref() != Some(trial.nonce.as_str()) {
+                "the boot loader ignores our environment"
+            } else if left > 0 || seen.booted.failed == Some(trial.slot) {
+                "the boot loader could not start it"
             } else {
-                "the boot loader ignores our environment".to_owned()
-            })
-        }
-        (Some(_), Some((true, SlotStatus::Trial { .. }))) => {
-            Event::FellBack("it did not prove itself in any of its boots".to_owned())
-        }
+                "it did not prove itself in any of its boots"
+            }
+            .to_owned(),
+        ),
         (Some(_), Some((true, _))) => Event::FellBack("it was given up".to_owned()),
         (Some(_), None) => Event::FellBack("the boot loader's environment is unusable".to_owned()),
     };
@@ -147,7 +150,7 @@ mod tests {
     }
 
     fn seen(slot: Option<Slot>, nonce: &str, boot: BootView, boot_id: &str) -> Observed {
-        let booted = CommandLine { slot, nonce: Some(nonce.into()), boot: None };
+        let booted = CommandLine { slot, nonce: Some(nonce.into()), ..CommandLine::default() };
         let running = Version::new(1, 0, 0);
         Observed { booted, boot: Some(boot), boot_id: boot_id.into(), running }
     }
@@ -176,6 +179,9 @@ mod tests {
         assert_eq!(used_up, "it did not prove itself in any of its boots");
         let unloadable = reason(recover(&trial(), &seen(old, "n2", trying(2), "now")));
         assert_eq!(unloadable, "the boot loader could not start it");
+        let mut told = seen(old, "n2", trying(0), "now");
+        told.booted.failed = Some(Slot::B);
+        assert_eq!(reason(recover(&trial(), &told)), "the boot loader could not start it");
         let deaf = reason(recover(&trial(), &seen(old, "n1", trying(3), "now")));
         assert_eq!(deaf, "the boot loader ignores our environment");
         let mute = reason(recover(&trial(), &seen(None, "", trying(3), "now")));

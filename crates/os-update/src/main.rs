@@ -129,6 +129,7 @@ fn take_user_data(conf: &Path, file: &Path, output: &Output) -> Result<()> {
     let text = read_text(file, cloud_init::MAX_LEN as u64)?;
     let block = cloud_init::parse(&text)
         .with_context(|| format!("cannot take the updates block of {}", file.display()))?;
+    let conf = &std::path::absolute(conf)?;
     let existing = if is_there(conf) { read_text(conf, MAX_CONF)? } else { String::new() };
     let (merged, refused) = cloud_init::merge(&existing, &block);
     refused.iter().for_each(|line| output.warn(line));
@@ -156,7 +157,7 @@ fn sign(key: &Path, file: &Path, form: Form) -> Result<()> {
         Form::Raw => signature.bytes().to_vec(),
         Form::Base64 => format!("{}\n", signature.to_base64()).into_bytes(),
     };
-    let mut name = file.as_os_str().to_owned();
+    let mut name = std::path::absolute(file)?.into_os_string();
     name.push(".sig");
     write_atomic(Path::new(&name), &bytes)?;
     Ok(())

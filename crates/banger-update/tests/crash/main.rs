@@ -67,7 +67,7 @@ fn boot(disk: &Disk) -> CommandLine {
         let left = left - 1;
         disk.edit_env(slot, left);
     }
-    CommandLine { slot: Some(slot), nonce: Some(view.nonce), boot: None }
+    CommandLine { slot: Some(slot), nonce: Some(view.nonce), ..CommandLine::default() }
 }
 
 fn seen(disk: &Disk, booted: CommandLine, boot_id: &str) -> Observed {
@@ -81,7 +81,8 @@ fn update(disk: &Disk) -> Outcome<()> {
     let trust = Trust::Keys(KeySet::new([secret.public()])?);
     let by = SignedBy::Key(secret.public().id());
     let grub = Grub::new(disk, layout());
-    let booted = CommandLine { slot: Some(Slot::A), nonce: Some("none".into()), boot: None };
+    let booted =
+        CommandLine { slot: Some(Slot::A), nonce: Some("none".into()), ..CommandLine::default() };
     let seen = seen(disk, booted, "first");
     let (mut engine, _) = Engine::open(disk, state_dir(), &grub, Tries::default(), &seen, NOW)?;
     engine.happen(Event::Check, NOW)?;
