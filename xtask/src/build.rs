@@ -25,22 +25,46 @@ pub(crate) fn banger(place: &Place) -> Result<()> {
 /// only: without it, build scripts and macros would be, too. Paths of this machine are replaced
 /// in them: the same sources make the same programs wherever they are.
 pub(crate) fn guest_programs(place: &Place) -> Result<()> {
+    static_programs(place, "banger-agent", &GUEST_PROGRAMS, "agent")
+}
+
+/// How the static `os-update` is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// As tests need it: soon.
+    Quick,
+    /// As it is shipped: small and fast.
+    Shipped,
+}
+
+/// Builds the update agent, and puts it beside the guest programs.
+pub(crate) fn os_update(place: &Place, shape: Shape) -> Result<()> {
+    let profile = match shape {
+        Shape::Quick => "dev",
+        Shape::Shipped => "appliance",
+    };
+    static_programs(place, "os-update", &["os-update"], profile)
+}
+
+fn static_programs(place: &Place, package: &str, names: &[&str], profile: &str) -> Result<()> {
     let flags = [
         "-Ctarget-feature=+crt-static".to_owned(),
+        "-Cstrip=symbols".to_owned(),
         remap(&place.cargo_home, "/cargo"),
         remap(&place.root, "/banger"),
     ];
     let flags: Vec<_> = flags.iter().map(|flag| toml_string(flag)).collect();
     let config = format!("target.{}.rustflags=[{}]", place.triple, flags.join(","));
     Program::cargo(place, "build")
-        .args(["--locked", "-p", "banger-agent", "--bins", "--profile", "agent"])
+        .args(["--locked", "-p", package, "--bins", "--profile", profile])
         .args(["--target", &place.triple, "--config", &config])
         // They would take the place of the flags above.
         .without_env("RUSTFLAGS")
         .without_env("CARGO_ENCODED_RUSTFLAGS")
         .run()?;
-    let built = place.target.join(&place.triple).join("agent");
-    for name in GUEST_PROGRAMS {
+    let dir = if profile == "dev" { "debug" } else { profile };
+    let built = place.target.join(&place.triple).join(dir);
+    for name in names {
         let program = built.join(name);
         let elf = std::fs::read(&program).with_context(|| format!("no {}", program.display()))?;
         anyhow::ensure!(!needs_loader(&elf), "{} is not static", program.display());

@@ -19,6 +19,7 @@ mod fuzz;
 mod install;
 mod packages;
 mod place;
+mod power_cut;
 mod steps;
 mod test;
 mod try_it;
@@ -40,7 +41,9 @@ usage: cargo xtask COMMAND
   crash [--rounds N] [--from-round K] [--real N]
                                  kill the daemon N times (100) and look what became of its
                                  sandboxes; then N times with real ones (0)
-  bench [--bursts N] [-o json]   measure the daemon as it is released, without real machines";
+  bench [--bursts N] [-o json]   measure the daemon as it is released, without real machines
+  power-cut [--rounds N]         cut the power of an appliance that updates itself N times (20), and
+                                 look what boots";
 
 fn main() -> ExitCode {
     match run(std::env::args_os().skip(1).collect()) {
@@ -64,6 +67,7 @@ fn run(args: Vec<OsString>) -> Result<ExitCode> {
         Some("fuzz") => fuzz::run(&place, rest),
         Some("crash") => crash::run(&place, rest),
         Some("bench") => bench::run(&place, rest),
+        Some("power-cut") => power_cut::run(&place, rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

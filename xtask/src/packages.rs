@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::command::{Program, find};
 
-/// A program and the package that it comes in.
+/// A program, or a file with its path, and the package that it comes in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Package {
     program: &'static str,
@@ -30,16 +30,21 @@ pub(crate) const TO_RUN: [Package; 9] = [
 ];
 
 /// What only tests run: they compare what banger makes with what the usual tools make of it.
-pub(crate) const TO_TEST: [Package; 11] = [
+pub(crate) const TO_TEST: [Package; 16] = [
     package("busybox", "busybox-static"),
     package("cpio", "cpio"),
     package("debugfs", "e2fsprogs"),
     package("depmod", "kmod"),
     package("docker-registry", "docker-registry"),
     package("git", "git"),
+    package("grub-editenv", "grub-common"),
+    package("grub-mkimage", "grub-common"),
+    package("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
+    package("/usr/lib/grub/x86_64-efi/normal.mod", "grub-efi-amd64-bin"),
     package("ip", "iproute2"),
     package("mount", "mount"),
     package("openssl", "openssl"),
+    package("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
     package("skopeo", "skopeo"),
     package("umoci", "umoci"),
 ];

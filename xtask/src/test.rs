@@ -26,6 +26,7 @@ pub(crate) fn run(place: &Place, filters: Vec<OsString>) -> Result<ExitCode> {
     }
     steps.next("Building the guest's programs");
     build::guest_programs(place)?;
+    build::os_update(place, build::Shape::Quick)?;
     steps.next("Building the tests");
     cargo_test(place).arg("--no-run").run()?;
     steps.next("Making the kernel and the image that tests share");

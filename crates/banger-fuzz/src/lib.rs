@@ -24,6 +24,7 @@ mod output;
 mod qmp;
 mod streams;
 mod tool;
+mod update;
 mod user;
 mod vm_cp;
 
@@ -48,7 +49,7 @@ mod users;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name: the one of its corpus and of its binary in `fuzz/`.
-pub const TARGETS: [(&str, Target); 23] = [
+pub const TARGETS: [(&str, Target); 29] = [
     ("accounts", guest::accounts),
     ("apt", image::apt),
     ("attach", streams::attach),
@@ -72,6 +73,12 @@ pub const TARGETS: [(&str, Target); 23] = [
     ("oci_reference", oci::oci_reference),
     ("qmp", qmp::qmp),
     ("tar", image::tar),
+    ("update_cloud_init", update::cloud_init),
+    ("update_conf", update::conf),
+    ("update_dns", update::dns),
+    ("update_env", update::env),
+    ("update_manifest", update::manifest),
+    ("update_record", update::record),
 ];
 
 /// Runs the target of this name.

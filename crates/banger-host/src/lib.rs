@@ -13,6 +13,7 @@ pub mod error;
 pub mod facts;
 pub mod fs;
 pub mod home;
+pub mod inplace;
 pub mod lock;
 pub mod memory;
 pub mod owned;

@@ -69,6 +69,13 @@ pub fn agent_dir() -> Option<PathBuf> {
     dir.join("banger-agent").is_file().then_some(dir)
 }
 
+/// The static `os-update`, which tests put into an initramfs with nothing beside it; `None` when it
+/// has not been built.
+pub fn static_os_update() -> Option<PathBuf> {
+    let dir = variable(AGENT_DIR).unwrap_or_else(|| repo_root().join("target/lib/banger"));
+    Some(dir.join("os-update")).filter(|program| program.is_file())
+}
+
 #[expect(clippy::disallowed_methods, reason = "tests are told by the environment where to work")]
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)

@@ -18,6 +18,13 @@ pub struct Version(semver::Version);
 #[error("{0:?} is no version such as 1.2.3, v1.2.3 or 1.2.3-rc.1 of at most {MAX_LEN} characters")]
 pub struct ParseVersionError(String);
 
+impl Version {
+    /// `major.minor.patch`.
+    pub fn new(major: u64, minor: u64, patch: u64) -> Self {
+        Self(semver::Version::new(major, minor, patch))
+    }
+}
+
 impl FromStr for Version {
     type Err = ParseVersionError;
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::graph::Graph;
 
 /// Each crate with those of ours that it may use.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("banger-model", &[]),
     ("banger-link", &["banger-model"]),
     ("banger-api", &["banger-model"]),
@@ -14,6 +14,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ("banger-host", &["banger-model"]),
     ("banger-store", &["banger-model"]),
     ("banger-image", &["banger-model", "banger-host", "banger-trust"]),
+    ("banger-update", &["banger-model", "banger-host", "banger-trust"]),
     ("banger-net", &["banger-model", "banger-host"]),
     ("banger-vmm", &["banger-model", "banger-host"]),
     (
@@ -31,6 +32,7 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     ),
     ("banger", &["banger-model", "banger-api", "banger-update"]),
     ("banger-helper", &["banger-model", "banger-host", "banger-net"]),
+    ("os-update", &["banger-model", "banger-host", "banger-trust", "banger-update"]),
     ("banger-agent", &["banger-model", "banger-link"]),
 ];
 

@@ -1,0 +1,261 @@
+//! What a state means after a boot, a crash or a power cut. Pure.
+
+use banger_trust::Version;
+
+use crate::boot::{BootView, SlotStatus};
+use crate::slot::Slot;
+use crate::state::{Effect, Event, Failure, Phase, ReleaseId, State, Trial};
+
+/// What the boot loader told the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// The slot that was started.
+    pub slot: Option<Slot>,
+    /// The nonce that was in the environment.
+    pub nonce: Option<String>,
+    /// How it came to be started.
+    pub boot: Option<String>,
+    /// The slot that could not be loaded just before.
+    pub failed: Option<Slot>,
+}
+
+impl CommandLine {
+    /// Reads `/proc/cmdline`: of words that come twice, the last counts, as for the kernel.
+    pub fn parse(text: &str) -> Self {
+        let last = |name: &str| {
+            let words = text.split_ascii_whitespace().rev();
+            words.filter_map(|word| word.strip_prefix(name)).find_map(|rest| rest.strip_prefix('='))
+        };
+        Self {
+            slot: last("os_update.slot").and_then(|text| text.parse().ok()),
+            nonce: last("os_update.nonce").map(str::to_owned),
+            boot: last("os_update.boot").map(str::to_owned),
+            failed: last("os_update.failed").and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// What can be seen of a machine that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// What the boot loader told.
+    pub booted: CommandLine,
+    /// What it will do next; `None` when its environment is unusable.
+    pub boot: Option<BootView>,
+    /// This boot.
+    pub boot_id: String,
+    /// The version that runs, as far as it says.
+    pub running: Version,
+}
+
+/// What follows from a state that was left behind, if anything: the state to go on from, and what
+/// has to be done. Applying it twice changes nothing more.
+pub fn recover(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
+    match state {
+        State::Checking | State::Downloading(_) | State::Verifying(_) | State::Staging(_) => {
+            // Who was at it is gone: it held the lock. The slot is closed, so nothing is lost.
+            let phase = state.phase().unwrap_or(Phase::Checking);
+            let error = "it was interrupted".to_owned();
+            Some((State::Failed(Failure { phase, error, retryable: true }), vec![]))
+        }
+        State::Trial(trial) => judge_trial(state, trial, seen),
+        State::Committed(_, slot) => {
+            // It was written down that the slot is good, and perhaps the loader was not told.
+            let told = seen.boot.as_ref().is_none_or(|boot| boot.status(*slot) == SlotStatus::Good);
+            (seen.booted.slot == Some(*slot) && !told)
+                .then(|| (state.clone(), vec![Effect::Commit(*slot)]))
+        }
+        State::RolledBack { to, .. } => {
+            let boot = seen.boot.as_ref()?;
+            if boot.first == *to && boot.status(*to) == SlotStatus::Good {
+                let runs_what_was_given_up = seen.booted.slot == Some(!*to);
+                return runs_what_was_given_up.then(|| (state.clone(), vec![Effect::Reboot]));
+            }
+            let mut effects = vec![Effect::Select(*to)];
+            if seen.booted.slot == Some(!*to) {
+                effects.push(Effect::Reboot);
+            }
+            Some((state.clone(), effects))
+        }
+        State::Idle | State::Blocked { .. } | State::Failed(_) => orphan(seen),
+        State::Available(_) | State::Staged(..) => None,
+    }
+}
+
+fn judge_trial(state: &State, trial: &Trial, seen: &Observed) -> Option<(State, Vec<Effect>)> {
+    let told = seen.boot.as_ref().map(|boot| (boot.nonce == trial.nonce, boot.status(trial.slot)));
+    if seen.boot_id == trial.boot_id {
+        // Not rebooted yet. If the loader was never told, whoever decided it died in between.
+        let never = matches!(told, Some((false, _)));
+        return never.then(|| state.clone().apply(Event::NeverTold).ok()).flatten();
+    }
+    if seen.booted.slot == Some(trial.slot) {
+        // It runs: the health check has the word.
+        return None;
+    }
+    let event = match (seen.booted.slot, told) {
+        (None, _) => Event::FellBack(
+            "the boot loader does not say which slot it started: it ignores our environment"
+                .to_owned(),
+        ),
+        (Some(_), Some((false, _))) => Event::NeverTold,
+        (Some(_), Some((true, SlotStatus::Trial { left }))) => Event::FellBack(
+            if seen.booted.nonce.as_deref() != Some(trial.nonce.as_str()) {
+                "the boot loader ignores our environment"
+            } else if left > 0 || seen.booted.failed == Some(trial.slot) {
+                "the boot loader could not start it"
+            } else {
+                "it did not prove itself in any of its boots"
+            }
+            .to_owned(),
+        ),
+        (Some(_), Some((true, _))) => Event::FellBack("it was given up".to_owned()),
+        (Some(_), None) => Event::FellBack("the boot loader's environment is unusable".to_owned()),
+    };
+    state.clone().apply(event).ok()
+}
+
+/// The state was lost while a slot was being tried: what runs is on trial whatever we remember,
+/// and the health check has to decide about it.
+fn orphan(seen: &Observed) -> Option<(State, Vec<Effect>)> {
+    let boot = seen.boot.as_ref()?;
+    let slot = seen.booted.slot?;
+    if !matches!(boot.status(slot), SlotStatus::Trial { .. }) {
+        return None;
+    }
+    let release = ReleaseId {
+        version: seen.running.clone(),
+        fingerprint: banger_trust::Sha256Digest::of(b"unknown"),
+    };
+    let (nonce, boot_id) = (boot.nonce.clone(), String::new());
+    Some((State::Trial(Trial { release, slot, nonce, boot_id }), vec![]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use banger_trust::Sha256Digest;
+
+    fn release() -> ReleaseId {
+        ReleaseId { version: Version::new(2, 0, 0), fingerprint: Sha256Digest::of(b"r") }
+    }
+
+    fn trial() -> State {
+        State::Trial(Trial {
+            release: release(),
+            slot: Slot::B,
+            nonce: "n2".into(),
+            boot_id: "before".into(),
+        })
+    }
+
+    fn seen(slot: Option<Slot>, nonce: &str, boot: BootView, boot_id: &str) -> Observed {
+        let booted = CommandLine { slot, nonce: Some(nonce.into()), ..CommandLine::default() };
+        let running = Version::new(1, 0, 0);
+        Observed { booted, boot: Some(boot), boot_id: boot_id.into(), running }
+    }
+
+    fn trying(left: u8) -> BootView {
+        let view = BootView { nonce: "n2".into(), ..BootView::starting(Slot::B) };
+        view.with(Slot::B, SlotStatus::Trial { left })
+    }
+
+    fn reason(outcome: Option<(State, Vec<Effect>)>) -> String {
+        match outcome.unwrap() {
+            (State::RolledBack { reason, to: Slot::A, .. }, effects) => {
+                assert_eq!(effects, [Effect::Select(Slot::A)]);
+                reason
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn f11_a_trial_is_judged_by_what_booted() {
+        let old = Some(Slot::A);
+        assert_eq!(recover(&trial(), &seen(old, "n1", trying(3), "before")), None, "still to boot");
+        assert_eq!(recover(&trial(), &seen(Some(Slot::B), "n2", trying(2), "now")), None);
+        let used_up = reason(recover(&trial(), &seen(old, "n2", trying(0), "now")));
+        assert_eq!(used_up, "it did not prove itself in any of its boots");
+        let unloadable = reason(recover(&trial(), &seen(old, "n2", trying(2), "now")));
+        assert_eq!(unloadable, "the boot loader could not start it");
+        let mut told = seen(old, "n2", trying(0), "now");
+        told.booted.failed = Some(Slot::B);
+        assert_eq!(reason(recover(&trial(), &told)), "the boot loader could not start it");
+        let deaf = reason(recover(&trial(), &seen(old, "n1", trying(3), "now")));
+        assert_eq!(deaf, "the boot loader ignores our environment");
+        let mute = reason(recover(&trial(), &seen(None, "", trying(3), "now")));
+        assert!(mute.contains("ignores our environment"));
+    }
+
+    #[test]
+    fn f01_a_trial_that_the_loader_never_heard_of_is_staged_again() {
+        let untold = BootView::starting(Slot::A).with(Slot::B, SlotStatus::Bad);
+        for boot_id in ["before", "now"] {
+            let (state, effects) =
+                recover(&trial(), &seen(Some(Slot::A), "none", untold.clone(), boot_id)).unwrap();
+            assert_eq!((state, effects.len()), (State::Staged(release(), Slot::B), 0));
+        }
+    }
+
+    #[test]
+    fn f14_a_trial_that_was_forgotten_still_needs_the_health_check() {
+        let (state, _) =
+            recover(&State::Idle, &seen(Some(Slot::B), "n2", trying(2), "now")).unwrap();
+        assert!(matches!(state, State::Trial(Trial { slot: Slot::B, .. })), "{state:?}");
+        assert_eq!(recover(&State::Idle, &seen(Some(Slot::A), "n2", trying(2), "now")), None);
+    }
+
+    #[test]
+    fn f01_what_was_decided_is_told_to_the_loader_again() {
+        let committed = State::Committed(release(), Slot::B);
+        let again = recover(&committed, &seen(Some(Slot::B), "n2", trying(2), "now"));
+        assert_eq!(again.unwrap().1, [Effect::Commit(Slot::B)]);
+        let done = trying(2).with(Slot::B, SlotStatus::Good);
+        assert_eq!(recover(&committed, &seen(Some(Slot::B), "n2", done, "now")), None);
+        let given_up = State::RolledBack { release: release(), to: Slot::A, reason: "sick".into() };
+        let again = recover(&given_up, &seen(Some(Slot::B), "n2", trying(2), "now"));
+        assert_eq!(again.unwrap().1, [Effect::Select(Slot::A), Effect::Reboot]);
+        let selected = BootView::starting(Slot::A).with(Slot::B, SlotStatus::Bad);
+        let again = recover(&given_up, &seen(Some(Slot::B), "n2", selected.clone(), "now"));
+        assert_eq!(again.unwrap().1, [Effect::Reboot]);
+        assert_eq!(recover(&given_up, &seen(Some(Slot::A), "n2", selected, "now")), None);
+    }
+
+    #[test]
+    fn f01_what_was_under_way_failed_and_may_be_tried_again() {
+        for state in [State::Checking, State::Downloading(release()), State::Staging(release())] {
+            let boot = BootView::starting(Slot::A);
+            let (state, effects) =
+                recover(&state, &seen(Some(Slot::A), "none", boot, "now")).unwrap();
+            assert!(matches!(state, State::Failed(Failure { retryable: true, .. })));
+            assert!(effects.is_empty());
+        }
+    }
+
+    #[test]
+    fn recovery_comes_to_rest() {
+        let views = [trying(3), trying(0), BootView::starting(Slot::A)];
+        for view in views {
+            for slot in [Some(Slot::A), Some(Slot::B), None] {
+                for nonce in ["n1", "n2"] {
+                    for boot_id in ["before", "now"] {
+                        let seen = seen(slot, nonce, view.clone(), boot_id);
+                        let Some((state, _)) = recover(&trial(), &seen) else { continue };
+                        let again = recover(&state, &seen);
+                        let rests = again.as_ref().is_none_or(|(next, _)| *next == state);
+                        assert!(rests, "{state:?} {again:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_word_of_a_command_line_counts() {
+        let line =
+            CommandLine::parse("quiet os_update.slot=a os_update.slot=b os_update.nonce=x y");
+        assert_eq!((line.slot, line.nonce.as_deref()), (Some(Slot::B), Some("x")));
+        assert_eq!(CommandLine::parse("os_update.slot=c xos_update.slot=a").slot, None);
+    }
+}

@@ -1,0 +1,223 @@
+//! systemd-boot, told by entries with a counter in their names: `os-b+3-0.conf` is started three
+//! more times, `os-b.conf` for good, `os-b+0-3.conf` only when nothing else is left.
+//!
+//! Each slot has at most one entry. The loader sorts by what an entry says of its `version`, the
+//! highest first; here that is a number that rises with every change. An entry is written aside
+//! and renamed last, when everything that it names is there.
+
+use std::path::{Path, PathBuf};
+
+use crate::boot::{BootError, BootLoader, BootView, SlotStatus, Tries};
+use crate::files::Files;
+use crate::grub_config::KernelArgs;
+use crate::slot::{Layout, Slot};
+
+/// Where entries lie, under the directory that the loader reads.
+const ENTRIES: &str = "loader/entries";
+/// Longest entry that makes sense.
+const MAX_ENTRY: u64 = 4096;
+
+/// systemd-boot, as its entries are found under a directory.
+#[derive(Debug)]
+pub struct SystemdBoot<'a, F> {
+    files: &'a F,
+    layout: Layout,
+    args: KernelArgs,
+}
+
+/// An entry that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    slot: Slot,
+    file: String,
+    status: SlotStatus,
+    number: u64,
+    nonce: String,
+}
+
+impl<'a, F: Files> SystemdBoot<'a, F> {
+    /// The one whose entries lie under `layout`; kernels are told `args`.
+    pub fn new(files: &'a F, layout: Layout, args: KernelArgs) -> Self {
+        Self { files, layout, args }
+    }
+
+    /// Writes the entry of a slot that is good, on a machine that is being installed.
+    ///
+    /// # Errors
+    /// When it cannot be written; the directory has to be there.
+    pub fn install(&self, slot: Slot) -> Result<(), BootError> {
+        self.put(slot, "", "none")
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.layout.boot().join(ENTRIES)
+    }
+
+    fn entries(&self) -> Result<Vec<Entry>, BootError> {
+        let mut entries = Vec::new();
+        for file in self.files.list(&self.dir())? {
+            let Some((slot, status)) = parse_name(&file) else { continue };
+            let path = self.dir().join(&file);
+            let text = self.files.read(&path, MAX_ENTRY)?.unwrap_or_default();
+            let text = String::from_utf8_lossy(&text);
+            let (number, nonce) = parse_entry(&text).ok_or(BootError::Entry { path })?;
+            entries.push(Entry { slot, file, status, number, nonce });
+        }
+        // As the loader does: what is used up comes last, then the highest number first.
+        entries
+            .sort_by_key(|entry| (!entry.status.is_startable(), std::cmp::Reverse(entry.number)));
+        Ok(entries)
+    }
+
+    fn entry(&self, slot: Slot) -> Result<Entry, BootError> {
+        let entries = self.entries()?;
+        entries.into_iter().find(|entry| entry.slot == slot).ok_or(BootError::NoEntry(slot))
+    }
+
+    /// Writes the entry of a slot with the highest number, and removes its older ones.
+    fn put(&self, slot: Slot, counter: &str, nonce: &str) -> Result<(), BootError> {
+        let entries = self.entries()?;
+        let number = entries.iter().map(|entry| entry.number).max().unwrap_or(0).saturating_add(1);
+        let letter = slot.letter();
+        let file = format!("os-{letter}{counter}.conf");
+        let text = format!(
+            "title OS (slot {slot})\nsort-key os\nversion {number}\nlinux /os/{letter}/vmlinuz\n\
+             initrd /os/{letter}/kubesolo-os.gz\noptions {} panic=10 os_update.slot={letter} \
+             os_update.nonce={nonce} os_update.boot=counted\n",
+            self.args.as_str()
+        );
+        let (path, aside) = (self.dir().join(&file), self.dir().join(format!("os-{letter}.new")));
+        self.files.create(&aside)?;
+        self.files.append(&aside, text.as_bytes())?;
+        self.files.sync(&aside)?;
+        self.files.rename(&aside, &path)?;
+        self.files.sync_dir(&self.dir())?;
+        for old in entries.iter().filter(|entry| entry.slot == slot && entry.file != file) {
+            self.files.remove(&self.dir().join(&old.file))?;
+        }
+        self.settle(&path)
+    }
+
+    fn rename(&self, entry: &Entry, counter: &str) -> Result<(), BootError> {
+        let to = self.dir().join(format!("os-{}{counter}.conf", entry.slot.letter()));
+        let from = self.dir().join(&entry.file);
+        if from != to {
+            self.files.rename(&from, &to)?;
+            self.settle(&to)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&self, path: &Path) -> Result<(), BootError> {
+        self.files.sync_dir(&self.dir())?;
+        Ok(self.files.settle(self.layout.boot(), &[path])?)
+    }
+}
+
+impl<F: Files + std::fmt::Debug> BootLoader for SystemdBoot<'_, F> {
+    fn view(&self) -> Result<BootView, BootError> {
+        let entries = self.entries()?;
+        let status = |slot| {
+            let entry = entries.iter().find(|entry| entry.slot == slot);
+            entry.map_or(SlotStatus::Bad, |entry| entry.status)
+        };
+        let first = entries.first().ok_or(BootError::NoEntry(Slot::A))?;
+        let nonce = first.nonce.clone();
+        Ok(BootView { first: first.slot, a: status(Slot::A), b: status(Slot::B), nonce })
+    }
+
+    fn close(&self, slot: Slot) -> Result<(), BootError> {
+        for entry in self.entries()?.iter().filter(|entry| entry.slot == slot) {
+            self.rename(entry, "+0-1")?;
+        }
+        Ok(())
+    }
+
+    fn try_next(&self, slot: Slot, tries: Tries, nonce: &str) -> Result<(), BootError> {
+        self.put(slot, &format!("+{}-0", tries.get()), nonce)
+    }
+
+    fn commit(&self, slot: Slot) -> Result<(), BootError> {
+        self.rename(&self.entry(slot)?, "")
+    }
+
+    fn select(&self, slot: Slot) -> Result<(), BootError> {
+        self.rename(&self.entry(slot)?, "")?;
+        self.close(!slot)
+    }
+}
+
+/// `os-a.conf`, `os-a+3-0.conf`; everything else in the directory is somebody else's.
+fn parse_name(file: &str) -> Option<(Slot, SlotStatus)> {
+    let stem = file.strip_prefix("os-")?.strip_suffix(".conf")?;
+    let (letter, counter) = match stem.split_once('+') {
+        Some((letter, counter)) => (letter, Some(counter)),
+        None => (stem, None),
+    };
+    let slot = Slot::ALL.into_iter().find(|slot| slot.letter() == letter)?;
+    let status = match counter {
+        None => SlotStatus::Good,
+        Some(counter) => {
+            let left = counter.split_once('-').map_or(counter, |(left, _)| left);
+            match left.parse::<u8>().ok()? {
+                0 => SlotStatus::Bad,
+                left => SlotStatus::Trial { left },
+            }
+        }
+    };
+    Some((slot, status))
+}
+
+/// The number and the nonce of an entry.
+fn parse_entry(text: &str) -> Option<(u64, String)> {
+    let number = text.lines().find_map(|line| line.strip_prefix("version "))?.parse().ok()?;
+    let options = text.lines().find_map(|line| line.strip_prefix("options "))?;
+    let nonce = options.split(' ').find_map(|word| word.strip_prefix("os_update.nonce="))?;
+    Some((number, nonce.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "these tests damage files")]
+
+    use super::*;
+    use crate::files::HostFiles;
+
+    #[test]
+    fn entries_are_counted_by_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join(ENTRIES)).unwrap();
+        let args = KernelArgs::parse("quiet").unwrap();
+        let loader = SystemdBoot::new(&HostFiles, Layout::under(dir.path()), args);
+        let names = || HostFiles.list(&dir.path().join(ENTRIES)).unwrap();
+        loader.install(Slot::A).unwrap();
+        assert_eq!(loader.view().unwrap().next(), Some(Slot::A));
+        loader.close(Slot::B).unwrap();
+        loader.try_next(Slot::B, Tries::default(), "n1").unwrap();
+        assert_eq!(names(), ["os-a.conf", "os-b+3-0.conf"]);
+        let view = loader.view().unwrap();
+        assert_eq!((view.next(), view.nonce.as_str()), (Some(Slot::B), "n1"));
+        // What the loader itself does at each start.
+        let at = |name: &str| dir.path().join(ENTRIES).join(name);
+        std::fs::rename(at("os-b+3-0.conf"), at("os-b+2-1.conf")).unwrap();
+        assert_eq!(loader.view().unwrap().b, SlotStatus::Trial { left: 2 });
+        loader.commit(Slot::B).unwrap();
+        assert_eq!(names(), ["os-a.conf", "os-b.conf"]);
+        loader.close(Slot::A).unwrap();
+        loader.try_next(Slot::A, Tries::default(), "n2").unwrap();
+        assert_eq!(names(), ["os-a+3-0.conf", "os-b.conf"]);
+        std::fs::rename(at("os-a+3-0.conf"), at("os-a+0-3.conf")).unwrap();
+        assert_eq!(loader.view().unwrap().next(), Some(Slot::B), "used up");
+        loader.select(Slot::B).unwrap();
+        assert_eq!(names(), ["os-a+0-1.conf", "os-b.conf"]);
+        let text = std::fs::read_to_string(at("os-b.conf")).unwrap();
+        assert!(text.contains("options quiet panic=10 os_update.slot=b os_update.nonce=n1"));
+    }
+
+    #[test]
+    fn entries_of_others_are_left_alone() {
+        for other in ["os-a", "os-c.conf", "debian.conf", "os-a+x.conf", "os-ab.conf", "os-.conf"] {
+            assert_eq!(parse_name(other), None, "{other}");
+        }
+    }
+}

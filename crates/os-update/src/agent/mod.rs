@@ -1,0 +1,434 @@
+//! One run of each command: what is asked, what is let happen, and in which order.
+//!
+//! A run holds the lock of the state directory, so that two never meet. Whatever fails is written
+//! down as what went wrong, and nothing that runs has changed then.
+
+mod ask;
+mod error;
+mod session;
+
+use std::path::{Path, PathBuf};
+
+use banger_host::fs::{create_private_dir, read_bounded};
+use banger_host::random;
+use banger_trust::gates::{Hours, Refusal, window};
+use banger_trust::{ArtifactName, Manifest, Sha256Digest, Trust, Verified, Version};
+use banger_update::{
+    BootLoader, BootView, Effect, Event, Grub, HostFiles, Layout, Observed, Passive, ReleaseId,
+    Slot, SlotStatus, State, SystemdBoot,
+};
+
+use crate::dns::Resolver;
+use crate::fetch::{self, Progress};
+use crate::health::{Finding, Running, until_well};
+use crate::http::Patience;
+use crate::machine;
+use crate::settings::{Loader, MAX_KEYS_FILE, Merged, Settings};
+use ask::{Asked, LATEST, signature};
+pub use error::AgentError;
+use session::Session;
+
+/// What one run is told besides its settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Orders {
+    /// Whether the maintenance window counts.
+    pub hours: Hours,
+    /// Whether signatures have to be there.
+    pub signatures: Signatures,
+    /// Whether anything is done.
+    pub run: Run,
+}
+
+/// Whether signatures have to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signatures {
+    /// Yes.
+    Required,
+    /// `--insecure-skip-verify` was given, and there is no key.
+    Insecure,
+}
+
+/// Whether anything is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// Yes.
+    Real,
+    /// Only told: `--dry-run`.
+    Dry,
+}
+
+/// Whether the machine starts again when it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reboot {
+    /// At once.
+    Now,
+    /// Whoever called sees to it.
+    Later,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub enum Outcome {
+    /// There is nothing newer.
+    UpToDate(Version),
+    /// This can be installed.
+    Available(Version),
+    /// This would be offered, if only it could be verified: there is no key.
+    Unverified(Version),
+    /// This lies in the passive slot.
+    Staged(Version),
+    /// This is tried at the next boot.
+    OnTrial(Version),
+    /// This has proved itself.
+    Committed(Version),
+    /// There was nothing to prove; what was checked is well.
+    Healthy(Vec<Finding>),
+    /// The old one was selected.
+    RolledBack,
+}
+
+/// The agent of this machine, with valid settings.
+#[derive(Debug)]
+pub struct Agent {
+    settings: Settings,
+    patience: Patience,
+    resolver: Resolver,
+}
+
+/// Reads the key if it lies in a file, and checks all settings.
+///
+/// # Errors
+/// When anything makes no sense, or the key cannot be read.
+pub fn settle(merged: &Merged) -> Result<Settings, AgentError> {
+    let keys = merged.pubkey_path().map(|path| read_bounded(&path, MAX_KEYS_FILE)).transpose()?;
+    Ok(merged.validate(keys.as_deref())?)
+}
+
+impl Agent {
+    /// With these settings.
+    pub fn new(settings: Settings, patience: Patience, resolver: Resolver) -> Self {
+        Self { settings, patience, resolver }
+    }
+
+    /// Its settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn layout(&self) -> Layout {
+        Layout::under(&self.settings.boot_dir)
+    }
+
+    /// The boot loader of this machine.
+    pub fn loader(&self) -> Box<dyn BootLoader> {
+        match self.settings.loader {
+            Loader::Grub => Box::new(Grub::new(&HostFiles, self.layout())),
+            Loader::SystemdBoot => {
+                let args = self.settings.kernel_args.clone();
+                Box::new(SystemdBoot::new(&HostFiles, self.layout(), args))
+            }
+        }
+    }
+
+    /// Asks the server what there is.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or what it says is refused.
+    pub async fn check(&self, orders: Orders) -> Result<Outcome, AgentError> {
+        let loader = self.loader();
+        let session = Session::begin(self, loader.as_ref())?;
+        if self.settings.keys.is_none() && orders.signatures == Signatures::Required {
+            return self.check_without_key(&session).await;
+        }
+        let trust = self.trust(orders)?;
+        if orders.run == Run::Dry {
+            let mut session = session;
+            return match self.ask(&mut session, &trust, Run::Dry).await? {
+                Asked::UpToDate(version) => Ok(Outcome::UpToDate(version)),
+                Asked::Install(manifest) => Ok(Outcome::Available(manifest.get().version.clone())),
+                Asked::Refused(refusal) => Err(refusal.into()),
+            };
+        }
+        let mut session = session;
+        match self.find(&mut session, &trust).await? {
+            None => Ok(Outcome::UpToDate(session.seen.running.clone())),
+            Some(manifest) => Ok(Outcome::Available(manifest.get().version.clone())),
+        }
+    }
+
+    /// Has the newest release in the passive slot.
+    ///
+    /// # Errors
+    /// When that did not come about. What runs has not changed.
+    pub async fn apply(
+        &self,
+        orders: Orders,
+        progress: &mut dyn Progress,
+    ) -> Result<Outcome, AgentError> {
+        let loader = self.loader();
+        let mut session = Session::begin(self, loader.as_ref())?;
+        session.refusable(|session| self.gate_window(session, orders))?;
+        let trust = self.trust(orders)?;
+        if orders.run == Run::Dry {
+            return match self.ask(&mut session, &trust, Run::Dry).await? {
+                Asked::UpToDate(version) => Ok(Outcome::UpToDate(version)),
+                Asked::Install(manifest) => Ok(Outcome::Available(manifest.get().version.clone())),
+                Asked::Refused(refusal) => Err(refusal.into()),
+            };
+        }
+        let Some(manifest) = self.find(&mut session, &trust).await? else {
+            return Ok(Outcome::UpToDate(session.seen.running.clone()));
+        };
+        let version = manifest.get().version.clone();
+        if !matches!(session.engine.record().state, State::Staged(..)) {
+            let staged = self.stage(&mut session, &trust, &manifest, progress).await;
+            session.or_failed(staged)?;
+        }
+        Ok(Outcome::Staged(version))
+    }
+
+    /// Has the boot loader try what was staged. The slot is read once more before that.
+    ///
+    /// # Errors
+    /// When nothing is staged, or it is damaged, or this is not the time.
+    pub fn activate(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
+        let loader = self.loader();
+        let mut session = Session::begin(self, loader.as_ref())?;
+        session.refusable(|session| self.gate_window(session, orders))?;
+        let State::Staged(release, slot) = session.engine.record().state.clone() else {
+            let state = session.engine.record().state.to_string();
+            return Err(AgentError::NothingStaged(state));
+        };
+        let passive = self.passive(&session)?;
+        let there = passive.fingerprint();
+        let whole = matches!(&there, Ok(Some(found)) if *found == release.fingerprint);
+        if !whole || passive.slot() != slot {
+            let damaged = Err(AgentError::Corrupted { slot: slot.to_string() });
+            return session.or_failed(damaged);
+        }
+        if orders.run == Run::Dry {
+            return Ok(Outcome::Staged(release.version));
+        }
+        // It may have taken a while to read it.
+        session.refusable(|session| self.gate_window(session, orders))?;
+        let nonce = Sha256Digest::of(&random::bytes::<16>()?).to_string()[..16].to_owned();
+        let boot_id = session.seen.boot_id.clone();
+        session.happen(Event::Activate { nonce, boot_id })?;
+        if reboot == Reboot::Now {
+            machine::reboot()?;
+        }
+        Ok(Outcome::OnTrial(release.version))
+    }
+
+    /// Selects the other system, which was there before.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn rollback(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
+        let loader = self.loader();
+        let mut session = Session::begin(self, loader.as_ref())?;
+        let reason = "an operator rolled it back".to_owned();
+        let event = match &session.engine.record().state {
+            State::Trial(trial) if session.seen.booted.slot != Some(trial.slot) => {
+                Event::FellBack(reason)
+            }
+            State::Trial(_) => Event::Unhealthy(reason),
+            State::Committed(_, slot) => {
+                let other = session.seen.boot.as_ref().map(|view| view.status(!*slot));
+                if other != Some(SlotStatus::Good) || session.seen.booted.slot != Some(*slot) {
+                    return Err(AgentError::NoWayBack);
+                }
+                Event::GiveUp(reason)
+            }
+            State::Staged(..) => Event::GiveUp(reason),
+            _ => return Err(AgentError::NoWayBack),
+        };
+        if orders.run == Run::Dry {
+            return Ok(Outcome::RolledBack);
+        }
+        let effects = session.happen(event)?;
+        if reboot == Reboot::Now && effects.contains(&Effect::Reboot) {
+            machine::reboot()?;
+        }
+        Ok(Outcome::RolledBack)
+    }
+
+    /// Has a system that was just booted prove itself, and commits it or gives it up. One that is
+    /// not on trial is checked, and nothing follows.
+    ///
+    /// # Errors
+    /// When it is not well.
+    pub async fn healthcheck(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
+        let loader = self.loader();
+        let mut session = Session::begin_after_boot(self, loader.as_ref(), reboot)?;
+        let trial = match &session.engine.record().state {
+            State::Trial(trial) if trial.boot_id != session.seen.boot_id => Some(trial.clone()),
+            _ => None,
+        };
+        let seen = session.seen.clone();
+        let running = Running {
+            slot: seen.booted.slot,
+            nonce: seen.booted.nonce.as_deref(),
+            version: &seen.running,
+        };
+        let findings = until_well(&self.settings.health, trial.as_ref(), &running).await;
+        let problems: Vec<String> = findings
+            .iter()
+            .filter_map(|f| f.problem.as_ref().map(|problem| format!("{}: {problem}", f.check)))
+            .collect();
+        let problems = problems.join("; ");
+        match (trial, problems.is_empty()) {
+            (None, true) => Ok(Outcome::Healthy(findings)),
+            (None, false) => Err(AgentError::Unhealthy(problems)),
+            (Some(trial), _) if orders.run == Run::Dry => {
+                if problems.is_empty() {
+                    Ok(Outcome::Committed(trial.release.version))
+                } else {
+                    Err(AgentError::Unhealthy(problems))
+                }
+            }
+            (Some(trial), true) => {
+                session.happen(Event::Healthy)?;
+                Ok(Outcome::Committed(trial.release.version))
+            }
+            (Some(_), false) => {
+                let reason = format!("the health check failed: {problems}");
+                let effects = session.happen(Event::Unhealthy(reason))?;
+                if reboot == Reboot::Now && effects.contains(&Effect::Reboot) {
+                    machine::reboot()?;
+                }
+                Err(AgentError::Unhealthy(problems))
+            }
+        }
+    }
+
+    /// What can be seen, without changing anything.
+    ///
+    /// # Errors
+    /// When the machine does not say what runs.
+    pub fn observe(&self) -> Result<Observed, AgentError> {
+        Ok(machine::observe(&self.settings, self.loader().as_ref())?)
+    }
+
+    fn gate_window(&self, session: &Session<'_>, orders: Orders) -> Result<(), Refusal> {
+        window(self.settings.window, self.settings.zone, session.now(), orders.hours)
+    }
+
+    fn trust(&self, orders: Orders) -> Result<Trust, AgentError> {
+        match (&self.settings.keys, orders.signatures) {
+            (Some(keys), Signatures::Required) => Ok(Trust::Keys(keys.clone())),
+            (Some(_), Signatures::Insecure) => Err(AgentError::KeyAnyway),
+            (None, Signatures::Insecure) => Ok(Trust::InsistedWithoutKeys),
+            (None, Signatures::Required) => Err(AgentError::NoKey),
+        }
+    }
+
+    fn passive(&self, session: &Session<'_>) -> Result<Passive<'static, HostFiles>, AgentError> {
+        let booted = session.seen.booted.slot.ok_or(AgentError::NoSlot)?;
+        Ok(Passive::beside(&HostFiles, self.layout(), booted)?)
+    }
+
+    /// The release that is to be installed, with the state saying so; none if there is none.
+    async fn find(
+        &self,
+        session: &mut Session<'_>,
+        trust: &Trust,
+    ) -> Result<Option<Box<Verified<Manifest>>>, AgentError> {
+        let before = session.engine.record().state.clone();
+        session.happen(Event::Check)?;
+        let asked = self.ask(session, trust, Run::Real).await;
+        let manifest = match session.or_failed(asked)? {
+            Asked::UpToDate(_) => {
+                session.happen(Event::UpToDate)?;
+                session.engine.remember(|record| record.last_error = None)?;
+                return Ok(None);
+            }
+            Asked::Refused(refusal) => {
+                let event = match &refusal {
+                    Refusal::NeedsStep(step) => {
+                        Event::Needs { offered: step.offered.clone(), needs: step.needs.clone() }
+                    }
+                    _ => Event::UpToDate,
+                };
+                session.happen(event)?;
+                session.refused(&refusal)?;
+                return Err(refusal.into());
+            }
+            Asked::Install(manifest) => manifest,
+        };
+        let release = ReleaseId {
+            version: manifest.get().version.clone(),
+            fingerprint: manifest.get().fingerprint(),
+        };
+        let event = match before {
+            State::Staged(known, slot)
+                if known == release && self.lies_there(session, &release) =>
+            {
+                Event::FoundStaged(release, slot)
+            }
+            _ => Event::Found(release),
+        };
+        session.happen(event)?;
+        session.engine.remember(|record| record.last_error = None)?;
+        Ok(Some(manifest))
+    }
+
+    fn lies_there(&self, session: &Session<'_>, release: &ReleaseId) -> bool {
+        let there = self.passive(session).and_then(|passive| Ok(passive.fingerprint()?));
+        matches!(there, Ok(Some(found)) if found == release.fingerprint)
+    }
+
+    async fn stage(
+        &self,
+        session: &mut Session<'_>,
+        trust: &Trust,
+        manifest: &Verified<Manifest>,
+        progress: &mut dyn Progress,
+    ) -> Result<(), AgentError> {
+        let (client, rules, server) = self.server()?;
+        let base = server.child(LATEST)?;
+        let passive = self.passive(session)?;
+        let into = passive.slot();
+        session.happen(Event::Fetch { into })?;
+        let mut files = Vec::new();
+        for name in ArtifactName::ALL {
+            let artifact = manifest.get().artifact(name);
+            let url = base.join(&artifact.url)?;
+            let signature = match trust {
+                Trust::InsistedWithoutKeys => None,
+                Trust::Keys(_) => {
+                    let hint = artifact.signature_url.as_deref();
+                    signature(&client, &rules, &url, hint).await?
+                }
+            };
+            let incoming = passive.incoming(artifact, trust, manifest.signed_by(), signature)?;
+            let file = fetch::file(&client, &rules, &url, artifact, incoming, progress).await?;
+            files.push((name, file));
+        }
+        session.happen(Event::Received { into })?;
+        for (name, file) in &files {
+            passive.read_back(*name, file)?;
+        }
+        session.happen(Event::Same { into })?;
+        passive.place(&files)?;
+        session.happen(Event::Placed { into })?;
+        Ok(())
+    }
+}
+
+/// Writes the files of a fresh GRUB installation: both copies of the environment, with this slot
+/// first.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn install_grub(boot_dir: &Path, first: Slot) -> Result<PathBuf, AgentError> {
+    let layout = Layout::under(boot_dir);
+    for copy in banger_update::ENV_COPIES {
+        if let Some(dir) = boot_dir.join(copy).parent() {
+            create_private_dir(dir)?;
+        }
+    }
+    let view = BootView::starting(first).with(!first, SlotStatus::Bad);
+    Grub::new(&HostFiles, layout).install(&view)?;
+    Ok(boot_dir.join(banger_update::ENV_COPIES[0]))
+}

@@ -1,0 +1,130 @@
+//! What this machine says of itself, and its end of a boot.
+
+use std::path::Path;
+use std::time::Duration;
+
+use banger_host::command::Tool;
+use banger_host::fs::{is_there, read_bounded, read_text};
+use banger_host::{HostError, facts};
+use banger_model::Timestamp;
+use banger_trust::{Clock, Sha256Digest, Version};
+use banger_update::{BootLoader, CommandLine, Observed};
+use thiserror::Error;
+
+use crate::settings::Settings;
+
+/// Longest file that a machine says something in.
+const MAX_FACT: u64 = 64 * 1024;
+/// No program of this source is older: 2026-11-01. A clock that stands before it is wrong.
+const BUILT: Timestamp = Timestamp(1_793_491_200_000);
+/// How long the service manager may take to begin.
+const REBOOT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a machine did not say.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// A file.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// What runs.
+    #[error("{0} does not say which version runs: it should have a line VERSION_ID=1.2.3")]
+    Version(String),
+    /// Go's name of the processor is not known.
+    #[error("there are no releases for this processor")]
+    Architecture,
+}
+
+/// The version that runs.
+///
+/// # Errors
+/// When it is not said.
+pub fn running_version(file: &Path) -> Result<Version, MachineError> {
+    let text = read_text(file, MAX_FACT)?;
+    let bad = || MachineError::Version(file.display().to_string());
+    let line = text.lines().find_map(|line| line.strip_prefix("VERSION_ID="));
+    let version = line.unwrap_or(text.trim()).trim().trim_matches(['"', '\'']);
+    version.parse().map_err(|_| bad())
+}
+
+/// Go's name of this processor.
+///
+/// # Errors
+/// When there is none.
+pub fn architecture() -> Result<&'static str, MachineError> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        _ => Err(MachineError::Architecture),
+    }
+}
+
+/// What tells this machine from others, as nobody can read it back.
+pub fn machine_id(file: &Path) -> Sha256Digest {
+    let id = read_bounded(file, MAX_FACT).unwrap_or_default();
+    Sha256Digest::of(id.trim_ascii())
+}
+
+/// The time to assume.
+pub fn clock(last_good: Timestamp) -> Clock {
+    Clock { built: BUILT, last_good }
+}
+
+/// The clock of the system.
+pub fn system_time() -> Timestamp {
+    Timestamp(u64::try_from(banger_host::clock::wall().as_millis()).unwrap_or(u64::MAX))
+}
+
+/// What can be seen of it.
+///
+/// # Errors
+/// When it does not say which boot it is in, or what runs.
+pub fn observe(settings: &Settings, loader: &dyn BootLoader) -> Result<Observed, MachineError> {
+    let line = read_text(&settings.cmdline_file, MAX_FACT)?;
+    Ok(Observed {
+        booted: CommandLine::parse(&line),
+        boot: loader.view().ok(),
+        boot_id: facts::boot_id()?,
+        running: running_version(&settings.version_file)?,
+    })
+}
+
+/// Starts the machine again: by the service manager if there is one, else by the kernel.
+///
+/// # Errors
+/// When both refuse.
+pub fn reboot() -> Result<(), HostError> {
+    if is_there(Path::new("/run/systemd/system")) {
+        return Tool::new("systemctl").arg("reboot").capture(REBOOT_PATIENCE).map(drop);
+    }
+    rustix::fs::sync();
+    rustix::system::reboot(rustix::system::RebootCommand::Restart)
+        .map_err(|error| HostError::system("restart the machine", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_read_from_either_kind_of_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("version");
+        for (text, expected) in [
+            ("NAME=\"KubeSolo OS\"\nVERSION_ID=\"1.4.0\"\n", Some("1.4.0")),
+            ("VERSION_ID=v1.4.0-rc.1\n", Some("1.4.0-rc.1")),
+            ("v1.4.0\n", Some("1.4.0")),
+            ("", None),
+            ("VERSION_ID=12\n", None),
+        ] {
+            banger_host::fs::write_atomic(&path, text.as_bytes()).unwrap();
+            let found = running_version(&path).ok().map(|version| version.to_string());
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn t17_a_clock_before_this_program_is_not_believed() {
+        assert_eq!(clock(Timestamp(0)).now(Timestamp(0)), BUILT);
+        assert_eq!(banger_trust::show_time(BUILT), "2026-11-01T00:00:00Z");
+    }
+}
