@@ -22,8 +22,8 @@ use banger_host::home::Home;
 use banger_host::{HostError, fs, random};
 use banger_model::{ImageName, ImageReference, KernelName, Progress, Timestamp};
 use banger_trust::{
-    KeyError, KeySet, OpenError as OpenDocumentError, SecretKey, Sha256Digest, Signature,
-    SignedDocument as _, Trust, Unverified, show_time,
+    KeyError, KeySet, OpenError as OpenDocumentError, SecretKey, Signature, SignedDocument as _,
+    Trust, Unverified, show_time,
 };
 use thiserror::Error;
 
@@ -85,6 +85,14 @@ pub enum PublishError {
         name: String,
         /// The file.
         path: PathBuf,
+    },
+    /// What is known of a file here has no digest.
+    #[error("the digest that {file} of {name} should have is none: remove it and make it anew")]
+    Record {
+        /// The image or kernel.
+        name: String,
+        /// The file.
+        file: &'static str,
     },
     /// The name of a bundle.
     #[error(transparent)]
@@ -288,11 +296,15 @@ impl Build<'_> {
             name: name.to_owned(),
             source: source.into(),
         };
-        let member = |(name, record): (&&'static str, &FileRecord)| {
-            let sha256 = record.sha256.parse().unwrap_or(Sha256Digest::of(b""));
-            Member { name, size: record.size, sha256 }
+        let member = |(file, record): (&&'static str, &FileRecord)| {
+            let sha256 = record
+                .sha256
+                .parse()
+                .map_err(|_| PublishError::Record { name: name.to_owned(), file })?;
+            Ok(Member { name: file, size: record.size, sha256 })
         };
-        let members = content.files().iter().zip(&records).map(member).collect();
+        let members = content.files().iter().zip(&records).map(member);
+        let members = members.collect::<Result<_, PublishError>>()?;
         let architecture = Platform::host().architecture;
         let manifest = BundleManifest { architecture: architecture.clone(), content, members };
         let aside =
