@@ -12,6 +12,9 @@ use crate::name::{NameError, VolumeName};
 /// Longest path that a volume is mounted at: what Linux takes, without the byte that ends it.
 const MAX_PATH_LEN: usize = 4095;
 
+/// Directories that are the kernel's, or whose content is of this boot.
+const NOT_THERE: [&str; 4] = ["dev", "proc", "sys", "run"];
+
 /// Why a volume cannot be mounted so.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum VolumeError {
@@ -23,7 +26,7 @@ pub enum VolumeError {
     Name(#[from] NameError),
     /// The path is none that something could be mounted at.
     #[error(
-        "{0:?} is no place for a volume: use an absolute path without `..`, and not `/` itself"
+        "{0:?} is no place for a volume: use an absolute path without `..`, not `/` itself, and nothing in /dev, /proc, /sys or /run"
     )]
     Path(String),
     /// More than a machine has slots.
@@ -72,7 +75,9 @@ fn plain_path(text: &str) -> Result<String, VolumeError> {
     let parts = text.strip_prefix('/').ok_or_else(bad)?.split('/');
     let parts: Vec<_> = parts.filter(|part| !matches!(*part, "" | ".")).collect();
     let leads_up = parts.contains(&"..");
-    if parts.is_empty() || leads_up || text.contains('\0') || text.len() > MAX_PATH_LEN {
+    let of_kernel = parts.first().is_some_and(|first| NOT_THERE.contains(first));
+    if parts.is_empty() || leads_up || of_kernel || text.contains('\0') || text.len() > MAX_PATH_LEN
+    {
         return Err(bad());
     }
     Ok(format!("/{}", parts.join("/")))
@@ -156,7 +161,18 @@ mod tests {
         let mount: VolumeMount = "data://var/./lib//db/".parse().unwrap();
         assert_eq!((mount.volume().as_str(), mount.path()), ("data", "/var/lib/db"));
         assert_eq!(mount.to_string(), "data:/var/lib/db");
-        for bad in ["data", ":/x", "data:", "data:x", "data:/", "data:/a/../b", "D:/x", "d:/a\0"] {
+        for bad in [
+            "data",
+            ":/x",
+            "data:",
+            "data:x",
+            "data:/",
+            "data:/a/../b",
+            "D:/x",
+            "d:/a\0",
+            "d:/dev/x",
+            "d:/proc",
+        ] {
             assert!(bad.parse::<VolumeMount>().is_err(), "{bad:?}");
         }
         assert!(format!("d:/{}", "x".repeat(MAX_PATH_LEN)).parse::<VolumeMount>().is_err());

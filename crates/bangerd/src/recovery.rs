@@ -65,7 +65,7 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
     let mut unfinished = settle_operations(registry, operations, &sandboxes).await;
     settle_snapshots(shared, snapshots, &sandboxes, &unfinished);
     // All, before any of them starts.
-    sandboxes.iter().for_each(|record| shared.volumes.follow(record));
+    sandboxes.iter().for_each(|record| shared.volumes.recall(record));
     for record in sandboxes {
         let operations = unfinished.remove(&record.id).unwrap_or_default();
         forget_memory(shared, &record);

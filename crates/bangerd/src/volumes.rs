@@ -38,6 +38,9 @@ pub(crate) enum VolumeError {
     /// A machine has it.
     #[error("the volume {0} is in use by {1}")]
     InUse(VolumeName, SandboxName),
+    /// It is being enlarged or removed.
+    #[error("the volume {0} is being changed")]
+    BeingChanged(VolumeName),
     /// It would lose what is at its end.
     #[error("the volume {0} has {1}: it can only become larger")]
     Shrinks(VolumeName, Bytes),
@@ -69,15 +72,23 @@ pub(crate) struct Seen {
 pub(crate) struct Volumes {
     dir: PathBuf,
     holders: Mutex<BTreeMap<VolumeName, Holder>>,
+    /// Held by whoever makes or changes one, which waits for the disk: never on a thread that others
+    /// wait for.
+    changing: Mutex<()>,
     /// Somebody has let some go.
     released: Notify,
 }
 
+/// Who has a volume.
 #[derive(Debug)]
-struct Holder {
-    id: SandboxId,
-    name: SandboxName,
-    stays: Stays,
+enum Holder {
+    Sandbox {
+        id: SandboxId,
+        name: SandboxName,
+        stays: Stays,
+    },
+    /// Somebody who enlarges or removes it.
+    Change,
 }
 
 /// Whether who has a volume is about to let it go.
@@ -110,7 +121,7 @@ enum Holds {
 impl Volumes {
     /// Those in this directory, which may not be there yet.
     pub(crate) fn below(dir: PathBuf) -> Self {
-        Self { dir, holders: Mutex::default(), released: Notify::new() }
+        Self { dir, holders: Mutex::default(), changing: Mutex::default(), released: Notify::new() }
     }
 
     fn holders(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Holder>> {
@@ -162,7 +173,10 @@ impl Volumes {
             return Err(VolumeError::Missing(name.clone()));
         }
         let size = file_size(&file)?;
-        let holder = self.holders().get(name).map(|holder| holder.name.clone());
+        let holder = match self.holders().get(name) {
+            Some(Holder::Sandbox { name, .. }) => Some(name.clone()),
+            Some(Holder::Change) | None => None,
+        };
         Ok(Seen { name: name.clone(), size: size.apparent, real: size.real, holder })
     }
 
@@ -171,18 +185,15 @@ impl Volumes {
     /// # Errors
     /// When there is one of this name, or it cannot be made.
     pub(crate) fn create(&self, name: &VolumeName, size: DiskSize) -> Result<Seen, VolumeError> {
-        {
-            // Whoever holds this makes or changes one: there is no other.
-            let _alone = self.holders();
-            if is_there(&self.file(name)) {
-                return Err(VolumeError::Taken(name.clone()));
-            }
-            ensure_private_dir(&self.dir)?;
-            let aside = self.aside(name);
-            remove_all(&aside)?;
-            create_disk(&aside, size.bytes())?;
-            rename(&aside, &self.file(name))?;
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_there(&self.file(name)) {
+            return Err(VolumeError::Taken(name.clone()));
         }
+        ensure_private_dir(&self.dir)?;
+        let aside = self.aside(name);
+        remove_all(&aside)?;
+        create_disk(&aside, size.bytes())?;
+        rename(&aside, &self.file(name))?;
         self.look(name)
     }
 
@@ -203,9 +214,7 @@ impl Volumes {
     /// When it is not there, or in use.
     pub(crate) fn remove(&self, name: &VolumeName) -> Result<Seen, VolumeError> {
         let seen = self.look(name)?;
-        let holders = self.holders();
-        free(&holders, name, None)?;
-        remove_all(&self.file(name))?;
+        self.change(name, || Ok(remove_all(&self.file(name))?))?;
         Ok(seen)
     }
 
@@ -218,20 +227,35 @@ impl Volumes {
         if size.bytes() < seen.size {
             return Err(VolumeError::Shrinks(name.clone(), seen.size));
         }
-        {
-            let holders = self.holders();
-            free(&holders, name, None)?;
+        self.change(name, || {
             let aside = self.aside(name);
             remove_all(&aside)?;
             clone_file(&self.file(name), &aside)?;
-            let grown = grow_disk(&aside, size.bytes());
-            if let Err(error) = grown {
+            if let Err(error) = grow_disk(&aside, size.bytes()) {
                 remove_all(&aside)?;
                 return Err(error.into());
             }
-            rename(&aside, &self.file(name))?;
-        }
+            Ok(rename(&aside, &self.file(name))?)
+        })?;
         self.look(name)
+    }
+
+    /// Does something with a volume that nobody may have meanwhile.
+    fn change(
+        &self,
+        name: &VolumeName,
+        work: impl FnOnce() -> Result<(), VolumeError>,
+    ) -> Result<(), VolumeError> {
+        let _alone = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut holders = self.holders();
+            free(&holders, name, None)?;
+            holders.insert(name.clone(), Holder::Change);
+        }
+        let done = work();
+        self.holders().remove(name);
+        self.released.notify_waiters();
+        done
     }
 
     /// The machine that a sandbox is about to get is to have its volumes. It has them until the
@@ -248,7 +272,7 @@ impl Volumes {
 
     /// Waits as long as whoever has a volume is about to let it go.
     pub(crate) async fn left(&self, name: &VolumeName) {
-        let leaving = || self.holders().get(name).is_some_and(|it| it.stays == Stays::Leaving);
+        let leaving = || self.holders().get(name).is_some_and(Holder::is_leaving);
         let gone = async {
             loop {
                 let released = self.released.notified();
@@ -277,28 +301,39 @@ impl Volumes {
         Ok(())
     }
 
-    /// A sandbox has come to be as it is: what that means for its volumes.
+    /// A sandbox has come to be as it is, and that is remembered: what that means for its volumes.
     pub(crate) fn follow(&self, record: &SandboxRecord) {
         match holds(&record.state) {
             Some(Holds::No) => self.release(&record.id),
-            Some(Holds::Yes) => {
-                let mut holders = self.holders();
-                for mount in record.spec.volumes.iter() {
-                    holders.insert(mount.volume().clone(), Holder::of(record));
-                }
-            }
+            Some(Holds::Yes) => self.keep(record),
             None => {
-                let stays = Holder::of(record).stays;
                 let mut holders = self.holders();
-                let its = holders.values_mut().filter(|holder| holder.id == record.id);
-                its.for_each(|holder| holder.stays = stays);
+                let its = holders.values_mut().filter(|holder| holder.is(&record.id));
+                its.for_each(|holder| *holder = Holder::of(record));
+            }
+        }
+    }
+
+    /// There may be a machine of this sandbox: it has its volumes until that is known.
+    pub(crate) fn recall(&self, record: &SandboxRecord) {
+        if holds(&record.state) != Some(Holds::No) {
+            self.keep(record);
+        }
+    }
+
+    /// What nobody else has is the sandbox's.
+    fn keep(&self, record: &SandboxRecord) {
+        let mut holders = self.holders();
+        for mount in record.spec.volumes.iter() {
+            if free(&holders, mount.volume(), Some(&record.id)).is_ok() {
+                holders.insert(mount.volume().clone(), Holder::of(record));
             }
         }
     }
 
     /// A sandbox is no more, or has no machine.
     pub(crate) fn release(&self, id: &SandboxId) {
-        self.holders().retain(|_, holder| holder.id != *id);
+        self.holders().retain(|_, holder| !holder.is(id));
         self.released.notify_waiters();
     }
 }
@@ -309,7 +344,15 @@ impl Holder {
             State::Stopping { .. } | State::Deleting => Stays::Leaving,
             _ => Stays::On,
         };
-        Self { id: record.id.clone(), name: record.name.clone(), stays }
+        Self::Sandbox { id: record.id.clone(), name: record.name.clone(), stays }
+    }
+
+    fn is(&self, sandbox: &SandboxId) -> bool {
+        matches!(self, Self::Sandbox { id, .. } if id == sandbox)
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(self, Self::Change | Self::Sandbox { stays: Stays::Leaving, .. })
     }
 }
 
@@ -320,8 +363,9 @@ fn free(
     for_whom: Option<&SandboxId>,
 ) -> Result<(), VolumeError> {
     match holders.get(name) {
-        Some(holder) if Some(&holder.id) != for_whom => {
-            Err(VolumeError::InUse(name.clone(), holder.name.clone()))
+        Some(Holder::Change) => Err(VolumeError::BeingChanged(name.clone())),
+        Some(Holder::Sandbox { id, name: holder, .. }) if Some(id) != for_whom => {
+            Err(VolumeError::InUse(name.clone(), holder.clone()))
         }
         _ => Ok(()),
     }
@@ -343,6 +387,7 @@ pub(crate) fn settle(dir: &Path) -> Result<(), HostError> {
 mod tests {
     use super::*;
     use banger_host::fs::write_atomic;
+    use banger_model::lifecycle::StopKind;
     use banger_model::{BootMode, MemorySize, NetworkMode, Timestamp};
 
     fn volumes() -> (tempfile::TempDir, Volumes) {
@@ -424,6 +469,8 @@ mod tests {
             volumes.follow(&one);
         });
         held.unwrap();
+        // Whoever never got it takes it from nobody.
+        volumes.follow(&record(1, State::Stopping { how: StopKind::Kill }));
         assert_eq!(volumes.look(&name).unwrap().holder, Some(two.name.clone()));
         volumes.release(&SandboxId::from_random([2; 6]));
         volumes.remove(&name).unwrap();

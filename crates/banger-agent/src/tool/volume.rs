@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufReader, BufWriter};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use banger_model::BlockRole;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_bind, unmount};
 use rustix::pipe::{PipeFlags, pipe_with};
 use thiserror::Error;
@@ -65,9 +67,9 @@ pub(super) fn mount_volume(slot: u8, path: &[u8], log: &mut Log) -> Result<(), V
     let disk = Path::new(ASIDE).join(slot.to_string());
     let device = Path::new("/dev").join(device);
     DirBuilder::new().recursive(true).mode(0o700).create(&disk).map_err(VolumeError::Disk)?;
-    mount(&device, &disk, "ext4", MountFlags::empty(), OPTIONS)
+    mount(&device, &disk, "ext4", MountFlags::NODEV, OPTIONS)
         .map_err(|errno| VolumeError::Disk(errno.into()))?;
-    let attached = fill(&disk, path, log).and_then(|()| attach(&disk.join(DATA), path));
+    let attached = fill(&disk, path, log).and_then(|()| attach(&disk, path));
     // The other mount holds it now, or nothing does.
     let _in_use = unmount(&disk, UnmountFlags::DETACH);
     attached
@@ -90,8 +92,10 @@ fn find(class: &Path, slot: u8) -> io::Result<Option<String>> {
 /// Makes what is to be mounted, if nobody has.
 fn fill(disk: &Path, path: &Path, log: &mut Log) -> Result<(), VolumeError> {
     let (data, filling) = (disk.join(DATA), disk.join(FILLING));
-    if data.try_exists().map_err(VolumeError::Fill)? {
-        return Ok(());
+    match fs::symlink_metadata(&data) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(VolumeError::Fill(error)),
     }
     match fs::remove_dir_all(&filling) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -119,7 +123,7 @@ fn copy(from: &Path, disk: &Path, log: &mut Log) -> Result<(), VolumeError> {
     let from = [from.as_os_str().as_bytes(), b"/."].concat();
     let (packed, unpacked) = thread::scope(|scope| {
         let output = BufWriter::with_capacity(BUFFER, File::from(write));
-        let packs = scope.spawn(|| pack::pack(output, &from, Scope::Everything, log));
+        let packs = scope.spawn(|| pack::pack(output, &from, Scope::OneFileSystem, log));
         let input = BufReader::with_capacity(BUFFER, File::from(read));
         let name = Some(FILLING.as_bytes().to_vec());
         let unpacked = unpack(input, disk.as_os_str().as_bytes(), name);
@@ -130,10 +134,16 @@ fn copy(from: &Path, disk: &Path, log: &mut Log) -> Result<(), VolumeError> {
     packed.map_err(broke_off)?.map_err(VolumeError::Fill)
 }
 
-fn attach(data: &Path, path: &Path) -> Result<(), VolumeError> {
+/// Mounts the directory of the disk. Whoever had the disk before may have put anything there: what
+/// is no directory is not followed.
+fn attach(disk: &Path, path: &Path) -> Result<(), VolumeError> {
     let failed = |source| VolumeError::Mount { path: path.to_owned(), source };
+    let (flags, mode) = (OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty());
+    let data = openat(CWD, disk.join(DATA), flags | OFlags::CLOEXEC, mode)
+        .map_err(|errno| failed(errno.into()))?;
     DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed)?;
-    mount_bind(data, path).map_err(|errno| failed(errno.into()))
+    mount_bind(format!("/proc/self/fd/{}", data.as_raw_fd()), path)
+        .map_err(|errno| failed(errno.into()))
 }
 
 #[cfg(test)]

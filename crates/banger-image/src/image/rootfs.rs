@@ -219,9 +219,12 @@ impl FromRootfs<'_> {
             Some(stdout) => self.spool(new, stdout),
             None => Err(RootfsError::Read(io::ErrorKind::BrokenPipe.into())),
         };
-        // What tar says tells more than that its output ended.
-        running.finish().map_err(RootfsError::Pack)?;
-        spooled
+        match spooled {
+            // tar was cut off then.
+            Err(error @ RootfsError::TooLarge(_)) => Err(error),
+            // What tar says tells more than that its output ended.
+            spooled => running.finish().map_err(RootfsError::Pack).and(spooled),
+        }
     }
 
     /// Everything there is, in a file without a name.

@@ -37,10 +37,12 @@ const MEMORY: &str = "1G";
 
 /// Installs its arguments with whatever the image installs with. What is said goes to standard
 /// error: standard output is for the image's name.
-const INSTALL: &str = r#"exec >&2 </dev/null
+const INSTALL: &str = r#"set -e; exec >&2 </dev/null
 if command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive
-    apt-get update -q && apt-get install -q -y --no-install-recommends -- "$@" && apt-get clean
+    apt-get update -q
+    apt-get install -q -y --no-install-recommends -- "$@"
+    apt-get clean
     rm -rf /var/lib/apt/lists/*
 elif command -v apk >/dev/null; then apk add --no-cache -- "$@"
 elif command -v dnf >/dev/null; then dnf install -y --setopt=install_weak_deps=0 -- "$@" && dnf clean all
@@ -273,7 +275,13 @@ impl Builder<'_> {
         }
         notice("making the image that builds Dockerfiles (once)");
         let install = Step::install(BUILDER_PACKAGES.map(str::to_owned).to_vec());
-        self.of_image(&name, &parsed(BUILDER_BASE)?, &[install], DiskSize::DEFAULT).await
+        let check = Step::shell("checking buildah".to_owned(), "buildah --version >&2", []);
+        let steps = [install, check];
+        match self.of_image(&name, &parsed(BUILDER_BASE)?, &steps, DiskSize::DEFAULT).await {
+            // Somebody else may have made it meanwhile.
+            Err(_) if self.client.image(BUILDER).await.is_ok() => Ok(name),
+            made => made,
+        }
     }
 
     async fn begin(&self, image: WantedImage, disk: DiskSize) -> Result<Site, CommandError> {

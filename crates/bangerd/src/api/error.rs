@@ -160,6 +160,7 @@ impl From<VolumeError> for Failure {
             VolumeError::Taken(_) => Problem::new(ProblemCode::NameTaken, detail),
             VolumeError::InUse(_, sandbox) => Problem::new(ProblemCode::InUse, detail)
                 .hint(format!("`banger vm stop {sandbox}` ends that")),
+            VolumeError::BeingChanged(_) => Problem::new(ProblemCode::Busy, detail),
             VolumeError::Shrinks(..) => Problem::new(ProblemCode::Invalid, detail),
             VolumeError::Create(_) | VolumeError::Grow(_) | VolumeError::Host(_) => {
                 Problem::new(ProblemCode::Failed, detail)

@@ -6,14 +6,15 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use banger_api::types::{self, Health, HealthStatus};
 use banger_host::home::Home;
+use banger_host::random;
 use banger_image::oci::HealthCheck;
 use banger_image::{Image, ImageConfig};
-use banger_link::{Command, Request, SignalScope};
+use banger_link::{Command, ProcessId, Request, SignalScope};
 use banger_model::ProcessEnd;
 use tokio::time::{Instant, timeout};
 
 use crate::exec;
-use crate::link::{Link, Process, ProcessEvent, Program};
+use crate::link::{Link, LinkState, Process, ProcessEvent, Program};
 use crate::machine::base::image_of;
 use crate::operations::now;
 
@@ -22,6 +23,16 @@ const MAX_OUTPUT: usize = 4096;
 
 /// The number of the signal that ends a check which takes too long (signal(7), `SIGKILL`).
 const KILL: u8 = 9;
+
+/// How long that may take.
+const KILL_PATIENCE: Duration = Duration::from_secs(30);
+/// What the upper half of a check's process id says: nobody outside has started it.
+const MARK: u64 = 0x6368_6563 << 32;
+
+/// Whether a process is a check.
+pub(super) fn is_check(process: ProcessId) -> bool {
+    process.0 & (u64::from(u32::MAX) << 32) == MARK
+}
 
 /// A check, and what it is run with.
 #[derive(Debug)]
@@ -94,18 +105,23 @@ impl Check {
         begin: Instant,
     ) -> Option<Health> {
         tokio::time::sleep(self.check.interval).await;
-        let outcome = self.once(link).await.ok()?;
+        let outcome = self.once(link).await?;
         Some(after(before, outcome, (&self.check, begin.elapsed())))
     }
 
-    async fn once(&self, link: &Link) -> Result<Outcome> {
-        let mut process = match link.start(self.command.clone()).await {
-            Ok(process) => process,
-            Err(crate::link::LinkFailed::Refused(refusal)) => {
-                return Ok(Outcome::Bad(refusal.to_string()));
-            }
-            Err(error) => return Err(error.into()),
-        };
+    /// None when the link is gone.
+    async fn once(&self, link: &Link) -> Option<Outcome> {
+        match self.try_once(link).await {
+            Ok(outcome) => Some(outcome),
+            Err(_) if matches!(&*link.watch().borrow(), LinkState::Down(_)) => None,
+            Err(error) => Some(Outcome::Bad(format!("{error:#}"))),
+        }
+    }
+
+    async fn try_once(&self, link: &Link) -> Result<Outcome> {
+        let random = u32::from_ne_bytes(random::bytes()?);
+        let id = ProcessId(MARK | u64::from(random));
+        let mut process = link.start_as(id, Program::Command(self.command.clone())).await?;
         let mut said = Vec::new();
         let ended = timeout(self.check.timeout, follow(&mut process, &mut said)).await;
         let end = match ended {
@@ -114,7 +130,7 @@ impl Check {
                 let scope = SignalScope::Tree;
                 let kill = Request::Signal { process: process.id(), signal: KILL, scope };
                 link.request(kill).await?;
-                timeout(self.check.timeout, follow(&mut process, &mut said))
+                timeout(KILL_PATIENCE, follow(&mut process, &mut said))
                     .await
                     .context("a check does not end")??;
                 None

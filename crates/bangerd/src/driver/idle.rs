@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use banger_link::ProcessInfo;
 use banger_model::{Span, Timestamp};
 
+use super::health::is_check;
 use crate::machine::Live;
 use crate::stats;
 
@@ -71,7 +73,10 @@ impl Watch {
 /// Whether a process runs that was started from outside. A guest that does not say is taken to.
 async fn runs_something(live: &Live) -> bool {
     match tokio::time::timeout(stats::GUEST_PATIENCE, live.link.list()).await {
-        Ok(Ok(processes)) => processes.iter().any(|process| process.end.is_none()),
+        Ok(Ok(processes)) => {
+            let is_use = |it: &ProcessInfo| it.end.is_none() && !is_check(it.process);
+            processes.iter().any(is_use)
+        }
         _ => true,
     }
 }

@@ -24,6 +24,7 @@ impl Driver {
         let Some(step) = self.record.state.step(&event) else { return };
         self.enter(&step.state);
         self.save(with).await;
+        self.shared.volumes.follow(&self.record);
         self.carry_out(step.effect).await;
     }
 
@@ -43,6 +44,7 @@ impl Driver {
             self.record = before;
             return Err(error);
         }
+        self.shared.volumes.follow(&self.record);
         self.publish();
         self.carry_out(step.effect).await;
         Ok(())
@@ -58,7 +60,6 @@ impl Driver {
             self.record.restart_at = None;
         }
         self.record.state = state.clone();
-        self.shared.volumes.follow(&self.record);
     }
 
     pub(super) async fn save(&mut self, mut with: Vec<Write>) {

@@ -92,8 +92,10 @@ pub(crate) fn spawn(
     driver.asked.adopt(&driver.shared, &driver.record, operations);
     let (shared, id) = (driver.shared.clone(), driver.record.id.clone());
     tokio::spawn(async move {
-        driver.run(queue, beginning).await;
-        shared.volumes.release(&id);
+        // A daemon that ends leaves machines behind, with their volumes.
+        if driver.run(queue, beginning).await == Left::Nothing {
+            shared.volumes.release(&id);
+        }
         gone();
     });
     Handle::new(orders, view)
@@ -154,7 +156,7 @@ impl Driver {
         }
     }
 
-    async fn run(mut self, mut orders: mpsc::Receiver<Order>, beginning: Beginning) {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>, beginning: Beginning) -> Left {
         match beginning {
             Beginning::New(spare) => self.spare = spare,
             Beginning::Remembered(template) => {
@@ -167,19 +169,19 @@ impl Driver {
         tokio::pin!(shutdown);
         loop {
             if self.settle().await == Left::Nothing {
-                return;
+                return Left::Nothing;
             }
             let observing = self.work.as_ref().is_some_and(|work| work.observes());
             let wake = self.next_wake();
             tokio::select! {
                 biased;
-                () = &mut shutdown => return,
+                () = &mut shutdown => return Left::Sandbox,
                 done = work::finished(&mut self.work) => self.work_done(done).await,
                 news = minder::news(&mut self.minder) => self.hear(news).await,
                 order = orders.recv(), if !observing => match order {
                     Some(order) => self.obey(order).await,
                     // The registry holds a handle for as long as the daemon runs.
-                    None => return,
+                    None => return Left::Sandbox,
                 },
                 () = tokio::time::sleep(wake) => self.woken().await,
             }

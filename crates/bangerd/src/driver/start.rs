@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use banger_host::fs::remove_all;
 use banger_model::lifecycle::EndCause;
-use banger_model::{BootMode, Progress as _, SandboxRecord};
+use banger_model::{BootMode, InitMode, Progress as _, SandboxRecord};
 use banger_vmm::PrepareError;
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use super::work::{Done, Superseded, clear_up};
 use crate::assets::{Assets, Base};
 use crate::machine::base::base_of;
-use crate::machine::{self, Blueprint, DISK, Live, Source, memory};
+use crate::machine::{self, Blueprint, DISK, Live, Source, VolumeNotMounted, memory};
 use crate::operations::Audience;
 use crate::shared::Shared;
 use crate::spares::Spare;
@@ -55,12 +55,21 @@ async fn try_start(
     mut superseded: Superseded,
     audience: &Audience,
 ) -> Result<Option<Live>> {
-    hold_volumes(shared, record).await?;
+    tokio::select! {
+        () = superseded.wait() => return Ok(None),
+        held = hold_volumes(shared, record) => held?,
+    }
     let dir = shared.dir(&record.id);
     let base = base_of(&dir, &record.spec)?;
     let Some(assets) = assets(shared, (record, base), &mut superseded, audience).await? else {
         return Ok(None);
     };
+    if !record.spec.volumes.is_empty() && assets.init(&record.spec) == InitMode::Systemd {
+        bail!(
+            "its services would be up before its volumes: with systemd as the first process there \
+             are none; `--init agent` has them"
+        );
+    }
     if let Some(spare) = spare
         && let Some(live) = become_sandbox(shared, record, (&assets, spare)).await
     {
@@ -263,9 +272,13 @@ async fn attempt(
     };
     tokio::select! {
         () = superseded.wait() => Ok(None),
-        live = booted => live.map(Some).map_err(|error| match restored {
-            true => Failed::Template(error),
-            false => Failed::Otherwise(error),
+        live = booted => live.map(Some).map_err(|error| {
+            // That is nobody's fault but the volume's.
+            let volumes = error.downcast_ref::<VolumeNotMounted>().is_some();
+            match restored && !volumes {
+                true => Failed::Template(error),
+                false => Failed::Otherwise(error),
+            }
         }),
     }
 }

@@ -36,6 +36,7 @@ use furnish::{Furnished, NEW_DISK, machine_id, read_notes};
 pub(crate) use furnish::{furnish, template_of};
 pub use network::{Network, network_end, wait_for_network_end};
 pub use space::{MIN_FREE, check_space, resume_when_there_is_space};
+pub(crate) use volumes::VolumeNotMounted;
 
 /// How long a guest may take from its first instruction to its agent's first word: 3 s where it
 /// was measured, under emulation, times what else the host may have to do.

@@ -1,13 +1,29 @@
 //! Mounting the volumes of a machine in its guest.
 
-use anyhow::{Context as _, Result, bail};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
 use banger_link::Tool;
-use banger_model::{ProcessEnd, VolumeMounts};
+use banger_model::{ProcessEnd, VolumeMount, VolumeMounts};
+use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::link::{Link, ProcessEvent};
 
 /// Most of what a guest says about a failure that is kept, in bytes.
 const MAX_SAID: usize = 1024;
+
+/// How long a guest may take to mount a volume, and to fill it if it is new: that may be a copy of
+/// gigabytes under emulation.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// A volume is not mounted, which says nothing about the machine.
+#[derive(Debug, Error)]
+#[error("cannot mount the volume {mount}: {problem}")]
+pub(crate) struct VolumeNotMounted {
+    mount: VolumeMount,
+    problem: String,
+}
 
 /// Has a guest mount its volumes, each after those that its path leads through.
 ///
@@ -18,9 +34,13 @@ pub(super) async fn mount(link: &Link, volumes: &VolumeMounts) -> Result<()> {
     slots.sort_by_key(|(_, mount)| mount.path());
     for (slot, mount) in slots {
         let tool = Tool::MountVolume { slot, path: mount.path().as_bytes().to_vec() };
-        run(link, tool).await.with_context(|| {
-            format!("cannot mount the volume {} at {}", mount.volume(), mount.path())
-        })?;
+        let mounted = timeout(PATIENCE, run(link, tool)).await;
+        let problem = match mounted {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => format!("{error:#}"),
+            Err(_) => format!("the guest has not done that within {} s", PATIENCE.as_secs()),
+        };
+        return Err(VolumeNotMounted { mount: mount.clone(), problem }.into());
     }
     Ok(())
 }
