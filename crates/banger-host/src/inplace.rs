@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -15,6 +16,8 @@ use rustix::ioctl::{IntegerSetter, ioctl, opcode};
 use crate::error::{AtPath as _, HostError, Result};
 use crate::fs::open_file;
 
+/// From this size on, what is written is part of something large.
+const LARGE: usize = 256 * 1024;
 /// FIFREEZE and FITHAW of linux/fs.h.
 const FREEZE: rustix::ioctl::Opcode = opcode::read_write::<i32>(b'X', 119);
 const THAW: rustix::ioctl::Opcode = opcode::read_write::<i32>(b'X', 120);
@@ -43,7 +46,18 @@ pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
         .append(true)
         .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path);
-    file.and_then(|mut file| file.write_all(bytes)).at("write to", path)
+    let write = |mut file: File| {
+        file.write_all(bytes)?;
+        if bytes.len() >= LARGE {
+            // The disk begins now instead of at the sync, and the cache does not fill up with what
+            // nobody reads again. That it cannot is no failure.
+            let end = file.metadata()?.len();
+            let begin = end.saturating_sub(bytes.len() as u64);
+            let _ = fadvise(&file, begin, NonZeroU64::new(bytes.len() as u64), Advice::DontNeed);
+        }
+        Ok(())
+    };
+    file.and_then(write).at("write to", path)
 }
 
 /// Overwrites the beginning of a file in one write that changes neither its length nor its place

@@ -256,6 +256,15 @@ impl State {
                 (Self::RolledBack { release, to, reason }, effects)
             }
             (Self::Staged(..), E::GiveUp(_)) => (Self::Idle, vec![]),
+            // What runs has long proved itself, and is not wanted any more.
+            (
+                Self::Idle | Self::Available(_) | Self::Blocked { .. } | Self::Failed(_),
+                E::Abandon { release, slot, reason },
+            ) => {
+                let to = !slot;
+                let effects = vec![Effect::Select(to), Effect::Reboot];
+                (Self::RolledBack { release, to, reason }, effects)
+            }
             (state, E::Error { error, retryable }) => match state.phase() {
                 // A trial ends by a verdict, not by an error of whoever looks at it.
                 Some(phase) if phase != Phase::Trial => {
@@ -324,6 +333,15 @@ pub enum Event {
     FellBack(String),
     /// An operator wants the other one back.
     GiveUp(String),
+    /// The same, when the state is not about what runs any more.
+    Abandon {
+        /// What runs.
+        release: ReleaseId,
+        /// Where.
+        slot: Slot,
+        /// Why.
+        reason: String,
+    },
     /// Something failed.
     Error {
         /// What, in one sentence.
@@ -351,6 +369,7 @@ impl Event {
             Self::Unhealthy(_) => "Unhealthy",
             Self::FellBack(_) => "FellBack",
             Self::GiveUp(_) => "GiveUp",
+            Self::Abandon { .. } => "Abandon",
             Self::Error { .. } => "Error",
         }
     }
@@ -476,7 +495,7 @@ fn events() -> Vec<Event> {
         Event::Check,
         Event::UpToDate,
         Event::Found(release.clone()),
-        Event::FoundStaged(release, Slot::B),
+        Event::FoundStaged(release.clone(), Slot::B),
         Event::Needs { offered: version.clone(), needs: version },
         Event::Fetch { into: Slot::B },
         Event::Received { into: Slot::B },
@@ -488,6 +507,7 @@ fn events() -> Vec<Event> {
         Event::Unhealthy(text()),
         Event::FellBack(text()),
         Event::GiveUp(text()),
+        Event::Abandon { release, slot: Slot::B, reason: text() },
         Event::Error { error: text(), retryable: true },
     ]
 }
@@ -510,6 +530,7 @@ mod tests {
 
     const EDGES: &str = "
         Idle Check Checking
+        Idle Abandon RolledBack
         Checking Check Checking
         Checking UpToDate Idle
         Checking Found Available
@@ -519,6 +540,7 @@ mod tests {
         Available Check Checking
         Available Fetch Downloading
         Available Error Failed
+        Available Abandon RolledBack
         Downloading Check Checking
         Downloading Received Verifying
         Downloading Error Failed
@@ -540,7 +562,9 @@ mod tests {
         Committed GiveUp RolledBack
         RolledBack Check Checking
         Blocked Check Checking
+        Blocked Abandon RolledBack
         Failed Check Checking
+        Failed Abandon RolledBack
     ";
 
     #[test]
@@ -549,7 +573,7 @@ mod tests {
         assert_eq!(names, State::NAMES);
         let mut kinds: Vec<_> = events().iter().map(Event::name).collect();
         kinds.dedup();
-        assert_eq!(kinds.len(), 16);
+        assert_eq!(kinds.len(), 17);
     }
 
     proptest::proptest! {
@@ -558,7 +582,7 @@ mod tests {
         /// between; and only a slot on trial is committed.
         #[test]
         fn no_order_of_events_tries_what_was_not_staged(
-            picks in proptest::collection::vec(0_usize..16, 0..200)
+            picks in proptest::collection::vec(0_usize..17, 0..200)
         ) {
             let mut state = State::Idle;
             let mut done: Vec<&str> = Vec::new();

@@ -62,3 +62,24 @@ fn the_commands_of_the_readme_exist() {
         }
     }
 }
+
+/// A row of the threat model that names a test is worth something as long as there is that test.
+#[test]
+fn the_tests_that_the_threat_model_names_exist() {
+    let code: String = files(&[".rs"]).iter().map(|path| read(path)).collect();
+    let model = read(&repo_root().join("docs/threat-model.md"));
+    let rows = model.lines().filter(|line| {
+        let id = line.strip_prefix("| ").unwrap_or_default().as_bytes();
+        matches!(id, [b'T' | b'N' | b'F', b'0'..=b'9', b'0'..=b'9', b' ', ..])
+    });
+    let mut count = 0;
+    for row in rows {
+        let tests = row.rsplit('|').nth(1).unwrap_or_default();
+        for name in tests.split('`').skip(1).step_by(2) {
+            assert!(code.contains(&format!("fn {name}()")), "there is no test {name}: {row}");
+            count += 1;
+        }
+        assert!(tests.contains('`') || tests.contains("does not apply"), "{row}");
+    }
+    assert!(count > 40, "{count}");
+}

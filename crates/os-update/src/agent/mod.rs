@@ -234,13 +234,19 @@ impl Agent {
             }
             State::Trial(_) => Event::Unhealthy(reason),
             State::Committed(_, slot) => {
-                let other = session.seen.boot.as_ref().map(|view| view.status(!*slot));
-                if other != Some(SlotStatus::Good) || session.seen.booted.slot != Some(*slot) {
-                    return Err(AgentError::NoWayBack);
-                }
+                way_back(&session, *slot)?;
                 Event::GiveUp(reason)
             }
             State::Staged(..) => Event::GiveUp(reason),
+            State::Idle | State::Available(_) | State::Blocked { .. } | State::Failed(_) => {
+                let slot = session.seen.booted.slot.ok_or(AgentError::NoSlot)?;
+                way_back(&session, slot)?;
+                // Seen from the other slot, what runs is the passive one.
+                let runs = Passive::beside(&HostFiles, self.layout(), !slot)?.fingerprint()?;
+                let fingerprint = runs.ok_or(AgentError::NoWayBack)?;
+                let release = ReleaseId { version: session.seen.running.clone(), fingerprint };
+                Event::Abandon { release, slot, reason }
+            }
             _ => return Err(AgentError::NoWayBack),
         };
         if orders.run == Run::Dry {
@@ -414,6 +420,15 @@ impl Agent {
         session.happen(Event::Placed { into })?;
         Ok(())
     }
+}
+
+/// Whether the slot beside this one, which has to run, can be started.
+fn way_back(session: &Session<'_>, slot: Slot) -> Result<(), AgentError> {
+    let other = session.seen.boot.as_ref().map(|view| view.status(!slot));
+    if other == Some(SlotStatus::Good) && session.seen.booted.slot == Some(slot) {
+        return Ok(());
+    }
+    Err(AgentError::NoWayBack)
 }
 
 /// Writes the files of a fresh GRUB installation: both copies of the environment, with this slot

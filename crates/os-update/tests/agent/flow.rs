@@ -131,6 +131,20 @@ fn an_operator_can_go_back_as_long_as_there_is_something_to_go_back_to() {
 }
 
 #[test]
+fn an_operator_can_go_back_long_after_the_update_too() {
+    let (appliance, _server) = served(&Release::new("2.0.0"));
+    appliance.apply(PLAIN).unwrap();
+    appliance.activate(PLAIN).unwrap();
+    appliance.boot("2.0.0");
+    appliance.healthcheck().unwrap();
+    assert!(matches!(appliance.check(PLAIN), Ok(Outcome::UpToDate(_))));
+    assert_eq!(appliance.record().state, State::Idle);
+    assert!(matches!(appliance.agent().rollback(PLAIN, Reboot::Later), Ok(Outcome::RolledBack)));
+    assert_eq!(appliance.boot("2.0.0"), Slot::A);
+    assert_eq!(appliance.apply(PLAIN).unwrap_err().exit_code(), 3, "it was given up");
+}
+
+#[test]
 fn f04_two_at_once_do_not_meet() {
     let (appliance, _server) = served(&Release::new("2.0.0"));
     fs::create_dir_all(appliance.path("state")).unwrap();

@@ -8,4 +8,5 @@ mod attacks;
 mod flow;
 mod gates;
 mod server;
+mod tls;
 mod transport;
