@@ -15,7 +15,7 @@ const BUSYBOX: &str = "/bin/busybox";
 /// A registry, and a home that knows it and has images of its own.
 pub(crate) struct Place {
     pub(crate) env: TestEnv,
-    registry: Registry,
+    pub(crate) registry: Registry,
 }
 
 impl Place {
