@@ -14,7 +14,7 @@ use banger_model::ProcessEnd;
 use tokio::time::{Instant, timeout};
 
 use crate::exec;
-use crate::link::{Link, LinkState, Process, ProcessEvent, Program};
+use crate::link::{Link, LinkState, Program};
 use crate::machine::base::image_of;
 use crate::operations::now;
 
@@ -123,14 +123,14 @@ impl Check {
         let id = ProcessId(MARK | u64::from(random));
         let mut process = link.start_as(id, Program::Command(self.command.clone())).await?;
         let mut said = Vec::new();
-        let ended = timeout(self.check.timeout, follow(&mut process, &mut said)).await;
+        let ended = timeout(self.check.timeout, process.finish(&mut said, MAX_OUTPUT)).await;
         let end = match ended {
             Ok(end) => Some(end?),
             Err(_) => {
                 let scope = SignalScope::Tree;
                 let kill = Request::Signal { process: process.id(), signal: KILL, scope };
                 link.request(kill).await?;
-                timeout(KILL_PATIENCE, follow(&mut process, &mut said))
+                timeout(KILL_PATIENCE, process.finish(&mut said, MAX_OUTPUT))
                     .await
                     .context("a check does not end")??;
                 None
@@ -143,21 +143,6 @@ impl Check {
             Some(_) => Outcome::Bad(said),
             None => Outcome::Bad(format!("no answer within {} s", self.check.timeout.as_secs())),
         })
-    }
-}
-
-async fn follow(process: &mut Process, said: &mut Vec<u8>) -> Result<ProcessEnd> {
-    loop {
-        match process.next().await? {
-            ProcessEvent::Output(stream, bytes) => {
-                let room = MAX_OUTPUT.saturating_sub(said.len());
-                said.extend(bytes.iter().take(room));
-                process.control().consumed(stream, bytes.len()).await?;
-            }
-            ProcessEvent::Exited(end) => return Ok(end),
-            ProcessEvent::Lost(refusal) => bail!("the check is gone: {refusal}"),
-            ProcessEvent::OutputEnded(_) => {}
-        }
     }
 }
 

@@ -72,6 +72,30 @@ impl Process {
         self.events.recv().await.ok_or_else(|| self.link.replaced())
     }
 
+    /// Follows it to its end. The first `max` bytes of its output, of both streams, are added to
+    /// `said`; the rest is dropped.
+    ///
+    /// # Errors
+    /// When the link is gone, or the process is.
+    pub async fn finish(
+        &mut self,
+        said: &mut Vec<u8>,
+        max: usize,
+    ) -> Result<ProcessEnd, LinkFailed> {
+        loop {
+            match self.next().await? {
+                ProcessEvent::Output(stream, bytes) => {
+                    let room = max.saturating_sub(said.len());
+                    said.extend(bytes.iter().take(room));
+                    self.control().consumed(stream, bytes.len()).await?;
+                }
+                ProcessEvent::OutputEnded(_) => {}
+                ProcessEvent::Exited(end) => return Ok(end),
+                ProcessEvent::Lost(refusal) => return Err(refusal.into()),
+            }
+        }
+    }
+
     /// Forgets the process here and in the guest, once it has ended.
     ///
     /// # Errors

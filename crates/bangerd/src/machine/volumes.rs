@@ -8,7 +8,7 @@ use banger_model::{ProcessEnd, VolumeMount, VolumeMounts};
 use thiserror::Error;
 use tokio::time::timeout;
 
-use crate::link::{Link, ProcessEvent};
+use crate::link::Link;
 
 /// Most of what a guest says about a failure that is kept, in bytes.
 const MAX_SAID: usize = 1024;
@@ -46,24 +46,11 @@ pub(super) async fn mount(link: &Link, volumes: &VolumeMounts) -> Result<()> {
 }
 
 async fn run(link: &Link, tool: Tool) -> Result<()> {
-    let mut process = link.start_tool(tool).await?;
-    let mut said = Vec::new();
-    loop {
-        match process.next().await? {
-            ProcessEvent::Output(stream, bytes) => {
-                let room = MAX_SAID.saturating_sub(said.len());
-                said.extend(bytes.iter().take(room));
-                process.control().consumed(stream, bytes.len()).await?;
-            }
-            ProcessEvent::Exited(ProcessEnd::Exited(0 | 1)) => {
-                return Ok(process.release().await?);
-            }
-            ProcessEvent::Exited(_) => {
-                process.release().await?;
-                bail!("{}", String::from_utf8_lossy(&said).trim().escape_debug());
-            }
-            ProcessEvent::Lost(refusal) => bail!("the guest's tool is gone: {refusal}"),
-            ProcessEvent::OutputEnded(_) => {}
-        }
+    let (mut process, mut said) = (link.start_tool(tool).await?, Vec::new());
+    let end = process.finish(&mut said, MAX_SAID).await?;
+    process.release().await?;
+    match end {
+        ProcessEnd::Exited(0 | 1) => Ok(()),
+        _ => bail!("{}", String::from_utf8_lossy(&said).trim().escape_debug()),
     }
 }

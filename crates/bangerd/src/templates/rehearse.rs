@@ -5,13 +5,13 @@
 //! done before, by nobody in particular; what it leaves is replaced when the machine becomes
 //! somebody's.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use banger_host::random;
 use banger_link::{Command, Identity, Request};
 use banger_model::{EnvVar, SandboxId};
 use banger_net::UserNet;
 
-use crate::link::{Link, ProcessEvent};
+use crate::link::Link;
 
 /// Where the programs are that nearly every image has.
 const PATH: &[u8] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -66,11 +66,6 @@ pub(crate) async fn run_to_end(link: &Link, argv: &[&str]) -> Result<()> {
         terminal: None,
     };
     let mut process = link.start(command).await?;
-    loop {
-        match process.next().await? {
-            ProcessEvent::Exited(_) => return Ok(process.release().await?),
-            ProcessEvent::Lost(refusal) => bail!("the command is gone: {refusal}"),
-            ProcessEvent::Output(..) | ProcessEvent::OutputEnded(_) => {}
-        }
-    }
+    process.finish(&mut Vec::new(), 0).await?;
+    Ok(process.release().await?)
 }
