@@ -99,16 +99,15 @@ enum Stays {
 }
 
 /// Whether a sandbox in this state has a machine, or memory of one, that knows its volumes.
-fn holds(state: &State) -> Option<Holds> {
+fn holds(state: &State) -> Holds {
     match state {
-        State::Created | State::Stopped { .. } | State::Failed { .. } => Some(Holds::No),
+        State::Created | State::Stopped { .. } | State::Failed { .. } => Holds::No,
         State::Running { .. }
         | State::Stopping { .. }
         | State::Pausing { .. }
         | State::Paused { .. }
-        | State::Starting { from: Origin::Memory } => Some(Holds::Yes),
-        // What it has is settled by the work that is done for it.
-        State::Starting { from: Origin::Disk } | State::Deleting => None,
+        | State::Starting { from: Origin::Memory } => Holds::Yes,
+        State::Starting { from: Origin::Disk } | State::Deleting => Holds::AsBefore,
     }
 }
 
@@ -116,6 +115,8 @@ fn holds(state: &State) -> Option<Holds> {
 enum Holds {
     Yes,
     No,
+    /// That is settled by the work that is done for it.
+    AsBefore,
 }
 
 impl Volumes {
@@ -304,9 +305,9 @@ impl Volumes {
     /// A sandbox has come to be as it is, and that is remembered: what that means for its volumes.
     pub(crate) fn follow(&self, record: &SandboxRecord) {
         match holds(&record.state) {
-            Some(Holds::No) => self.release(&record.id),
-            Some(Holds::Yes) => self.keep(record),
-            None => {
+            Holds::No => self.release(&record.id),
+            Holds::Yes => self.keep(record),
+            Holds::AsBefore => {
                 let mut holders = self.holders();
                 let its = holders.values_mut().filter(|holder| holder.is(&record.id));
                 its.for_each(|holder| *holder = Holder::of(record));
@@ -316,7 +317,7 @@ impl Volumes {
 
     /// There may be a machine of this sandbox: it has its volumes until that is known.
     pub(crate) fn recall(&self, record: &SandboxRecord) {
-        if holds(&record.state) != Some(Holds::No) {
+        if holds(&record.state) != Holds::No {
             self.keep(record);
         }
     }
