@@ -45,6 +45,12 @@ fn say_skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
 
+/// An error with all its causes, in one line.
+pub fn told(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
 /// The root of this repository.
 pub fn repo_root() -> &'static Path {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));

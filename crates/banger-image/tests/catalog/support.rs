@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use crate::fake::{Content, Fake, Reply, Request};
 use crate::images::sha256;
 
+pub(crate) use banger_testkit::told;
+
 /// 2026-01-01, when everything here happens.
 pub(crate) const NOW: Timestamp = Timestamp(1_767_225_600_000);
 pub(crate) const DAY_MS: u64 = 86_400_000;
@@ -311,15 +313,4 @@ pub(crate) fn settings() -> Settings {
         platform: Platform { architecture: "amd64".to_owned(), variant: None },
         ..Settings::default()
     }
-}
-
-/// An error with all its causes.
-pub(crate) fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
-    }
-    text
 }

@@ -9,6 +9,8 @@ use banger_model::Silent;
 
 use crate::images::{TestImage, sha256};
 
+pub(crate) use banger_testkit::told;
+
 /// Settings for a registry without TLS, and without the patience that people need.
 pub(crate) fn settings(hosts: &[&str]) -> Settings {
     Settings {
@@ -103,15 +105,4 @@ pub(crate) fn assert_is(pulled: &Pulled, image: &TestImage) {
         assert_eq!(*layer.diff_id(), sha256(&expected.tar));
         assert!(unpacked(layer).unwrap() == expected.tar, "a layer unpacks to something else");
     }
-}
-
-/// An error with all its causes.
-pub(crate) fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text += &format!(": {inner}");
-        cause = inner.source();
-    }
-    text
 }
