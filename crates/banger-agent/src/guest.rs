@@ -21,7 +21,7 @@ use crate::power;
 use crate::server::{Machine, PowersOff, ServeError, Server, Setting};
 use crate::settle;
 use crate::systemd::{self, SystemdError};
-use crate::tool::run_tool;
+use crate::tool::{VolumeError, mount_volume, run_tool};
 
 /// Most files that the agent, and whoever asks for more than the default, may have open: what
 /// service managers allow.
@@ -41,6 +41,8 @@ enum GuestError {
     Serve(#[from] ServeError),
     #[error("cannot bring up the loopback interface")]
     Loopback(#[from] NetworkError),
+    #[error("cannot mount a volume")]
+    Volume(#[from] VolumeError),
     #[error("cannot start the image's own init")]
     Systemd(#[from] SystemdError),
 }
@@ -198,9 +200,9 @@ enum Served {
 
 /// Boots and serves until the machine is to end.
 fn serve() -> Result<Served, GuestError> {
-    let (disk, init, mut timeline) = match boot::boot()? {
+    let (disk, init, volumes, mut timeline) = match boot::boot()? {
         Booted::Probe => return Ok(Served::Nothing),
-        Booted::Sandbox { disk, init, timeline } => (disk, init, timeline),
+        Booted::Sandbox { disk, init, volumes, timeline } => (disk, init, volumes, timeline),
     };
     // A kernel without unprivileged ping does without.
     let _without = files::set(Path::new(PING_GROUPS.0), PING_GROUPS.1);
@@ -208,6 +210,9 @@ fn serve() -> Result<Served, GuestError> {
     timeline.mark("loopback");
     let cgroups = Cgroups::set_up();
     timeline.mark("cgroups");
+    for (slot, path) in volumes {
+        mount_volume(slot, &path)?;
+    }
     if init == Init::Systemd {
         systemd::hand_over()?;
         timeline.mark("systemd");

@@ -4,8 +4,7 @@ use anyhow::{Result, anyhow};
 use banger_api::client::{Client, ClientError, Force, SandboxAction};
 use banger_api::types::{CreateFrom, CreateSandbox, ForkSandbox, ProblemCode};
 use banger_model::{
-    BootMode, Disposal, Labels, Lifetime, Limits, NetworkMode, OperationId, SandboxSpec,
-    SnapshotName,
+    Disposal, Labels, Lifetime, Limits, NetworkMode, OperationId, SandboxSpec, SnapshotName,
 };
 
 use crate::book::{Afterwards, Entry, Heard, Made, Wish};
@@ -137,15 +136,10 @@ pub(crate) fn wanted(name: &str, entry: &Entry, wish: Wish) -> Result<CreateSand
         Made::Anew | Made::Copy(_) => None,
     };
     let spec = SandboxSpec {
-        image: "debian-bookworm".parse().map_err(|e| parse(&e))?,
-        kernel: "debian-cloud".parse().map_err(|e| parse(&e))?,
-        cpus: None,
         memory: "256M".parse().map_err(|e| parse(&e))?,
         disk: Limits::MIN_DISK.try_into().map_err(|e| parse(&e))?,
         network: NetworkMode::None,
-        boot: BootMode::Template,
-        init: None,
-        volumes: Default::default(),
+        ..SandboxSpec::of("debian-bookworm".parse().map_err(|e| parse(&e))?)
     };
     let disposal = match entry.afterwards {
         Afterwards::Stays => Disposal::Keep,

@@ -53,4 +53,4 @@ pub use spec::{
     ParseInitError, ParseNetworkError, SandboxSpec, SpecError,
 };
 pub use time::{ParseSpanError, Span, Timestamp};
-pub use volume::{VolumeError, VolumeMount, VolumeMounts};
+pub use volume::{VolumeError, VolumeMount, VolumeMounts, volumes_told};

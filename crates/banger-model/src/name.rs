@@ -122,6 +122,13 @@ name_type! {
     KernelName
 }
 
+impl Default for KernelName {
+    /// The kernel of images that want no certain one.
+    fn default() -> Self {
+        Self("debian-cloud".to_owned())
+    }
+}
+
 name_type! {
     /// What a volume is called on this host.
     VolumeName

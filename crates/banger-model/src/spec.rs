@@ -238,8 +238,9 @@ impl fmt::Display for Accelerator {
 pub struct SandboxSpec {
     /// The root file system.
     pub image: WantedImage,
-    /// The kernel that boots it.
-    pub kernel: KernelName,
+    /// The kernel that boots it; none means the one that the image wants.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelName>,
     /// Virtual CPUs; none means [`Accelerator::default_cpus`].
     pub cpus: Option<CpuCount>,
     /// Memory.
@@ -258,6 +259,23 @@ pub struct SandboxSpec {
     /// What is mounted in it, and outlives it.
     #[serde(default, skip_serializing_if = "VolumeMounts::is_empty")]
     pub volumes: VolumeMounts,
+}
+
+impl SandboxSpec {
+    /// A sandbox of this image, with everything else as it comes.
+    pub fn of(image: WantedImage) -> Self {
+        Self {
+            image,
+            kernel: None,
+            cpus: None,
+            memory: MemorySize::DEFAULT,
+            disk: DiskSize::DEFAULT,
+            network: NetworkMode::default(),
+            boot: BootMode::default(),
+            init: None,
+            volumes: VolumeMounts::default(),
+        }
+    }
 }
 
 /// How a sandbox comes up the first time.

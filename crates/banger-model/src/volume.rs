@@ -12,6 +12,12 @@ use crate::name::{NameError, VolumeName};
 /// Longest path that a volume is mounted at: what Linux takes, without the byte that ends it.
 const MAX_PATH_LEN: usize = 4095;
 
+/// What begins a word of the kernel command line that tells of a volume.
+const ARGUMENT: &str = "banger.volume=";
+/// Longest words of all volumes together, in bytes: a kernel takes a command line of 2,048 (Linux,
+/// `COMMAND_LINE_SIZE` of x86), of which a machine's own part takes a quarter.
+const MAX_ARGUMENTS_LEN: usize = 1024;
+
 /// Directories that are the kernel's, or whose content is of this boot.
 const NOT_THERE: [&str; 4] = ["dev", "proc", "sys", "run"];
 
@@ -38,6 +44,9 @@ pub enum VolumeError {
     /// Two at the same path.
     #[error("two volumes are to be mounted at {0}")]
     SamePath(String),
+    /// The kernel command line has no room for so long paths.
+    #[error("the paths of the volumes are too long for a machine whose first process is systemd")]
+    TooLong,
 }
 
 /// A volume and where it is mounted. As text, `NAME:/PATH`.
@@ -120,10 +129,61 @@ impl VolumeMounts {
         self.0.iter()
     }
 
+    /// Each with its slot, in the order in which they are to be mounted: what a path leads through
+    /// goes before it.
+    pub fn in_order(&self) -> Vec<(u8, &VolumeMount)> {
+        let mut slots: Vec<_> = (0..).zip(self.iter()).collect();
+        slots.sort_by_key(|(_, mount)| mount.path());
+        slots
+    }
+
+    /// What tells the first process of a kernel that boots, a word for each, in that order:
+    /// `banger.volume=SLOT:/PATH`, bytes that a command line may not have written as `%` and two hex
+    /// digits. [`volumes_told`] reads it.
+    ///
+    /// # Errors
+    /// [`VolumeError::TooLong`].
+    pub fn kernel_arguments(&self) -> Result<Vec<String>, VolumeError> {
+        let word = |(slot, mount): (u8, &VolumeMount)| {
+            format!("{ARGUMENT}{slot}:{}", escaped(mount.path()))
+        };
+        let words: Vec<_> = self.in_order().into_iter().map(word).collect();
+        let len: usize = words.iter().map(|word| word.len() + 1).sum();
+        if len > MAX_ARGUMENTS_LEN { Err(VolumeError::TooLong) } else { Ok(words) }
+    }
+
     /// Whether this volume is among them.
     pub fn contains(&self, volume: &VolumeName) -> bool {
         self.iter().any(|mount| mount.volume == *volume)
     }
+}
+
+fn escaped(path: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'/' | b'.' | b'_' | b'-' => char::from(byte).to_string(),
+        plain if plain.is_ascii_alphanumeric() => char::from(plain).to_string(),
+        other => format!("%{other:02x}"),
+    };
+    path.bytes().map(escape).collect()
+}
+
+/// The slots and paths of volumes that a kernel command line tells of, in its order. Other words, and
+/// those that make no sense, are not looked at.
+pub fn volumes_told(cmdline: &str) -> Vec<(u8, Vec<u8>)> {
+    let words = cmdline.split_ascii_whitespace().filter_map(|word| word.strip_prefix(ARGUMENT));
+    words.filter_map(volume_told).take(usize::from(VOLUME_SLOTS)).collect()
+}
+
+fn volume_told(text: &str) -> Option<(u8, Vec<u8>)> {
+    let (slot, path) = text.split_once(':')?;
+    let mut parts = path.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (byte, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(byte, 16).ok()?);
+        bytes.extend(rest.as_bytes());
+    }
+    Some((slot.parse().ok().filter(|slot| *slot < VOLUME_SLOTS)?, bytes))
 }
 
 impl TryFrom<Vec<VolumeMount>> for VolumeMounts {
@@ -190,6 +250,37 @@ mod tests {
             [&["a:/a", "a:/b"][..], &["a:/a", "b://a"], &["a:/a", "b:/b", "c:/c", "d:/d", "e:/e"]]
         {
             assert!(mounts(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    fn mounts(all: &[String]) -> VolumeMounts {
+        serde_json::from_value(serde_json::json!(all)).unwrap()
+    }
+
+    #[test]
+    fn a_kernel_is_told_of_volumes_in_the_order_of_mounting() {
+        let some = mounts(&["a:/var/lib/x y".to_owned(), "b:/var".to_owned()]);
+        let words = some.kernel_arguments().unwrap();
+        assert_eq!(words, ["banger.volume=1:/var", "banger.volume=0:/var/lib/x%20y"]);
+        let told =
+            volumes_told("quiet banger.volume=9:/x banger.volume=0:/a%2 banger.volume=1:/%zz");
+        assert_eq!(told, []);
+        let long = mounts(&[format!("a:/{}", "é".repeat(200))]);
+        assert_eq!(long.kernel_arguments(), Err(VolumeError::TooLong));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_a_kernel_is_told_is_what_was_meant(paths in proptest::collection::btree_set("/[^/\0]{3,40}", 0..4)) {
+            let texts: Vec<_> = paths.iter().enumerate().map(|(n, path)| format!("v{n}:{path}")).collect();
+            let mounts = mounts(&texts);
+            let meant: Vec<_> = mounts
+                .in_order()
+                .into_iter()
+                .map(|(slot, mount)| (slot, mount.path().as_bytes().to_vec()))
+                .collect();
+            let line = format!("console=ttyS0 {} quiet", mounts.kernel_arguments().unwrap().join(" "));
+            proptest::prop_assert_eq!(volumes_told(&line), meant);
         }
     }
 }

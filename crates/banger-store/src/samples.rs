@@ -17,7 +17,7 @@ pub(crate) fn sandbox(n: u16, name: &str) -> SandboxRecord {
         name: name.parse().unwrap(),
         spec: SandboxSpec {
             image: "debian-bookworm".parse().unwrap(),
-            kernel: "debian-cloud".parse().unwrap(),
+            kernel: None,
             cpus: None,
             memory: Bytes::mib(512).try_into().unwrap(),
             disk: Bytes::gib(8).try_into().unwrap(),
@@ -71,10 +71,11 @@ fn name() -> &'static str {
 fn spec() -> impl Strategy<Value = SandboxSpec> {
     let cpus = prop::option::of((1..=64u16).prop_map(|n| CpuCount::try_from(n).unwrap()));
     let network = prop_oneof![Just(NetworkMode::User), Just(NetworkMode::None)];
-    (name(), name(), cpus, 96..100_000u64, 64..100_000u64, network).prop_map(
+    let kernel = prop::option::of(name());
+    (name(), kernel, cpus, 96..100_000u64, 64..100_000u64, network).prop_map(
         |(image, kernel, cpus, memory, disk, network)| SandboxSpec {
             image: image.parse().unwrap(),
-            kernel: kernel.parse().unwrap(),
+            kernel: kernel.map(|kernel| kernel.parse().unwrap()),
             cpus,
             memory: Bytes::mib(memory).try_into().unwrap(),
             disk: Bytes::mib(disk).try_into().unwrap(),

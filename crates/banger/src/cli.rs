@@ -138,6 +138,7 @@ pub(crate) enum ImageCache {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Kernel {
+    Pull(kernel::PullArgs),
     Import(kernel::ImportArgs),
     #[command(visible_alias = "ls")]
     List(kernel::ListArgs),

@@ -16,12 +16,15 @@ use crate::assets::{Assets, Base, Sources, discover_vmm};
 /// Most pairs of image and kernel that are kept in mind.
 const MAX_KNOWN: usize = 256;
 
+/// An image, and a kernel unless it is the image's own.
+type Pair = (Base, Option<KernelName>);
+
 /// Where machines and what they are made of come from.
 #[derive(Debug)]
 pub(crate) struct Arsenal {
     sources: Sources,
     vmm: OnceCell<Arc<dyn Vmm>>,
-    known: Mutex<BTreeMap<(Base, KernelName), Known>>,
+    known: Mutex<BTreeMap<Pair, Known>>,
 }
 
 /// Assets, and how their files were when they were found.
@@ -47,8 +50,8 @@ impl Arsenal {
 
     /// Everything for sandboxes of this image and kernel, if it was found before and no file of
     /// it has changed since.
-    pub(crate) fn at_hand(&self, image: &Base, kernel: &KernelName) -> Option<Arc<Assets>> {
-        let known = self.known().get(&(image.clone(), kernel.clone())).cloned()?;
+    pub(crate) fn at_hand(&self, image: &Base, kernel: Option<&KernelName>) -> Option<Arc<Assets>> {
+        let known = self.known().get(&(image.clone(), kernel.cloned())).cloned()?;
         let same = self.stamps(image, &known.assets).is_ok_and(|stamps| stamps == known.stamps);
         same.then_some(known.assets)
     }
@@ -60,7 +63,7 @@ impl Arsenal {
     pub(crate) async fn assets(
         &self,
         image: &Base,
-        kernel: &KernelName,
+        kernel: Option<&KernelName>,
         progress: Arc<dyn Progress>,
     ) -> Result<Arc<Assets>> {
         let vmm = self.vmm().await?;
@@ -73,12 +76,12 @@ impl Arsenal {
             if known.len() >= MAX_KNOWN {
                 known.clear();
             }
-            known.insert((base, kernel.clone()), Known { assets: assets.clone(), stamps });
+            known.insert((base, kernel.cloned()), Known { assets: assets.clone(), stamps });
         }
         Ok(assets)
     }
 
-    fn known(&self) -> MutexGuard<'_, BTreeMap<(Base, KernelName), Known>> {
+    fn known(&self) -> MutexGuard<'_, BTreeMap<Pair, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -105,7 +108,7 @@ impl Arsenal {
     pub(crate) async fn image_config(
         &self,
         image: &Base,
-        kernel: &KernelName,
+        kernel: Option<&KernelName>,
     ) -> Result<ImageConfig> {
         if let Some(assets) = self.at_hand(image, kernel) {
             return Ok(assets.image.config().clone());

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use banger_host::home::Home;
 use banger_image::{Image, Kernel};
 use banger_model::{
-    Accelerator, ImageId, InitMode, KernelName, Progress, SandboxSpec, WantedImage,
+    Accelerator, ImageId, ImageName, InitMode, KernelName, Progress, SandboxSpec, VolumeError,
+    WantedImage,
 };
 use banger_vmm::probe::{Finding, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::Qemu;
@@ -72,14 +73,37 @@ impl Base {
         }
     }
 
-    /// Whether there is such an image or it can be had: before anything else is made for it.
-    fn check(&self, home: &Home) -> Result<()> {
-        let Self::Wanted(wanted) = self else { return self.open(home).map(drop) };
+    /// The image, or the name of one that is to be made: before anything else is made for it.
+    fn find(&self, home: &Home) -> Result<Found> {
+        let Self::Wanted(wanted) = self else { return Ok(Found::Here(self.open(home)?.into())) };
         match (Image::find(home, wanted)?, wanted.name()) {
-            (None, Some(name)) if !Image::can_be_made(&name) => {
-                Ok(Image::open(home, &name).map(drop)?)
-            }
-            _ => Ok(()),
+            (Some(image), _) => Ok(Found::Here(image.into())),
+            (None, Some(name)) if Image::can_be_made(&name) => Ok(Found::ToMake(name)),
+            (None, Some(name)) => Ok(Found::Here(Image::open(home, &name)?.into())),
+            (None, None) => bail!("there is no image {wanted}"),
+        }
+    }
+
+    /// The kernel that sandboxes of it boot where nothing else is said.
+    ///
+    /// # Errors
+    /// When the image is damaged, or neither here nor to be made.
+    pub(crate) fn kernel(&self, home: &Home) -> Result<KernelName> {
+        Ok(self.find(home)?.kernel())
+    }
+}
+
+/// An image before a sandbox is made of it.
+enum Found {
+    Here(Box<Image>),
+    ToMake(ImageName),
+}
+
+impl Found {
+    fn kernel(&self) -> KernelName {
+        match self {
+            Self::Here(image) => image.kernel(),
+            Self::ToMake(_) => KernelName::default(),
         }
     }
 }
@@ -96,8 +120,8 @@ pub struct Sources {
 }
 
 impl Assets {
-    /// Finds or makes everything. The first time on a host that takes about a minute; later a
-    /// few milliseconds.
+    /// Finds or makes everything; the kernel is the image's where none is said. The first time on a
+    /// host that takes about a minute; later a few milliseconds.
     ///
     /// # Errors
     /// When something is missing and cannot be made.
@@ -105,11 +129,12 @@ impl Assets {
         sources: &Sources,
         vmm: Arc<dyn Vmm>,
         image: &Base,
-        kernel: &KernelName,
+        kernel: Option<&KernelName>,
         progress: Arc<dyn Progress>,
     ) -> Result<Self> {
         let (home, wanted) = (sources.home.clone(), image.clone());
-        spawn_blocking(move || wanted.check(&home)).await??;
+        let found = spawn_blocking(move || wanted.find(&home)).await??;
+        let kernel = kernel.cloned().unwrap_or_else(|| found.kernel());
         let (kernel, initramfs) = ensure_kernel(sources, kernel, progress.clone()).await?;
         // While the image is made the processor has nothing to do for KVM's probe to disturb.
         let guest = ProbeGuest {
@@ -117,7 +142,7 @@ impl Assets {
             initramfs: initramfs.clone(),
             identity: kernel.identity().to_owned(),
         };
-        let image = ensure_image(sources, image, progress);
+        let image = ensure_image(sources, found, progress);
         let (image, kvm) = tokio::join!(image, kvm_verdict(&sources.home, &*vmm, &guest));
         let (image, kvm) = (image?, kvm?);
         let accelerator = kvm.verdict().accelerator();
@@ -140,12 +165,28 @@ impl Assets {
         spec.init.unwrap_or(self.image.config().init)
     }
 
-    /// How a machine begins that boots, with this first process.
-    pub fn start(&self, init: InitMode) -> Start {
-        let args = match init {
-            InitMode::Agent => Vec::new(),
-            InitMode::Systemd => vec![SYSTEMD.to_owned()],
-        };
+    /// How a machine of this spec begins that boots. Services of systemd come up with the machine,
+    /// so its volumes are mounted before: the kernel's command line tells of them.
+    ///
+    /// # Errors
+    /// When there is no room for that.
+    pub fn start(&self, spec: &SandboxSpec) -> Result<Start, VolumeError> {
+        Ok(match self.init(spec) {
+            InitMode::Agent => self.start_agent(),
+            InitMode::Systemd => {
+                let mut args = vec![SYSTEMD.to_owned()];
+                args.extend(spec.volumes.kernel_arguments()?);
+                self.start_with(args)
+            }
+        })
+    }
+
+    /// How a machine begins that boots with our agent as its first process.
+    pub fn start_agent(&self) -> Start {
+        self.start_with(Vec::new())
+    }
+
+    fn start_with(&self, args: Vec<String>) -> Start {
         Start::Kernel(KernelStart {
             kernel: self.kernel.vmlinux(),
             initramfs: self.initramfs.clone(),
@@ -176,10 +217,10 @@ pub async fn discover_vmm(sources: &Sources) -> Result<Arc<dyn Vmm>> {
 
 async fn ensure_kernel(
     sources: &Sources,
-    name: &KernelName,
+    name: KernelName,
     progress: Arc<dyn Progress>,
 ) -> Result<(Kernel, PathBuf)> {
-    let (sources, name) = (sources.clone(), name.clone());
+    let sources = sources.clone();
     spawn_blocking(move || {
         let kernel = Kernel::ensure(&sources.home, &name, &*progress)?;
         let initramfs = kernel
@@ -192,17 +233,14 @@ async fn ensure_kernel(
 
 async fn ensure_image(
     sources: &Sources,
-    base: &Base,
+    found: Found,
     progress: Arc<dyn Progress>,
 ) -> Result<Image> {
-    let (home, base) = (sources.home.clone(), base.clone());
-    spawn_blocking(move || match &base {
-        Base::Wanted(wanted) => match (Image::find(&home, wanted)?, wanted.name()) {
-            (Some(image), _) => Ok(image),
-            (None, Some(name)) => Ok(Image::ensure(&home, &name, &*progress)?),
-            (None, None) => bail!("there is no image {wanted}"),
-        },
-        Base::Stored(_) => Ok(base.open(&home)?),
-    })
-    .await?
+    let home = sources.home.clone();
+    match found {
+        Found::Here(image) => Ok(*image),
+        Found::ToMake(name) => {
+            spawn_blocking(move || Ok(Image::ensure(&home, &name, &*progress)?)).await?
+        }
+    }
 }

@@ -190,6 +190,7 @@ pub async fn have_image(
             home: &home,
             pulled: &pulled,
             source: "a measurement",
+            kernel: None,
             now: Timestamp(0),
             called_off: &AtomicBool::new(false),
         };

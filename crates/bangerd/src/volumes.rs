@@ -388,8 +388,8 @@ pub(crate) fn settle(dir: &Path) -> Result<(), HostError> {
 mod tests {
     use super::*;
     use banger_host::fs::write_atomic;
+    use banger_model::Timestamp;
     use banger_model::lifecycle::StopKind;
-    use banger_model::{BootMode, MemorySize, NetworkMode, Timestamp};
 
     fn volumes() -> (tempfile::TempDir, Volumes) {
         let dir = tempfile::tempdir().unwrap();
@@ -402,17 +402,7 @@ mod tests {
         SandboxRecord {
             id: SandboxId::from_random([id; 6]),
             name: format!("s{id}").parse().unwrap(),
-            spec: SandboxSpec {
-                image: "an-image".parse().unwrap(),
-                kernel: "a-kernel".parse().unwrap(),
-                cpus: None,
-                memory: MemorySize::DEFAULT,
-                disk: DiskSize::DEFAULT,
-                network: NetworkMode::User,
-                boot: BootMode::Template,
-                init: None,
-                volumes,
-            },
+            spec: SandboxSpec { volumes, ..SandboxSpec::of("an-image".parse().unwrap()) },
             labels: Default::default(),
             lifetime: Default::default(),
             created: Timestamp(0),

@@ -1,5 +1,7 @@
 //! What the kernel command line tells the agent.
 
+use banger_model::volumes_told;
+
 /// What the machine was started for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -28,11 +30,13 @@ pub(crate) enum Init {
 }
 
 /// The parameters that are the agent's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Parameters {
     pub(crate) mode: Mode,
     pub(crate) trace: Trace,
     pub(crate) init: Init,
+    /// Slots and paths of volumes that are mounted before anything else runs.
+    pub(crate) volumes: Vec<(u8, Vec<u8>)>,
 }
 
 impl Parameters {
@@ -42,6 +46,7 @@ impl Parameters {
         Self {
             mode: if has("banger.probe") { Mode::Probe } else { Mode::Sandbox },
             trace: if has("banger.trace") { Trace::On } else { Trace::Off },
+            volumes: volumes_told(cmdline),
             init: if has("banger.init=systemd") { Init::Systemd } else { Init::Agent },
         }
     }
@@ -53,7 +58,8 @@ mod tests {
 
     #[test]
     fn only_whole_words_count() {
-        let plain = Parameters { mode: Mode::Sandbox, trace: Trace::Off, init: Init::Agent };
+        let (mode, trace, init) = (Mode::Sandbox, Trace::Off, Init::Agent);
+        let plain = Parameters { mode, trace, init, volumes: Vec::new() };
         assert_eq!(Parameters::parse("console=ttyS0 quiet\n"), plain);
         assert_eq!(Parameters::parse("xbanger.probe banger.probe=1"), plain);
         assert_eq!(Parameters::parse("quiet banger.probe\n").mode, Mode::Probe);

@@ -78,6 +78,8 @@ pub(crate) enum Booted {
         disk: Disk,
         /// Who is to be its first process.
         init: Init,
+        /// Slots and paths of volumes that are mounted before anything else runs.
+        volumes: Vec<(u8, Vec<u8>)>,
         /// How long the boot took so far.
         timeline: Timeline,
     },
@@ -113,7 +115,8 @@ pub(crate) fn boot() -> Result<Booted, BootError> {
     root::fresh_run()?;
     root::attach_plain_dirs(plain);
     timeline.mark("run and plain directories");
-    Ok(Booted::Sandbox { disk, init: parameters.init, timeline })
+    let Parameters { init, volumes, .. } = parameters;
+    Ok(Booted::Sandbox { disk, init, volumes, timeline })
 }
 
 /// Boots as far as the floor of the cold-start benchmark goes: the same modules, the same disks

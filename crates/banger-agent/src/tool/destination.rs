@@ -27,7 +27,7 @@ const PRIVATE: u32 = 0o700;
 
 /// Why something cannot be made.
 #[derive(Debug, Error)]
-pub(super) enum PlaceError {
+pub(crate) enum PlaceError {
     #[error("{}: {}", shown(name), errno_text(*errno))]
     System { name: Vec<u8>, errno: Errno },
     #[error("{}: this name in the archive {cause}", shown(name))]

@@ -6,7 +6,7 @@ use super::reader::MAX_NAME;
 
 /// Why a name leads nowhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(super) enum NameError {
+pub(crate) enum NameError {
     #[error("is absolute")]
     Absolute,
     #[error("leads upwards")]

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use banger_link::Tool;
 use pack::Scope;
+pub(crate) use volume::VolumeError;
 
 /// What a tool's first argument is.
 const MARK: &[u8] = b"tool";
@@ -107,6 +108,14 @@ fn run(tool: Tool, log: &mut Log) -> Result<(), String> {
             volume::mount_volume(slot, &path, log).map_err(|error| error.to_string())
         }
     }
+}
+
+/// Mounts a volume in this very process, before anything else runs.
+///
+/// # Errors
+/// [`VolumeError`].
+pub(crate) fn mount_volume(slot: u8, path: &[u8]) -> Result<(), VolumeError> {
+    volume::mount_volume(slot, path, &mut Log::default())
 }
 
 fn pack_to_stdout(path: &[u8], scope: Scope, log: &mut Log) -> Result<(), String> {

@@ -23,7 +23,7 @@ const MAX_PREFIXES: usize = 16;
 
 /// Why no further entry can be read.
 #[derive(Debug, Error)]
-pub(super) enum ReadError {
+pub(crate) enum ReadError {
     #[error("cannot read the archive: {0}")]
     Io(#[from] io::Error),
     #[error("the archive ends before its end mark: it is not whole")]

@@ -17,7 +17,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// Why not everything is extracted.
 #[derive(Debug, Error)]
-pub(super) enum UnpackError {
+pub(crate) enum UnpackError {
     #[error("{}: cannot extract into it: {}", shown(path), io::Error::from(*errno))]
     Destination { path: Vec<u8>, errno: Errno },
     #[error("{}: is not the name of one file", shown(_0))]

@@ -43,7 +43,7 @@ const OPTIONS: &std::ffi::CStr = c"discard,noinit_itable";
 
 /// Why a volume is not mounted.
 #[derive(Debug, Error)]
-pub(super) enum VolumeError {
+pub(crate) enum VolumeError {
     #[error("cannot look for the volume's device: {0}")]
     Look(#[source] io::Error),
     #[error("the machine has no device for volume {0}, or it is empty")]

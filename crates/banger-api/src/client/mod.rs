@@ -257,6 +257,16 @@ impl Client {
         self.fetch(Ask::post(Target::new("kernels")).json(wanted)?).await
     }
 
+    /// Has a kernel fetched; asked again with the same id, it is the same operation.
+    pub async fn pull_kernel(
+        &self,
+        name: &KernelName,
+        id: &OperationId,
+    ) -> Result<Operation, ClientError> {
+        let target = Target::new("kernels").at(name.as_str()).at("pull").with("operation", id);
+        self.fetch(Ask::post(target).repeatable()).await
+    }
+
     /// One kernel.
     pub async fn kernel(&self, name: &KernelName) -> Result<Kernel, ClientError> {
         self.fetch(Ask::get(Target::new("kernels").at(name.as_str()))).await

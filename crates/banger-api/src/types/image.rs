@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use banger_model::{ImageId, ImageName, InitMode, Timestamp};
+use banger_model::{ImageId, ImageName, InitMode, KernelName, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -26,6 +26,10 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<u64>)]
     pub made: Option<Timestamp>,
+    /// The kernel that its sandboxes boot, if it wants a certain one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "debian-cloud")]
+    pub kernel: Option<KernelName>,
     /// Who needs it: sandboxes and snapshots by name.
     pub used_by: Vec<String>,
     /// How it wants to be run.
@@ -75,6 +79,11 @@ pub struct PullImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub name: Option<ImageName>,
+    /// The kernel that its sandboxes are to boot; it is fetched if it is missing. An image from a
+    /// catalog brings its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub kernel: Option<KernelName>,
 }
 
 /// Something in the cache of what was fetched.

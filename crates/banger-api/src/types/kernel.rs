@@ -16,7 +16,7 @@ pub struct Kernel {
     pub source: String,
     /// The space that it takes on the host's disk, in bytes.
     pub size: u64,
-    /// Sandboxes that boot it, by name.
+    /// Who needs it: sandboxes by name, and images that want it.
     pub used_by: Vec<String>,
 }
 

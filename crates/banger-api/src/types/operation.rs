@@ -11,11 +11,11 @@ use utoipa::ToSchema;
 pub enum Asked {
     /// Of a sandbox.
     Sandbox(Action),
-    /// Of an image.
+    /// Of an image or a kernel.
     Image(ImageAction),
 }
 
-/// What is asked of an image and takes its time.
+/// What is asked of an image or a kernel and takes its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageAction {
@@ -44,7 +44,7 @@ pub struct Operation {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub sandbox: Option<SandboxId>,
-    /// The name of the sandbox or the image.
+    /// The name of the sandbox, the image or the kernel.
     pub name: String,
     /// When it was asked, in milliseconds since 1970.
     #[schema(value_type = u64)]

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use banger_model::{
-    FromSnapshot, Labels, Lifetime, NetworkMode, OperationId, SandboxId, SandboxName, SandboxSpec,
-    SnapshotName, SnapshotPart, TemplateId, Timestamp,
+    FromSnapshot, KernelName, Labels, Lifetime, NetworkMode, OperationId, SandboxId, SandboxName,
+    SandboxSpec, SnapshotName, SnapshotPart, TemplateId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -238,6 +238,10 @@ pub struct SandboxDetail {
     pub address: Option<String>,
     /// What executes it: `kvm` or `tcg`.
     pub accelerator: Option<String>,
+    /// The kernel that it boots, if that can be told: its own choice or the image's.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "debian-cloud")]
+    pub kernel: Option<KernelName>,
     /// The guest kernel's id of its boot.
     pub boot_id: Option<String>,
     /// The template that its machine was made from; none when it has booted.

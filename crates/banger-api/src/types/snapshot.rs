@@ -19,9 +19,10 @@ pub struct Snapshot {
     /// The sandbox's image.
     #[schema(value_type = String, example = "debian-bookworm")]
     pub image: WantedImage,
-    /// The sandbox's kernel.
-    #[schema(value_type = String, example = "debian-cloud")]
-    pub kernel: KernelName,
+    /// The sandbox's kernel, where it is not the image's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "debian-cloud")]
+    pub kernel: Option<KernelName>,
     /// Virtual CPUs.
     #[schema(value_type = u16)]
     pub cpus: CpuCount,

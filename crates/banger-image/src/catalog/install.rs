@@ -97,14 +97,14 @@ pub enum InstallError {
         /// What it is of.
         source_of_it: String,
     },
-    /// The kernel that it wants.
-    #[error("the image wants the kernel {kernel}, which is neither here nor in the catalog")]
+    /// A kernel that nobody knows.
+    #[error("there is no kernel {kernel}, neither here nor in a catalog")]
     NoKernel {
         /// Its name.
         kernel: KernelName,
     },
-    /// The kernel that it wants cannot be made.
-    #[error("cannot make the kernel that the image wants")]
+    /// A kernel that cannot be made.
+    #[error(transparent)]
     Kernel(#[from] EnsureKernelError),
     /// What is here already cannot be used.
     #[error(transparent)]

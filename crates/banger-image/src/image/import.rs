@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 
 use banger_host::home::Home;
 use banger_host::{HostError, fs};
-use banger_model::{Bytes, ImageName, Progress, Timestamp};
+use banger_model::{Bytes, ImageName, KernelName, Progress, Timestamp};
 use thiserror::Error;
 
 use super::wishes::image_config;
@@ -94,6 +94,8 @@ pub struct Import<'a> {
     pub pulled: &'a Pulled,
     /// How a person would tell where it comes from.
     pub source: &'a str,
+    /// The kernel that it is to boot, if a certain one.
+    pub kernel: Option<&'a KernelName>,
     /// When it is made.
     pub now: Timestamp,
     /// Becomes true when nobody waits for it any more.
@@ -101,8 +103,8 @@ pub struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Makes the image, unless there is one of the same manifest and reference: then that gets the
-    /// name.
+    /// Makes the image, unless there is one of the same manifest, reference and kernel: then that
+    /// gets the name.
     ///
     /// # Errors
     /// [`ImportError`]; nothing half-made remains.
@@ -130,7 +132,7 @@ impl Import<'_> {
             config: image_config(&self.pulled.config, &tree),
             origin: self.origin(),
             made: Some(self.now),
-            kernel: None,
+            kernel: self.kernel.cloned(),
             bundle: None,
         };
         Ok(new.finish(&name, info)?)
@@ -185,8 +187,12 @@ impl Import<'_> {
         let reference = self.pulled.reference.as_ref()?;
         let names = Image::list(self.home).ok()?;
         names.iter().filter_map(|name| Image::open(self.home, name).ok()).find(|image| {
-            let origin = image.info().origin.as_ref();
-            origin.is_some_and(|it| it.manifest == manifest && it.reference == *reference)
+            let ImageInfo { origin, kernel, .. } = image.info();
+            let same_kernel = self.kernel.is_none_or(|wanted| kernel.as_ref() == Some(wanted));
+            same_kernel
+                && origin
+                    .as_ref()
+                    .is_some_and(|it| it.manifest == manifest && it.reference == *reference)
         })
     }
 

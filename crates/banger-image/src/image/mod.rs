@@ -185,6 +185,11 @@ impl Image {
         self.artifact.info()
     }
 
+    /// The kernel that its sandboxes boot where nothing else is said.
+    pub fn kernel(&self) -> KernelName {
+        self.info().kernel.clone().unwrap_or_default()
+    }
+
     /// How it wants to be run.
     pub fn config(&self) -> &ImageConfig {
         &self.artifact.info().config

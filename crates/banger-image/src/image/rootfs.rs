@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use banger_host::home::Home;
 use banger_host::{HostError, fs};
-use banger_model::{Bytes, ImageName, Progress, Timestamp};
+use banger_model::{Bytes, ImageName, KernelName, Progress, Timestamp};
 use bstr::BString;
 use thiserror::Error;
 
@@ -120,6 +120,8 @@ pub struct FromRootfs<'a> {
     pub source: &'a str,
     /// Whose it is.
     pub whose: Whose,
+    /// The kernel that it is to boot, if a certain one.
+    pub kernel: Option<KernelName>,
     /// Most bytes that it may unpack to.
     pub max_unpacked: Bytes,
     /// When it is made.
@@ -157,7 +159,7 @@ impl FromRootfs<'_> {
             origin: None,
             made: Some(self.now),
             bundle: None,
-            kernel: None,
+            kernel: self.kernel.clone(),
         };
         new.finish(self.name, info).map_err(RootfsError::Keep)
     }
@@ -300,6 +302,7 @@ mod tests {
 
         fn make(&self, name: &str, whose: Whose, rootfs: Rootfs) -> Result<Image, RootfsError> {
             let from = FromRootfs {
+                kernel: None,
                 home: &self.home,
                 name: &name.parse().unwrap(),
                 source: "a test",

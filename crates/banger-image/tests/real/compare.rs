@@ -179,6 +179,7 @@ async fn made(home: &Home, layout: &Path) -> banger_image::Image {
     let source = format!("oci:{}:v1", layout.display()).parse().unwrap();
     let pulled = pull(source, &cache, &settings, &Silent).await.unwrap();
     let import = Import {
+        kernel: None,
         home,
         pulled: &pulled,
         source: "a test",

@@ -8,12 +8,13 @@ use banger_api::client::{Client, Force, SandboxAction};
 use banger_api::types::{Command, CreateSandbox, PullImage, Text};
 use banger_host::{fs, random};
 use banger_model::{
-    BootMode, DiskSize, Disposal, ExitCode, ImageName, KernelName, Labels, Lifetime, Limits,
-    MemorySize, NetworkMode, OperationId, OperationStatus, RestartPolicy, SandboxSpec, WantedImage,
+    DiskSize, Disposal, ExitCode, ImageName, Labels, Lifetime, Limits, MemorySize, OperationId,
+    RestartPolicy, SandboxSpec, WantedImage,
 };
 use clap_complete::ArgValueCandidates;
 
-use crate::commands::{completion, image_pull, vm_cp, vm_run};
+use crate::commands::fetching::{self, Wanted};
+use crate::commands::{completion, vm_cp, vm_run};
 use crate::context::{self, Context};
 use crate::error::{CommandError, Kind};
 use crate::lease::Lease;
@@ -30,8 +31,6 @@ const DOCKER_PACKAGES: [&str; 3] = ["docker.io", "iptables", "ca-certificates"];
 const PLACE: &str = "/build";
 /// Longest provisioning script, in bytes: what fits into one argument.
 const MAX_SCRIPT_LEN: u64 = Limits::MAX_ARG_LEN as u64 - 1;
-/// The kernel of a sandbox that builds.
-const KERNEL: &str = "debian-cloud";
 /// The memory of a sandbox that builds: package managers want more than a shell.
 const MEMORY: &str = "1G";
 
@@ -233,7 +232,7 @@ impl Builder<'_> {
         progress::follow(&self.client, &stopping.id, &*shown).await?;
         drop(shown);
         let source = format!("sandbox:{}", site.sandbox);
-        let made = self.image(PullImage { source, name: Some(name.clone()) }).await;
+        let made = self.image(PullImage { source, name: Some(name.clone()), kernel: None }).await;
         self.end(site).await?;
         made
     }
@@ -264,7 +263,7 @@ impl Builder<'_> {
         self.end(site).await?;
         let path = aside.0.to_str().context("the home's path is not UTF-8")?;
         let source = format!("oci-archive:{path}");
-        self.image(PullImage { source, name: Some(name.clone()) }).await
+        self.image(PullImage { source, name: Some(name.clone()), kernel: None }).await
     }
 
     /// The image that Dockerfiles are built in.
@@ -286,19 +285,8 @@ impl Builder<'_> {
 
     async fn begin(&self, image: WantedImage, disk: DiskSize) -> Result<Site, CommandError> {
         let lease = Lease::take(&self.context.home)?;
-        let kernel: KernelName = parsed(KERNEL)?;
         let memory: MemorySize = parsed(MEMORY)?;
-        let spec = SandboxSpec {
-            image,
-            kernel,
-            cpus: None,
-            memory,
-            disk,
-            network: NetworkMode::User,
-            boot: BootMode::Template,
-            init: None,
-            volumes: Default::default(),
-        };
+        let spec = SandboxSpec { memory, disk, ..SandboxSpec::of(image) };
         let wanted = CreateSandbox {
             name: None,
             spec: Some(spec),
@@ -334,15 +322,8 @@ impl Builder<'_> {
     }
 
     async fn image(&self, wanted: PullImage) -> Result<ImageName, CommandError> {
-        let operation = image_pull::pull(&self.client, &wanted).await?;
-        let operation = operation.context("it was called off")?;
-        match operation.status {
-            OperationStatus::Failed { error, .. } => Err(anyhow!(error).into()),
-            OperationStatus::Cancelled { .. } => Err(anyhow!("it was called off").into()),
-            OperationStatus::Running | OperationStatus::Succeeded { .. } => {
-                Ok(parsed(&operation.name)?)
-            }
-        }
+        let fetched = fetching::fetch(&self.client, &Wanted::Image(&wanted)).await?;
+        Ok(parsed(&fetched.context("it was called off")?)?)
     }
 
     /// The sandbox is of no use any more. It goes in any case: nobody need wait.

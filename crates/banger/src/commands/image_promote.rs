@@ -4,7 +4,8 @@ use banger_api::types::PullImage;
 use banger_model::{ExitCode, ImageName};
 use clap_complete::ArgValueCandidates;
 
-use crate::commands::{completion, image_pull};
+use crate::commands::completion;
+use crate::commands::fetching::{self, Wanted};
 use crate::context::Context;
 use crate::error::CommandError;
 
@@ -25,6 +26,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
-    let wanted = PullImage { source: format!("sandbox:{}", args.sandbox), name: Some(args.name) };
-    image_pull::make(&Context::from_process()?, &wanted, verbosity)
+    let wanted = PullImage {
+        source: format!("sandbox:{}", args.sandbox),
+        name: Some(args.name),
+        kernel: None,
+    };
+    fetching::run(&Context::from_process()?, &Wanted::Image(&wanted), verbosity)
 }

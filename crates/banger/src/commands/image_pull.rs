@@ -1,21 +1,19 @@
 //! `banger image pull`: an image is fetched, or taken from a file.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
-use banger_api::client::{Client, ClientError};
-use banger_api::types::{Operation, ProblemCode, PullImage};
+use banger_api::types::PullImage;
 use banger_host::home::Home;
 use banger_host::{fs, random};
-use banger_model::{ExitCode, ImageName, ImageReference, OperationId, OperationStatus};
+use banger_model::{ExitCode, ImageName, ImageReference, KernelName, OperationId};
+use clap_complete::ArgValueCandidates;
 
+use crate::commands::fetching::{self, Wanted};
+use crate::commands::{completion, kernel, with_daemon};
 use crate::context::{self, Context};
 use crate::error::{CommandError, Kind};
-use crate::session::Interrupts;
-use crate::{output, progress};
 
-/// How often a daemon is asked that goes away meanwhile: the next one goes on from what is here.
-const ATTEMPTS: usize = 5;
 /// Images that are files on this host, by what stands before their paths.
 const LOCAL: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 
@@ -34,6 +32,15 @@ pub(crate) struct Args {
     /// What the image is to be called [default: made from REF, alpine-3.20 for alpine:3.20]
     #[arg(long)]
     name: Option<ImageName>,
+    /// The kernel that its sandboxes boot; fetched if it is only in a catalog [default: debian-cloud]
+    #[arg(long, visible_alias = "kernel", value_name = "KERNEL", add = ArgValueCandidates::new(completion::kernels))]
+    kernel_ref: Option<KernelName>,
+    /// Import this kernel for its sandboxes under the image's name, as `banger kernel import` does
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel_ref")]
+    vmlinux: Option<PathBuf>,
+    /// The modules of that kernel
+    #[arg(long, value_name = "DIR", requires = "vmlinux")]
+    modules: Option<PathBuf>,
     /// Where it is
     #[arg(value_name = "REF")]
     source: String,
@@ -41,29 +48,34 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let context = Context::from_process()?;
+    let imported = match &args.vmlinux {
+        Some(vmlinux) => {
+            let name = kernel_name(args.name.as_ref(), &args.source)?;
+            Some(kernel::import_files(&name, vmlinux, args.modules.as_deref(), verbosity)?)
+        }
+        None => None,
+    };
     let from = From::parse(&context.home, args.source)?;
-    let wanted = PullImage { source: from.source.clone(), name: args.name };
-    make(&context, &wanted, verbosity)
+    let wanted = PullImage {
+        source: from.source.clone(),
+        name: args.name,
+        kernel: imported.clone().or(args.kernel_ref),
+    };
+    let pulled = fetching::run(&context, &Wanted::Image(&wanted), verbosity);
+    if let (Some(kernel), Err(_)) = (imported, &pulled) {
+        // It was for this image alone.
+        with_daemon(verbosity, async |client| Ok(client.delete_kernel(&kernel).await?))?;
+    }
+    pulled
 }
 
-/// Has the daemon make an image, with progress, and prints what it is called.
-pub(crate) fn make(
-    context: &Context,
-    wanted: &PullImage,
-    verbosity: u8,
-) -> Result<ExitCode, CommandError> {
-    let runtime = context::runtime()?;
-    let ended = runtime.block_on(pull(&context.client(verbosity), wanted));
-    runtime.shutdown_background();
-    let Some(operation) = ended? else { return Ok(ExitCode(130)) };
-    match operation.status {
-        OperationStatus::Failed { error, .. } => Err(anyhow!(error).into()),
-        OperationStatus::Cancelled { .. } => Err(anyhow!("it was called off").into()),
-        OperationStatus::Running | OperationStatus::Succeeded { .. } => {
-            output::line(operation.name)?;
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+/// What a kernel is called that comes with an image.
+fn kernel_name(image: Option<&ImageName>, source: &str) -> Result<KernelName, CommandError> {
+    let own = || source.parse::<ImageReference>().ok().map(|reference| reference.default_name());
+    let name = image.cloned().or_else(own);
+    let name = name.and_then(|name| name.as_str().parse().ok());
+    let unnamed = || anyhow!("the kernel is called as the image is: give it a name with --name");
+    name.ok_or_else(|| CommandError::new(Kind::Usage, unnamed()))
 }
 
 /// Where an image comes from, as the daemon is told. What was put aside for it goes with this.
@@ -116,39 +128,4 @@ impl From {
 
 fn shown(path: &Path) -> anyhow::Result<&str> {
     path.to_str().context("the home's path is not UTF-8")
-}
-
-/// Nothing when whoever asked has interrupted it.
-pub(crate) async fn pull(client: &Client, wanted: &PullImage) -> anyhow::Result<Option<Operation>> {
-    let id = OperationId::from_random(random::bytes()?);
-    let mut interrupts = Interrupts::listen()?;
-    tokio::select! {
-        ended = to_the_end(client, wanted, &id) => Ok(Some(ended?)),
-        _ = interrupts.fatal() => {
-            // It may be over by now.
-            let _ = client.cancel(&id).await;
-            Ok(None)
-        }
-    }
-}
-
-async fn to_the_end(
-    client: &Client,
-    wanted: &PullImage,
-    id: &OperationId,
-) -> Result<Operation, ClientError> {
-    let shown = progress::to_stderr();
-    let mut attempt = 1;
-    loop {
-        let operation = client.pull(wanted, id).await?;
-        match progress::follow(client, &operation.id, &*shown).await {
-            // Another daemon has come, which knows nothing of it.
-            Err(ClientError::Problem(problem))
-                if problem.code == ProblemCode::NotFound && attempt < ATTEMPTS =>
-            {
-                attempt += 1;
-            }
-            ended => return ended,
-        }
-    }
 }

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use banger_api::types::PullImage;
-use banger_model::{ExitCode, ImageName};
+use banger_model::{ExitCode, ImageName, KernelName};
+use clap_complete::ArgValueCandidates;
 
-use crate::commands::image_pull;
+use crate::commands::completion;
+use crate::commands::fetching::{self, Wanted};
 use crate::context::{self, Context};
 use crate::error::CommandError;
 
@@ -24,11 +26,15 @@ pub(crate) struct Args {
     /// The root file system: a directory, a tar (plain, gzip or zstd) or a file with ext4
     #[arg(long, value_name = "PATH")]
     rootfs: PathBuf,
+    /// The kernel that its sandboxes boot; fetched if it is only in a catalog [default: debian-cloud]
+    #[arg(long, add = ArgValueCandidates::new(completion::kernels))]
+    kernel: Option<KernelName>,
 }
 
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let path = context::current_dir()?.join(args.rootfs);
     let path = path.to_str().context("the path is not UTF-8")?;
-    let wanted = PullImage { source: format!("rootfs:{path}"), name: Some(args.name) };
-    image_pull::make(&Context::from_process()?, &wanted, verbosity)
+    let wanted =
+        PullImage { source: format!("rootfs:{path}"), name: Some(args.name), kernel: args.kernel };
+    fetching::run(&Context::from_process()?, &Wanted::Image(&wanted), verbosity)
 }

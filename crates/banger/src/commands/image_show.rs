@@ -52,6 +52,7 @@ fn text(image: &Image, now: Timestamp) -> String {
     pairs.extend(image.digest.iter().map(|digest| ("digest", plain(digest))));
     pairs.push(("size", Bytes::new(image.size).to_string()));
     pairs.extend(image.made.map(|made| ("made", format!("{} ago", now.since(made)))));
+    pairs.extend(image.kernel.iter().map(|kernel| ("kernel", kernel.to_string())));
     pairs.extend(image.used_by.iter().map(|user| ("used by", plain(user))));
     pairs.extend(some(&config.user).map(|user| ("user", user)));
     pairs.extend(some(&config.workdir).map(|dir| ("directory", dir)));

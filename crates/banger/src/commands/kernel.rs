@@ -7,9 +7,10 @@ use banger_api::types::{ImportKernel, Kernel};
 use banger_model::{Bytes, ExitCode, KernelName};
 use clap_complete::ArgValueCandidates;
 
+use crate::commands::fetching::{self, Wanted};
 use crate::commands::listing::Listing;
 use crate::commands::{completion, delete_each, with_daemon};
-use crate::context;
+use crate::context::{self, Context};
 use crate::error::CommandError;
 use crate::output::{self, Format, Table, shown};
 
@@ -33,14 +34,39 @@ pub(crate) struct ImportArgs {
 }
 
 pub(crate) fn import(args: &ImportArgs, verbosity: u8) -> Result<ExitCode, CommandError> {
+    let made = import_files(&args.name, &args.vmlinux, args.modules.as_deref(), verbosity)?;
+    output::line(made.as_str())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Has the daemon make a kernel of these files.
+pub(crate) fn import_files(
+    name: &KernelName,
+    vmlinux: &Path,
+    modules: Option<&Path>,
+    verbosity: u8,
+) -> Result<KernelName, CommandError> {
     let wanted = ImportKernel {
-        name: args.name.clone(),
-        vmlinux: absolute(&args.vmlinux)?,
-        modules: args.modules.as_deref().map(absolute).transpose()?,
+        name: name.clone(),
+        vmlinux: absolute(vmlinux)?,
+        modules: modules.map(absolute).transpose()?,
     };
     let made = with_daemon(verbosity, async |client| Ok(client.import_kernel(&wanted).await?))?;
-    output::line(made.name.as_str())?;
-    Ok(ExitCode::SUCCESS)
+    Ok(made.name)
+}
+
+/// Fetch a kernel from a catalog
+///
+/// What `banger catalog show` lists. One that is here already is not fetched again. Prints its name.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  banger kernel pull debian-cloud")]
+pub(crate) struct PullArgs {
+    /// The kernel
+    name: KernelName,
+}
+
+pub(crate) fn pull(args: &PullArgs, verbosity: u8) -> Result<ExitCode, CommandError> {
+    fetching::run(&Context::from_process()?, &Wanted::Kernel(&args.name), verbosity)
 }
 
 fn absolute(path: &Path) -> Result<String, CommandError> {
@@ -108,7 +134,7 @@ fn text(kernel: &Kernel) -> String {
 
 /// Delete kernels
 ///
-/// One that a sandbox boots stays. Prints the name of each that goes.
+/// One that a sandbox boots or an image wants stays. Prints the name of each that goes.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  banger kernel rm mine")]
 pub(crate) struct DeleteArgs {

@@ -7,6 +7,7 @@ pub(crate) mod command_args;
 pub(crate) mod completion;
 mod consent;
 pub(crate) mod doctor;
+pub(crate) mod fetching;
 pub(crate) mod image_build;
 pub(crate) mod image_cache;
 pub(crate) mod image_delete;
@@ -110,6 +111,7 @@ fn run_image(command: Image, verbosity: u8) -> Result<ExitCode, CommandError> {
 
 fn run_kernel(command: Kernel, verbosity: u8) -> Result<ExitCode, CommandError> {
     match command {
+        Kernel::Pull(args) => kernel::pull(&args, verbosity),
         Kernel::Import(args) => kernel::import(&args, verbosity),
         Kernel::List(args) => kernel::list(&args, verbosity),
         Kernel::Show(args) => kernel::show(&args, verbosity),

@@ -17,9 +17,10 @@ pub(crate) struct SpecArgs {
     /// registry
     #[arg(long, default_value = "debian-bookworm", add = ArgValueCandidates::new(completion::images))]
     image: WantedImage,
-    /// The kernel that the sandbox boots
-    #[arg(long, default_value = "debian-cloud", add = ArgValueCandidates::new(completion::kernels))]
-    kernel: KernelName,
+    /// The kernel that the sandbox boots; fetched if it is only in a catalog [default: the one
+    /// that the image wants, mostly debian-cloud]
+    #[arg(long, add = ArgValueCandidates::new(completion::kernels))]
+    kernel: Option<KernelName>,
     /// Virtual CPUs [default: 2 with KVM, 1 without]
     #[arg(long)]
     cpus: Option<CpuCount>,

@@ -65,11 +65,12 @@ fn text(sandbox: &Sandbox, now: Timestamp) -> String {
     }
     pairs.extend([
         ("image", spec.image.to_string()),
-        ("kernel", spec.kernel.to_string()),
         ("cpus", spec.cpus.map_or("default".to_owned(), |cpus| cpus.to_string())),
         ("memory", spec.memory.to_string()),
         ("network", spec.network.to_string()),
     ]);
+    let kernel = sandbox.detail.as_ref().and_then(|detail| detail.kernel.as_ref());
+    pairs.extend(kernel.or(spec.kernel.as_ref()).map(|kernel| ("kernel", kernel.to_string())));
     pairs.extend(spec.init.map(|init| ("init", init.to_string())));
     pairs.extend(spec.volumes.iter().map(|mount| ("volume", mount.to_string())));
     pairs.extend([("boots", sandbox.boots.to_string())]);
@@ -117,6 +118,7 @@ mod tests {
         web.reason = Some("it crashed \x1b[31m".into());
         web.restart_at = Some(Timestamp(64_000));
         web.detail = Some(SandboxDetail {
+            kernel: Some("debian-cloud".parse().unwrap()),
             dir: "/home/me".into(),
             disk: Some(DiskUsage { apparent: 8 << 30, real: 3 << 20 }),
             vmm_pid: Some(7),

@@ -15,13 +15,13 @@ use crate::images::{Put, busybox, gives, image, layer};
 use crate::support::TestEnv;
 
 /// Serves the files of a directory on loopback for as long as it lives.
-struct WebServer {
-    host: String,
+pub(crate) struct WebServer {
+    pub(crate) host: String,
     ends: Arc<AtomicBool>,
 }
 
 impl WebServer {
-    fn of(dir: &Path) -> Self {
+    pub(crate) fn of(dir: &Path) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let ends = Arc::new(AtomicBool::new(false));

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use banger_host::home::Home;
 use banger_link::{Command, Reply, Request, Stream};
-use banger_model::{
-    BootMode, DiskSize, EnvVar, MemorySize, NetworkMode, ProcessEnd, SandboxId, SandboxSpec, Silent,
-};
+use banger_model::{BootMode, EnvVar, NetworkMode, ProcessEnd, SandboxId, SandboxSpec, Silent};
 use bangerd::assets::{Assets, Base, Sources, discover_vmm};
 use bangerd::checkpoint::Checkpoints;
 use bangerd::link::{Link, ProcessEvent};
@@ -39,21 +37,14 @@ async fn start(env: &TestEnv) -> Sandbox {
     let path = "/usr/sbin:/usr/bin:/sbin:/bin".into();
     let sources = Sources { home: home.clone(), path, agent };
     let spec = SandboxSpec {
-        image: "debian-bookworm".parse().unwrap(),
-        kernel: "debian-cloud".parse().unwrap(),
-        cpus: None,
-        memory: MemorySize::DEFAULT,
-        disk: DiskSize::DEFAULT,
         network: NetworkMode::None,
         boot: BootMode::Cold,
-        init: None,
-        volumes: Default::default(),
+        ..SandboxSpec::of("debian-bookworm".parse().unwrap())
     };
     let base = Base::Wanted(spec.image.clone());
     let vmm = discover_vmm(&sources).await.unwrap();
-    let assets = Arc::new(
-        Assets::prepare(&sources, vmm, &base, &spec.kernel, Arc::new(Silent)).await.unwrap(),
-    );
+    let assets =
+        Arc::new(Assets::prepare(&sources, vmm, &base, None, Arc::new(Silent)).await.unwrap());
     let id = SandboxId::from_random([7; 6]);
     let dir = machine::make_dir(&home.bench().join(id.as_str())).unwrap();
     let relay = HelperProgram { program: "/nonexistent".into(), args: Vec::new() };

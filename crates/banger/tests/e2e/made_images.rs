@@ -4,11 +4,11 @@ use crate::images::{gives, shown};
 use crate::support::TestEnv;
 use crate::vm::ran;
 
-fn own() -> Option<TestEnv> {
+pub(crate) fn own() -> Option<TestEnv> {
     TestEnv::with_machines().map(TestEnv::with_own_images)
 }
 
-fn refused(env: &TestEnv, line: &str, why: &str) {
+pub(crate) fn refused(env: &TestEnv, line: &str, why: &str) {
     let (status, _, stderr) = ran(env, line);
     assert!(status == 1 && stderr.contains(why), "{line}: {status} {stderr}");
 }
@@ -129,27 +129,5 @@ fn a_root_file_system_becomes_an_image() {
     refused(&env, &nothing, "cannot make an image of");
     refused(&env, &format!("image register other --rootfs {tree}/bin/busybox"), "neither a tar");
     gives(&env, "image delete mine", "mine\n");
-    env.assert_nothing_left();
-}
-
-#[test]
-fn a_kernel_of_the_users_own_boots() {
-    let Some(env) = own() else { return };
-    let kernel = env.home().join("data/kernels/debian-cloud");
-    let tree = env.home().join("modules");
-    std::fs::create_dir(&tree).unwrap();
-    let mut rdump = std::process::Command::new("/sbin/debugfs");
-    let dump = format!("rdump / {}", tree.display());
-    assert!(rdump.args(["-R", &dump]).arg(kernel.join("modules.ext4")).status().unwrap().success());
-    let (vmlinux, tree) = (kernel.join("vmlinux"), tree.display());
-    let import = format!("kernel import mine --vmlinux {}", vmlinux.display());
-    gives(&env, &format!("{import} --modules {tree}"), "mine\n");
-    refused(&env, &import, "there is a kernel mine already");
-    let run = "vm run --network none --kernel mine -- modprobe -v --show-depends fuse";
-    assert!(env.run(run.split(' ')).ok().contains("/fuse.ko"));
-    gives(&env, "vm create one --network none --kernel mine --no-start", "one\n");
-    refused(&env, "kernel rm mine", "needed by one");
-    gives(&env, "vm delete one", "one\n");
-    gives(&env, "kernel rm mine", "mine\n");
     env.assert_nothing_left();
 }

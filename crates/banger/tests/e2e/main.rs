@@ -11,6 +11,7 @@ mod cp;
 mod fork;
 mod images;
 mod inside;
+mod kernels;
 mod lifetime;
 mod link;
 mod lives;

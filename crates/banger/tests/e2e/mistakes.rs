@@ -8,7 +8,7 @@ use crate::support::TestEnv;
 use crate::vm::ran;
 
 /// Lines as a user types them where there is no sandbox but `made`, which was never started.
-const LINES: [&str; 91] = [
+const LINES: [&str; 94] = [
     "vm",
     "vm run --network nowhere -- true",
     "vm run --memory 1 -- true",
@@ -80,6 +80,9 @@ const LINES: [&str; 91] = [
     "image promote nobody",
     "image register mine",
     "image register mine --rootfs /nonexistent",
+    "image register mine --rootfs / --kernel Bad",
+    "image pull --vmlinux /dev/null oci:/nonexistent",
+    "kernel pull Bad",
     "kernel show nothing",
     "kernel rm nothing",
     "kernel import debian-cloud --vmlinux /dev/null",

@@ -87,7 +87,7 @@ impl TestEnv {
                 look_through(&shared, &own);
             }
         }
-        for part in ["data/images", "data/image-store"] {
+        for part in ["data/images", "data/image-store", "data/kernels"] {
             std::fs::remove_file(home.join(part)).unwrap();
             std::fs::create_dir(home.join(part)).unwrap();
             look_through(&banger_testkit::test_home().join(part), &home.join(part));

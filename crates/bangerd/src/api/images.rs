@@ -46,7 +46,7 @@ pub(super) async fn list(State(registry): App) -> Result<Answer<Vec<Shown>>, Fai
 pub(super) async fn pull(
     State(registry): App,
     Query(Asking { operation: id }): Query<Asking>,
-    Json(PullImage { source, name }): Json<PullImage>,
+    Json(PullImage { source, name, kernel }): Json<PullImage>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
     let shared = registry.shared();
     let id = chosen(id)?;
@@ -64,10 +64,12 @@ pub(super) async fn pull(
     match (sandbox, name) {
         (Some(sandbox), Some(name)) => {
             let (registry, progress) = (registry.clone(), Arc::new(operation.clone()));
-            let work = async move { promote(registry, &sandbox, name, progress).await };
+            let work = async move { promote(registry, &sandbox, (name, kernel), progress).await };
             shared.images.work(operation.clone(), work);
         }
-        (_, name) => shared.images.carry_out(Pull { source, name }, operation.clone()),
+        (_, name) => {
+            shared.images.carry_out(Pull { source, name, kernel }, operation.clone());
+        }
     }
     Ok((StatusCode::ACCEPTED, Answer(operation.operation().as_ref().clone())))
 }
@@ -194,6 +196,7 @@ fn shown(image: &Image, name: ImageName, users: &BTreeMap<ImageId, Vec<String>>)
         digest: info.origin.as_ref().map(|origin| origin.manifest.clone()),
         size: file_size(&image.root()).map_or(0, |size| size.real.get()),
         made: info.made,
+        kernel: info.kernel.clone(),
         used_by: users.get(image.id()).cloned().unwrap_or_default(),
         config: wishes(&info.config),
     }

@@ -1,40 +1,45 @@
-//! Kernels: imported, shown and removed.
+//! Kernels: imported, fetched, shown and removed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use banger_api::types::{ImportKernel, Kernel as Shown, Problem, ProblemCode};
+use banger_api::types::{
+    ImageAction, ImportKernel, Kernel as Shown, Operation, Problem, ProblemCode,
+};
 use banger_host::fs::file_size;
-use banger_image::Kernel;
 use banger_image::kernel::{KernelFiles, MakeKernelError};
+use banger_image::{Image, Kernel, OpenError};
 use banger_model::lifecycle::State as Lifecycle;
-use banger_model::{KernelName, Silent};
+use banger_model::{KernelName, NameError, SandboxRecord, Silent};
 use tokio::task::spawn_blocking;
 
 use super::App;
-use super::error::{Failure, Json};
+use super::error::{Failure, Json, Query};
+use super::sandboxes::{Asking, chosen};
+use crate::assets::Base;
+use crate::machine::base::base_of;
 use crate::registry::Registry;
 
 /// All kernels, by name
 #[utoipa::path(get, path = "/v1/kernels", responses((status = 200, body = Vec<Shown>), (status = "default", body = Problem)))]
 pub(super) async fn list(State(registry): App) -> Result<Answer<Vec<Shown>>, Failure> {
-    let home = registry.shared().home.clone();
-    let found = spawn_blocking(move || {
+    let found = spawn_blocking(move || -> anyhow::Result<_> {
+        let home = &registry.shared().home;
         if !banger_host::fs::is_there(&home.kernels()) {
             return Ok(Vec::new());
         }
-        let mut names = Kernel::list(&home)?;
+        let mut names = Kernel::list(home)?;
         names.sort();
         // One that is damaged is shown by `banger doctor`.
-        Ok::<_, banger_host::HostError>(
-            names.iter().filter_map(|name| Kernel::open(&home, name).ok()).collect(),
-        )
+        let kernels = names.iter().filter_map(|name| Kernel::open(home, name).ok());
+        let users = users(&registry);
+        Ok(kernels.map(|kernel| shown(&kernel, &users)).collect())
     });
-    let kernels: Vec<Kernel> =
-        found.await.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
-    Ok(Answer(kernels.iter().map(|kernel| shown(&registry, kernel)).collect()))
+    Ok(Answer(found.await.map_err(anyhow::Error::from)??))
 }
 
 /// Make a kernel of files on this host
@@ -47,7 +52,35 @@ pub(super) async fn import(
     let files = KernelFiles { vmlinux: vmlinux.into(), modules: modules.map(PathBuf::from) };
     let made = spawn_blocking(move || Kernel::import(&home, &name, &files, &Silent)).await;
     let kernel = made.map_err(anyhow::Error::from)?.map_err(refused)?;
-    Ok((StatusCode::CREATED, Answer(shown(&registry, &kernel))))
+    Ok((StatusCode::CREATED, Answer(shown(&kernel, &Users::new()))))
+}
+
+/// Fetch a kernel from a catalog
+///
+/// Answers with the operation that does it. One that is here is not fetched again. Asked again with
+/// the same operation, it is the same one.
+#[utoipa::path(post, path = "/v1/kernels/{kernel}/pull", params(("kernel" = String, Path), ("operation" = Option<String>, Query, description = "An id that the client has chosen for the operation: 16 lowercase hex digits")), responses((status = 202, body = Operation), (status = "default", body = Problem)))]
+pub(super) async fn pull(
+    State(registry): App,
+    Path(kernel): Path<String>,
+    Query(Asking { operation: id }): Query<Asking>,
+) -> Result<(StatusCode, Answer<Operation>), Failure> {
+    let name: KernelName = kernel.parse().map_err(|error: NameError| {
+        Failure::from(Problem::new(ProblemCode::Invalid, error.to_string()))
+    })?;
+    let shared = registry.shared();
+    let id = chosen(id)?;
+    let operation = match shared.operations.find(&id) {
+        Some(known) => known,
+        None => {
+            let operation = shared.operations.of_image(id, ImageAction::Pull, name.as_str());
+            let (images, progress) = (shared.images.clone(), Arc::new(operation.clone()));
+            let work = async move { images.kernel(name, progress).await };
+            shared.images.work(operation.clone(), work);
+            operation
+        }
+    };
+    Ok((StatusCode::ACCEPTED, Answer(operation.operation().as_ref().clone())))
 }
 
 fn refused(error: MakeKernelError) -> Failure {
@@ -68,11 +101,10 @@ pub(super) async fn show(
     State(registry): App,
     Path(kernel): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
-    let kernel = find(&registry, &kernel).await?;
-    Ok(Answer(shown(&registry, &kernel)))
+    Ok(Answer(find(&registry, kernel).await?))
 }
 
-/// Remove a kernel that no sandbox boots
+/// Remove a kernel that nobody needs
 ///
 /// Answers with it as it was. The default kernel is made again when it is needed.
 #[utoipa::path(delete, path = "/v1/kernels/{kernel}", params(("kernel" = String, Path)), responses((status = 200, body = Shown), (status = "default", body = Problem)))]
@@ -80,8 +112,7 @@ pub(super) async fn delete(
     State(registry): App,
     Path(kernel): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
-    let kernel = find(&registry, &kernel).await?;
-    let gone = shown(&registry, &kernel);
+    let gone = find(&registry, kernel).await?;
     if !gone.used_by.is_empty() {
         let who = gone.used_by.join(", ");
         let said = format!("the kernel {} is needed by {who}; delete those first", gone.name);
@@ -93,26 +124,56 @@ pub(super) async fn delete(
     Ok(Answer(gone))
 }
 
-async fn find(registry: &Registry, text: &str) -> Result<Kernel, Failure> {
+async fn find(registry: &Arc<Registry>, text: String) -> Result<Shown, Failure> {
     let missing = || {
         let detail = format!("there is no kernel {text}");
         let problem = Problem::new(ProblemCode::NotFound, detail);
         Failure::from(problem.hint("`banger kernel list` shows those that are there"))
     };
     let name: KernelName = text.parse().map_err(|_| missing())?;
-    let home = registry.shared().home.clone();
-    let opened = spawn_blocking(move || Kernel::open(&home, &name)).await;
-    match opened.map_err(anyhow::Error::from)? {
+    let asked = registry.clone();
+    let opened = spawn_blocking(move || {
+        let kernel = Kernel::open(&asked.shared().home, &name)?;
+        Ok::<_, OpenError>(shown(&kernel, &users(&asked)))
+    });
+    match opened.await.map_err(anyhow::Error::from)? {
         Ok(kernel) => Ok(kernel),
         Err(error) if error.is_missing() => Err(missing()),
         Err(error) => Err(anyhow::Error::from(error).into()),
     }
 }
 
-fn shown(registry: &Registry, kernel: &Kernel) -> Shown {
+/// Who needs which kernel.
+type Users = BTreeMap<KernelName, Vec<String>>;
+
+/// Sandboxes that boot a kernel, by name, and images that want a certain one.
+fn users(registry: &Registry) -> Users {
+    let shared = registry.shared();
+    let mut users = Users::new();
+    let mut of_images: BTreeMap<Base, Option<KernelName>> = BTreeMap::new();
     let views = registry.list();
-    let stays = views.iter().filter(|view| view.record.state != Lifecycle::Deleting);
-    let boots = stays.filter(|view| view.record.spec.kernel == *kernel.name());
+    for view in views.iter().filter(|view| view.record.state != Lifecycle::Deleting) {
+        let SandboxRecord { id, name, spec, .. } = &view.record;
+        let kernel = spec.kernel.clone().or_else(|| {
+            let base = base_of(&shared.dir(id), spec).ok()?;
+            let of_it = of_images.entry(base.clone());
+            of_it.or_insert_with(|| base.kernel(&shared.home).ok()).clone()
+        });
+        // One whose image is not here yet needs none that is.
+        if let Some(kernel) = kernel {
+            users.entry(kernel).or_default().push(name.to_string());
+        }
+    }
+    for name in Image::list(&shared.home).unwrap_or_default() {
+        let image = Image::open(&shared.home, &name).ok();
+        if let Some(kernel) = image.and_then(|image| image.info().kernel.clone()) {
+            users.entry(kernel).or_default().push(format!("image {name}"));
+        }
+    }
+    users
+}
+
+fn shown(kernel: &Kernel, users: &Users) -> Shown {
     let files = [kernel.vmlinux(), kernel.modules()];
     let sizes = files.iter().filter_map(|file| file_size(file).ok());
     let info = kernel.info();
@@ -122,6 +183,6 @@ fn shown(registry: &Registry, kernel: &Kernel) -> Shown {
         release: info.release.clone(),
         source: source.trim().to_owned(),
         size: sizes.map(|size| size.real.get()).sum(),
-        used_by: boots.map(|view| view.record.name.to_string()).collect(),
+        used_by: users.get(kernel.name()).cloned().unwrap_or_default(),
     }
 }

@@ -53,6 +53,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
         images::prune_cache,
         kernels::list,
         kernels::import,
+        kernels::pull,
         kernels::show,
         kernels::delete,
         meta::version,
@@ -102,7 +103,7 @@ pub(crate) type App = axum::extract::State<Arc<Registry>>;
 const METRICS: &str = "/metrics";
 
 /// Every path of [`Document`] with its methods, and no other; tests compare them.
-fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 37] {
+fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 38] {
     [
         ("/v1/version", get(meta::version)),
         ("/v1/openapi.json", get(meta::openapi)),
@@ -141,6 +142,7 @@ fn routes() -> [(&'static str, MethodRouter<Arc<Registry>>); 37] {
         ("/v1/templates/prune", post(templates::prune)),
         ("/v1/kernels", get(kernels::list).post(kernels::import)),
         ("/v1/kernels/{kernel}", get(kernels::show).delete(kernels::delete)),
+        ("/v1/kernels/{kernel}/pull", post(kernels::pull)),
         ("/v1/volumes", get(volumes::list).post(volumes::create)),
         ("/v1/volumes/{volume}", get(volumes::show).delete(volumes::delete)),
         ("/v1/volumes/{volume}/resize", post(volumes::resize)),

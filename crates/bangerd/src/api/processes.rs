@@ -102,7 +102,7 @@ pub(super) async fn start(
     let spec = &view.record.spec;
     let shared = registry.shared();
     let base = base_of(&shared.dir(&view.record.id), spec)?;
-    let config = shared.arsenal.image_config(&base, &spec.kernel).await?;
+    let config = shared.arsenal.image_config(&base, spec.kernel.as_ref()).await?;
     let program = exec::program(wanted, &config)?;
     view.activity.touch();
     let id = banger_link::ProcessId(process.0);

@@ -11,13 +11,15 @@ use banger_api::types::{
 };
 use banger_link::Request;
 use banger_model::policy::Action;
-use banger_model::{LabelFilter, OperationId};
+use banger_model::{KernelName, LabelFilter, OperationId, SandboxRecord};
 use serde::Deserialize;
+use tokio::task::spawn_blocking;
 
 use super::App;
 use super::error::{Failure, Json, Query};
 use super::processes::guest_process;
 use crate::driver::View;
+use crate::machine::base::base_of;
 use crate::operations::new_id;
 use crate::registry::Registry;
 use crate::stats;
@@ -79,7 +81,9 @@ async fn detail(registry: &Registry, view: &View) -> SandboxDetail {
             }
         }
     }
+    let kernel = kernel(registry, view).await;
     SandboxDetail {
+        kernel,
         disk: stats::disk(&dir),
         dir: dir.into_os_string().into(),
         vmm_pid: live.map(|live| live.machine.identity().pid),
@@ -89,6 +93,17 @@ async fn detail(registry: &Registry, view: &View) -> SandboxDetail {
         template: live.and_then(|live| live.template.as_ref()).map(|template| template.id.clone()),
         processes,
     }
+}
+
+/// The kernel that the sandbox boots, unless its image is gone or not here yet.
+async fn kernel(registry: &Registry, view: &View) -> Option<KernelName> {
+    let SandboxRecord { id, spec, .. } = &view.record;
+    if spec.kernel.is_some() {
+        return spec.kernel.clone();
+    }
+    let shared = registry.shared();
+    let (home, base) = (shared.home.clone(), base_of(&shared.dir(id), spec).ok()?);
+    spawn_blocking(move || base.kernel(&home).ok()).await.ok()?
 }
 
 /// How a sandbox is deleted.

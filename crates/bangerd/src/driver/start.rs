@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use banger_host::fs::remove_all;
 use banger_model::lifecycle::EndCause;
-use banger_model::{BootMode, InitMode, Progress as _, SandboxRecord};
+use banger_model::{BootMode, InitMode, Progress as _, SandboxRecord, SandboxSpec};
 use banger_vmm::PrepareError;
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
@@ -64,12 +64,6 @@ async fn try_start(
     let Some(assets) = assets(shared, (record, base), &mut superseded, audience).await? else {
         return Ok(None);
     };
-    if !record.spec.volumes.is_empty() && assets.init(&record.spec) == InitMode::Systemd {
-        bail!(
-            "its services would be up before its volumes: with systemd as the first process there \
-             are none; `--init agent` has them"
-        );
-    }
     if let Some(spare) = spare
         && let Some(live) = become_sandbox(shared, record, (&assets, spare)).await
     {
@@ -150,7 +144,7 @@ pub(super) async fn assets(
     superseded: &mut Superseded,
     audience: &Audience,
 ) -> Result<Option<Arc<Assets>>> {
-    let kernel = &record.spec.kernel;
+    let kernel = record.spec.kernel.as_ref();
     if let Some(assets) = shared.arsenal.at_hand(&base, kernel) {
         return Ok(Some(assets));
     }
@@ -158,6 +152,7 @@ pub(super) async fn assets(
         if let Base::Wanted(wanted) = &base {
             shared.images.need(wanted, Arc::new(audience.clone())).await?;
         }
+        shared.images.need_kernel(&base, kernel, Arc::new(audience.clone())).await?;
         shared.arsenal.assets(&base, kernel, Arc::new(audience.clone())).await
     };
     let assets = tokio::select! {
@@ -177,7 +172,7 @@ async fn template(
     audience: &Audience,
 ) -> Option<Arc<Template>> {
     let fresh = !banger_host::fs::is_there(&shared.dir(&record.id).join(DISK));
-    if !fresh || record.spec.boot == BootMode::Cold {
+    if !fresh || !is_of_template(&record.spec, assets.init(&record.spec)) {
         return None;
     }
     let found = async {
@@ -198,6 +193,13 @@ async fn template(
         audience.log(&format!("no template can be made, so it boots: {error:#}"));
         None
     })
+}
+
+/// Whether a sandbox may begin as a template. Systemd's services are up in one, and must not be
+/// before the volumes are.
+fn is_of_template(spec: &SandboxSpec, init: InitMode) -> bool {
+    let volumes_first = init == InitMode::Systemd && !spec.volumes.is_empty();
+    spec.boot == BootMode::Template && !volumes_first
 }
 
 /// Restores from the template; a template that is of no use is given up, and the sandbox boots.

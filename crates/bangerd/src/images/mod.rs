@@ -1,11 +1,13 @@
 //! Images that are fetched: each once, however many wait for it, and called off when nobody does.
 
 mod crowd;
+mod kernels;
 mod named;
 pub(crate) mod promote;
 pub(crate) mod uses;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,7 +19,7 @@ use banger_image::Image;
 use banger_image::image::ImageInfo;
 use banger_image::image::{FromRootfs, Import, Naming, Rootfs, Whose};
 use banger_image::oci::{self, Cache, Source};
-use banger_model::{Bytes, ImageName, OperationId, Progress, WantedImage};
+use banger_model::{Bytes, ImageName, KernelName, OperationId, Progress, WantedImage};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -43,6 +45,8 @@ pub(crate) struct Pull {
     pub source: String,
     /// What it is to be called, if its user says so.
     pub name: Option<ImageName>,
+    /// The kernel that it is to boot, if its user says so.
+    pub kernel: Option<KernelName>,
 }
 
 /// How a pull came out, for all who wait for it.
@@ -63,14 +67,23 @@ pub(crate) struct Images {
 struct Work {
     crowd: Arc<Crowd>,
     outcome: watch::Receiver<Outcome>,
-    called_off: Arc<AtomicBool>,
+    _ends: CalledOff,
     task: AbortHandle,
 }
 
 impl Drop for Work {
     fn drop(&mut self) {
-        self.called_off.store(true, Ordering::Relaxed);
         self.task.abort();
+    }
+}
+
+/// What works in a thread ends soon after this is dropped.
+#[derive(Debug, Default)]
+struct CalledOff(Arc<AtomicBool>);
+
+impl Drop for CalledOff {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -108,7 +121,7 @@ impl Images {
             (None, Some(reference)) => reference.to_string(),
             (None, None) => return Ok(()),
         };
-        let pull = Pull { source, name: None };
+        let pull = Pull { source, name: None, kernel: None };
         let fetched = self.get(pull, progress).await;
         fetched.map(drop).with_context(|| {
             let by_name = wanted.name().and_then(|name| Image::open(&self.home, &name).err());
@@ -141,11 +154,12 @@ impl Images {
         self.work(shown, async move { images.get(pull, progress).await });
     }
 
-    /// Carries out an operation that ends with an image. Called off, its work is dropped.
-    pub(crate) fn work(
+    /// Carries out an operation that ends with an image or a kernel of this name. Called off, its
+    /// work is dropped.
+    pub(crate) fn work<Name: Display + Send + 'static>(
         self: &Arc<Self>,
         shown: Shown,
-        work: impl Future<Output = Result<ImageName>> + Send + 'static,
+        work: impl Future<Output = Result<Name>> + Send + 'static,
     ) {
         use banger_model::OperationStatus as Status;
         let id = shown.id();
@@ -157,7 +171,7 @@ impl Images {
             lock(&images.waiting).remove(&id);
             shown.finish(match ended {
                 Ok(Ok(name)) => {
-                    shown.is_about(name.as_str());
+                    shown.is_about(&name.to_string());
                     Status::Succeeded { at: now() }
                 }
                 Ok(Err(error)) => Status::Failed { at: now(), error: format!("{error:#}") },
@@ -196,19 +210,23 @@ impl Images {
 
     fn begin(&self, pull: Pull) -> Work {
         let (tell, outcome) = watch::channel(None);
-        let (crowd, called_off) = (Arc::new(Crowd::default()), Arc::new(AtomicBool::new(false)));
-        let fetch = Fetch {
-            home: self.home.clone(),
-            fetching: self.fetching.clone(),
-            called_off: called_off.clone(),
-            progress: crowd.clone(),
-        };
+        let (crowd, ends) = (Arc::new(Crowd::default()), CalledOff::default());
+        let fetch = self.fetch(&ends, crowd.clone());
         let task = Handle::current().spawn(async move {
             let fetched = fetch.run(pull).await;
             let known = fetched.map_err(|error| Arc::from(format!("{error:#}")));
             tell.send_replace(Some(known));
         });
-        Work { crowd, outcome, called_off, task: task.abort_handle() }
+        Work { crowd, outcome, _ends: ends, task: task.abort_handle() }
+    }
+
+    fn fetch(&self, until: &CalledOff, progress: Arc<dyn Progress>) -> Fetch {
+        Fetch {
+            home: self.home.clone(),
+            fetching: self.fetching.clone(),
+            called_off: until.0.clone(),
+            progress,
+        }
     }
 }
 
@@ -226,16 +244,19 @@ struct Fetch {
     home: Home,
     fetching: Fetching,
     called_off: Arc<AtomicBool>,
-    progress: Arc<Crowd>,
+    progress: Arc<dyn Progress>,
 }
 
 impl Fetch {
     async fn run(self, pull: Pull) -> Result<ImageName> {
+        if let Some(kernel) = &pull.kernel {
+            self.install()?.need_kernel(kernel).await?;
+        }
         if let Some(path) = pull.source.strip_prefix(ROOTFS) {
             let name = pull.name.context("an image of a root file system needs a name")?;
             return spawn_blocking({
                 let path = path.to_owned();
-                move || self.register(&path, &name)
+                move || self.register(&path, &name, pull.kernel)
             })
             .await?;
         }
@@ -262,6 +283,7 @@ impl Fetch {
                 home: &self.home,
                 pulled: &pulled,
                 source: &told,
+                kernel: pull.kernel.as_ref(),
                 now: now(),
                 called_off: &self.called_off,
             };
@@ -282,12 +304,18 @@ impl Fetch {
 
 impl Fetch {
     /// Makes an image of a root file system on this host.
-    fn register(&self, path: &str, name: &ImageName) -> Result<ImageName> {
+    fn register(
+        &self,
+        path: &str,
+        name: &ImageName,
+        kernel: Option<KernelName>,
+    ) -> Result<ImageName> {
         let from = FromRootfs {
             home: &self.home,
             name,
             source: path,
             whose: Whose::Nobodys,
+            kernel,
             max_unpacked: self.fetching.settings.limits.max_unpacked,
             now: now(),
         };

@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::{Fetch, Pull, cache_of};
+use crate::config::Fetching;
 use crate::operations::now;
 
 /// Where following a name has ended.
@@ -22,21 +23,23 @@ impl Fetch {
     /// Follows a name that a catalog has; everything else is as it was.
     pub(super) async fn follow(&self, pull: Pull) -> Result<Led> {
         let Ok(name) = pull.source.parse::<ImageName>() else { return Ok(Led::On(pull)) };
-        let fetching = &self.fetching;
-        let catalogs = Catalogs::new(&self.home, fetching.catalog.clone(), &fetching.settings);
-        let entry = catalogs.image(&name, now()).await;
+        let entry = self.catalogs().image(&name, now()).await;
         match entry.with_context(|| format!("cannot tell what {name} is"))? {
             None => Ok(Led::On(pull)),
             Some(ImageEntry::Oci(reference)) => {
                 let called = pull.name.unwrap_or(name);
-                Ok(Led::On(Pull { source: reference.to_string(), name: Some(called) }))
+                let source = reference.to_string();
+                Ok(Led::On(Pull { source, name: Some(called), kernel: pull.kernel }))
+            }
+            Some(_) if pull.kernel.is_some() => {
+                bail!("{name} is in a catalog, and brings its own kernel: leave out --kernel-ref")
             }
             Some(ImageEntry::Recipe(ImageRecipe::DebianBookworm)) => {
                 self.make(name, pull.name).await.map(Led::Here)
             }
             Some(ImageEntry::Bundles(bundles)) => {
                 let called = pull.name.unwrap_or_else(|| name.clone());
-                self.install(catalogs, &name, &bundles, &called).await.map(Led::Here)
+                self.bundle(&name, &bundles, &called).await.map(Led::Here)
             }
             Some(ImageEntry::Unknown(kind)) => {
                 Err(InstallError::Unknown { name: name.to_string(), kind }.into())
@@ -56,25 +59,34 @@ impl Fetch {
         .await?
     }
 
-    async fn install(
+    /// Where names are looked up.
+    fn catalogs(&self) -> Catalogs {
+        let Fetching { settings, catalog, .. } = &self.fetching;
+        Catalogs::new(&self.home, catalog.clone(), settings)
+    }
+
+    /// What has the things of catalogs here.
+    pub(super) fn install(&self) -> Result<Install> {
+        Ok(Install {
+            catalogs: self.catalogs(),
+            cache: cache_of(&self.home)?,
+            now: now(),
+            called_off: self.called_off.clone(),
+            progress: self.progress.clone(),
+        })
+    }
+
+    async fn bundle(
         &self,
-        catalogs: Catalogs,
         name: &ImageName,
         bundles: &[Bundle],
         called: &ImageName,
     ) -> Result<ImageName> {
-        let cache = cache_of(&self.home)?;
-        let install = Install {
-            catalogs,
-            cache: cache.clone(),
-            now: now(),
-            called_off: self.called_off.clone(),
-            progress: self.progress.clone(),
-        };
+        let install = self.install()?;
         let image = install.image(name, bundles, called).await?;
         info!(image = %image.id(), %name, "an image of the catalog is here");
         let keep = self.fetching.cache;
-        if let Err(error) = spawn_blocking(move || cache.prune(keep)).await? {
+        if let Err(error) = spawn_blocking(move || install.cache.prune(keep)).await? {
             warn!(%error, "the cache of images cannot be made smaller");
         }
         Ok(called.clone())

@@ -15,7 +15,7 @@ use banger_image::image::{FromRootfs, Rootfs, Whose};
 use banger_link::{Stream, Tool};
 use banger_model::lifecycle::State;
 use banger_model::{
-    Bytes, ImageName, InitMode, MacAddress, ProcessEnd, Progress, SandboxId, SandboxRecord,
+    Bytes, ImageName, KernelName, MacAddress, ProcessEnd, Progress, SandboxId, SandboxRecord,
 };
 use banger_vmm::{Machine, Net, reap};
 use tokio::task::spawn_blocking;
@@ -40,16 +40,20 @@ const MAX_SAID: usize = 4096;
 pub(crate) async fn promote(
     registry: Arc<Registry>,
     sandbox: &str,
-    name: ImageName,
+    (name, kernel): (ImageName, Option<KernelName>),
     progress: Arc<dyn Progress>,
 ) -> Result<ImageName> {
     let record = registry.resolve(sandbox)?.view().record.clone();
     let scratch = copy(&registry, &record, &*progress).await?;
     let shared = registry.shared();
     let base = base_of(&shared.dir(&record.id), &record.spec)?;
-    let assets = shared.arsenal.assets(&base, &record.spec.kernel, progress.clone()).await?;
+    let assets =
+        shared.arsenal.assets(&base, record.spec.kernel.as_ref(), progress.clone()).await?;
     let turn = shared.boots.acquire().await?;
     progress.stage("reading the root file system");
+    if let Some(kernel) = &kernel {
+        shared.images.kernel(kernel.clone(), progress.clone()).await?;
+    }
     let max = shared.images.max_unpacked();
     let tar = read_root(&scratch, &record, (&assets, max), &*progress).await?;
     drop((turn, scratch));
@@ -60,6 +64,9 @@ pub(crate) async fn promote(
             name: &name,
             source: &format!("sandbox {}, made of {}", record.name, record.spec.image),
             whose: Whose::Machines(Box::new(assets.image.config().clone())),
+            kernel: kernel
+                .or_else(|| record.spec.kernel.clone())
+                .or_else(|| assets.image.info().kernel.clone()),
             max_unpacked: max,
             now: now(),
         };
@@ -131,7 +138,7 @@ async fn read_root(
     let machine = Machine {
         dir: dir.clone(),
         // Nothing of the image runs: it would change what is read.
-        start: assets.start(InitMode::Agent),
+        start: assets.start_agent(),
         accelerator: assets.accelerator,
         cpus: record.spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
         memory: record.spec.memory,

@@ -68,7 +68,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
     let machine = Machine {
         dir,
         start: match &source {
-            Source::Kernel => assets.start(assets.init(spec)),
+            Source::Kernel => assets.start(spec)?,
             Source::Template(template) => Start::Saved(template.saved()),
             Source::Memory(saved) => Start::Saved(saved.clone()),
         },

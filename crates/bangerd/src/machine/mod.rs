@@ -225,12 +225,15 @@ pub(crate) async fn become_sandbox(blueprint: &Blueprint<'_>, raised: Raised) ->
     let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let address = guest_net.as_ref().map(|net| net.address);
     identify(blueprint, &link, &plan, guest_net).await?;
-    if blueprint.assets.init(blueprint.spec) == InitMode::Systemd {
-        // They stood still when the template was saved, and must not go on as nobody's.
-        link.request(Request::Thaw).await.context("its processes do not go on")?;
-    }
-    if mounts == Mounts::Missing {
-        volumes::mount(&link, &blueprint.spec.volumes).await?;
+    match (blueprint.assets.init(blueprint.spec), mounts) {
+        (InitMode::Systemd, _) => {
+            // They stood still when the template was saved, and must not go on as nobody's.
+            link.request(Request::Thaw).await.context("its processes do not go on")?;
+        }
+        (InitMode::Agent, Mounts::Missing) => {
+            volumes::mount(&link, &blueprint.spec.volumes).await?;
+        }
+        (InitMode::Agent, Mounts::There) => {}
     }
     phases.identified = clock.lap();
     // passt may have ended as soon as it began, when nobody was listening yet.

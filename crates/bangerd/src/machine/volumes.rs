@@ -30,9 +30,7 @@ pub(crate) struct VolumeNotMounted {
 /// # Errors
 /// When one cannot be mounted.
 pub(super) async fn mount(link: &Link, volumes: &VolumeMounts) -> Result<()> {
-    let mut slots: Vec<_> = (0..).zip(volumes.iter()).collect();
-    slots.sort_by_key(|(_, mount)| mount.path());
-    for (slot, mount) in slots {
+    for (slot, mount) in volumes.in_order() {
         let tool = Tool::MountVolume { slot, path: mount.path().as_bytes().to_vec() };
         let mounted = timeout(PATIENCE, run(link, tool)).await;
         let problem = match mounted {

@@ -4,8 +4,7 @@ use banger_host::fs::{create_new, is_there, write_atomic};
 use banger_host::staged::Staged;
 use banger_model::policy::{Action, Goal};
 use banger_model::{
-    Accelerator, BootMode, DiskSize, MemorySize, NetworkMode, OperationId, OperationRecord,
-    OperationStatus, SandboxSpec, Timestamp,
+    Accelerator, OperationId, OperationRecord, OperationStatus, SandboxSpec, Timestamp,
 };
 
 use super::*;
@@ -17,17 +16,7 @@ fn about(tag: Option<&str>) -> About {
         sandbox: "web".parse().unwrap(),
         tag: tag.map(|tag| tag.parse().unwrap()),
         image: banger_model::ImageId::from_random([7; 16]),
-        spec: SandboxSpec {
-            image: "an-image".parse().unwrap(),
-            kernel: "a-kernel".parse().unwrap(),
-            cpus: None,
-            memory: MemorySize::DEFAULT,
-            disk: DiskSize::DEFAULT,
-            network: NetworkMode::User,
-            boot: BootMode::Template,
-            init: None,
-            volumes: Default::default(),
-        },
+        spec: SandboxSpec::of("an-image".parse().unwrap()),
         shape: shape(),
         accelerator: Accelerator::Tcg,
         created: Timestamp(7),

@@ -91,7 +91,7 @@ impl Spares {
             return None;
         }
         let base = Base::Wanted(spec.image.clone());
-        let assets = shared.arsenal.at_hand(&base, &spec.kernel)?;
+        let assets = shared.arsenal.at_hand(&base, spec.kernel.as_ref())?;
         let id = templates::shape(&assets, spec).and_then(|shape| shape.template()).ok()?;
         let Known::Ready(template) = shared.templates.known(&id) else { return None };
         let mut lines = self.lines();

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use banger_host::fs::remove_all;
 use banger_image::ext4::create_disk;
 use banger_link::Request;
-use banger_model::{InitMode, MacAddress, SandboxSpec};
+use banger_model::{InitMode, MacAddress, SandboxSpec, VolumeError, VolumeMounts};
 use banger_vmm::{Machine, Net, reap};
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -39,7 +39,7 @@ pub(crate) async fn make(
     save_one(&dir, &place, &spec, assets, checkpoints).await?;
     drop(ends);
     checkpoints.reach("template.saved").await;
-    let names = (spec.image, spec.kernel);
+    let names = (spec.image, assets.kernel.name().clone());
     spawn_blocking(move || {
         remove_all(&place)?;
         template::describe(&dir, shape, names, now())
@@ -60,17 +60,23 @@ impl Drop for Ends {
 }
 
 /// The machine that becomes the template of sandboxes of this spec.
-fn machine_of(assets: &Assets, spec: &SandboxSpec, (place, disk): (&Path, PathBuf)) -> Machine {
-    Machine {
+fn machine_of(
+    assets: &Assets,
+    spec: &SandboxSpec,
+    (place, disk): (&Path, PathBuf),
+) -> Result<Machine, VolumeError> {
+    // Templates of sandboxes with volumes and without are the same.
+    let spec = &SandboxSpec { volumes: VolumeMounts::default(), ..spec.clone() };
+    Ok(Machine {
         dir: place.to_owned(),
-        start: assets.start(assets.init(spec)),
+        start: assets.start(spec)?,
         accelerator: assets.accelerator,
         cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
         memory: spec.memory,
         disks: assets.disks(disk),
         mac: MacAddress::default(),
         net: Net::Silent,
-    }
+    })
 }
 
 /// The shape of sandboxes of this spec.
@@ -79,7 +85,7 @@ fn machine_of(assets: &Assets, spec: &SandboxSpec, (place, disk): (&Path, PathBu
 /// When the host does not tell about itself.
 pub(crate) fn shape(assets: &Assets, spec: &SandboxSpec) -> Result<Shape> {
     let nowhere = (Path::new("/"), PathBuf::new());
-    Shape::of(assets, &machine_of(assets, spec, nowhere), spec.disk)
+    Shape::of(assets, &machine_of(assets, spec, nowhere)?, spec.disk)
 }
 
 async fn save_one(
@@ -91,7 +97,7 @@ async fn save_one(
 ) -> Result<()> {
     let disk = saved::disk(dir);
     create_disk(&disk, spec.disk.bytes())?;
-    let machine = machine_of(assets, spec, (place, disk));
+    let machine = machine_of(assets, spec, (place, disk))?;
     let prepared = assets.vmm.prepare(machine).await?;
     checkpoints.reach("template.prepared").await;
     let (machine, link) = machine::run(prepared, place, machine::BOOT_TIMEOUT).await?;

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use banger_model::{
-    BootMode, DiskSize, ExitCode, KernelName, MemorySize, NetworkMode, SandboxSpec, WantedImage,
-};
+use banger_model::{ExitCode, KernelName, MemorySize, NetworkMode, SandboxSpec, WantedImage};
 use bangerd::assets::{Assets, Base, discover_vmm};
 use bangerd::bench::{Started, floor, start, template};
 use serde::Serialize;
@@ -34,9 +32,9 @@ pub(crate) struct Args {
     /// The image of the sandboxes
     #[arg(long, default_value = "debian-bookworm")]
     image: WantedImage,
-    /// The kernel of the sandboxes
-    #[arg(long, default_value = "debian-cloud")]
-    kernel: KernelName,
+    /// The kernel of the sandboxes [default: the image's]
+    #[arg(long)]
+    kernel: Option<KernelName>,
     /// Memory of the sandboxes
     #[arg(long, default_value_t = MemorySize::DEFAULT)]
     memory: MemorySize,
@@ -104,7 +102,7 @@ async fn measure(args: &Args) -> Result<Report> {
     let progress = progress::to_stderr();
     let sources = context.sources()?;
     let vmm = discover_vmm(&sources).await?;
-    let (base, kernel) = (Base::Wanted(args.image.clone()), &args.kernel);
+    let (base, kernel) = (Base::Wanted(args.image.clone()), args.kernel.as_ref());
     let assets = Assets::prepare(&sources, vmm, &base, kernel, progress.clone()).await?;
     let assets = Arc::new(assets);
     let program = context.guest_program("banger-floor")?;
@@ -115,15 +113,10 @@ async fn measure(args: &Args) -> Result<Report> {
     .await?
     .context("cannot make the floor's initramfs")?;
     let spec = SandboxSpec {
-        image: args.image.clone(),
         kernel: args.kernel.clone(),
-        cpus: None,
         memory: args.memory,
-        disk: DiskSize::DEFAULT,
         network: args.network,
-        boot: BootMode::Template,
-        init: None,
-        volumes: Default::default(),
+        ..SandboxSpec::of(args.image.clone())
     };
     let (home, relay) = (&context.home, context.relay());
     progress.stage("making a template");

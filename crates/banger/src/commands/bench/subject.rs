@@ -10,8 +10,8 @@ use banger_host::command::Tool;
 use banger_host::memory::proportional;
 use banger_host::random;
 use banger_model::{
-    BootMode, Bytes, DiskSize, KernelName, Labels, Lifetime, MemorySize, NetworkMode, OperationId,
-    OperationStatus, ProcessEnd, SandboxSpec, Silent, WantedImage,
+    Bytes, Labels, Lifetime, MemorySize, NetworkMode, OperationId, OperationStatus, ProcessEnd,
+    SandboxSpec, Silent, WantedImage,
 };
 use tokio::task::spawn_blocking;
 
@@ -27,19 +27,8 @@ pub(super) fn wanted(
     network: NetworkMode,
     lease: &Lease,
 ) -> Result<CreateSandbox> {
-    let (image, kernel): (WantedImage, KernelName) =
-        ("debian-bookworm".parse()?, "debian-cloud".parse()?);
-    let spec = SandboxSpec {
-        image,
-        kernel,
-        cpus: None,
-        memory,
-        disk: DiskSize::DEFAULT,
-        network,
-        boot: BootMode::Template,
-        init: None,
-        volumes: Default::default(),
-    };
+    let image: WantedImage = "debian-bookworm".parse()?;
+    let spec = SandboxSpec { memory, network, ..SandboxSpec::of(image) };
     Ok(CreateSandbox {
         name: None,
         spec: Some(spec),

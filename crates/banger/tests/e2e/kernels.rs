@@ -1,0 +1,84 @@
+//! Kernels besides the default one: of the user's own, an image's, a catalog's.
+
+use std::path::PathBuf;
+
+use crate::catalog::WebServer;
+use crate::images::gives;
+use crate::made_images::{own, refused};
+use crate::support::TestEnv;
+
+/// The files of the default kernel: it, and the directory of its modules.
+fn files(env: &TestEnv) -> (PathBuf, PathBuf) {
+    let kernel = env.home().join("data/kernels/debian-cloud");
+    let tree = env.home().join("modules");
+    std::fs::create_dir(&tree).unwrap();
+    let mut rdump = std::process::Command::new("/sbin/debugfs");
+    let dump = format!("rdump / {}", tree.display());
+    assert!(rdump.args(["-R", &dump]).arg(kernel.join("modules.ext4")).status().unwrap().success());
+    (kernel.join("vmlinux"), tree)
+}
+
+#[test]
+fn a_kernel_of_the_users_own_boots() {
+    let Some(env) = own() else { return };
+    let (vmlinux, tree) = files(&env);
+    let import = format!("kernel import mine --vmlinux {}", vmlinux.display());
+    gives(&env, &format!("{import} --modules {}", tree.display()), "mine\n");
+    refused(&env, &import, "there is a kernel mine already");
+    let run = "vm run --network none --kernel mine -- modprobe -v --show-depends fuse";
+    assert!(env.run(run.split(' ')).ok().contains("/fuse.ko"));
+    gives(&env, "vm create one --network none --kernel mine --no-start", "one\n");
+    refused(&env, "kernel rm mine", "needed by one");
+    gives(&env, "vm delete one", "one\n");
+    gives(&env, "kernel rm mine", "mine\n");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn the_kernel_that_an_image_wants_is_booted_and_comes_with_it() {
+    let Some(env) = own() else { return };
+    let Ok(busybox) = std::fs::read("/bin/busybox") else {
+        return banger_testkit::skipped("busybox-static is not installed");
+    };
+    let root = env.home().join("root");
+    std::fs::create_dir_all(root.join("bin")).unwrap();
+    std::fs::write(root.join("bin/busybox"), busybox).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(root.join("bin/busybox"), executable).unwrap();
+    let (vmlinux, tree) = files(&env);
+    let import = format!("kernel import mine --vmlinux {}", vmlinux.display());
+    gives(&env, &format!("{import} --modules {}", tree.display()), "mine\n");
+    let register = format!("image register small --rootfs {}", root.display());
+    refused(&env, &format!("{register} --kernel none"), "there is no kernel none");
+    gives(&env, &format!("{register} --kernel mine"), "small\n");
+    refused(&env, "kernel rm mine", "needed by image small");
+
+    // Whatever boots without it is this one.
+    std::fs::remove_file(env.home().join("data/kernels/debian-cloud")).unwrap();
+    let run = "vm run --network none --image IMAGE -- busybox echo it boots";
+    gives(&env, &run.replace("IMAGE", "small"), "it boots\n");
+
+    let out = env.home().join("public");
+    let dir = out.to_str().unwrap();
+    let public = env.run(["catalog", "genkey", "key.pem"]).ok().trim().to_owned();
+    let build = ["catalog", "build", "--image", "small=tools", "--key", "key.pem", dir];
+    assert_eq!(env.run(build).ok(), "1\n");
+    gives(&env, "image delete small", "small\n");
+    gives(&env, "kernel rm mine", "mine\n");
+    let server = WebServer::of(&out);
+    let config = format!("[catalog]\nurl = \"http://{}/\"\nkey = {public:?}\n", server.host);
+    std::fs::write(env.home().join("config.toml"), config).unwrap();
+    env.kill_daemon();
+    gives(&env, &run.replace("IMAGE", "tools"), "it boots\n");
+    gives(&env, "vm create one --network none --image tools --no-start", "one\n");
+    let shown = env.run(["vm", "show", "one"]).ok();
+    assert!(shown.lines().any(|line| line.split_whitespace().eq(["kernel", "mine"])), "{shown}");
+    refused(&env, "kernel rm mine", "needed by one, image tools");
+    for line in ["vm delete one", "image delete tools", "kernel rm mine"] {
+        env.run(line.split(' ')).ok();
+    }
+    gives(&env, "kernel pull mine", "mine\n");
+    gives(&env, "kernel list -q", "mine\n");
+    assert!(!env.home().join("data/kernels/debian-cloud").exists(), "nothing has made another");
+    env.assert_nothing_left();
+}
