@@ -22,7 +22,6 @@ pub(crate) const APT_CACHE: HostTool = HostTool::new("apt-cache", "apt");
 pub(crate) const DPKG_DEB: HostTool = HostTool::new("dpkg-deb", "dpkg");
 pub(crate) const TAR: HostTool = HostTool::new("tar", "tar");
 pub(crate) const E2FSCK: HostTool = HostTool::new("e2fsck", "e2fsprogs");
-pub(crate) const RESIZE2FS: HostTool = HostTool::new("resize2fs", "e2fsprogs");
 pub(crate) const MKE2FS: HostTool = HostTool::new("mke2fs", "e2fsprogs");
 pub(crate) const MMDEBSTRAP: HostTool = HostTool::new("mmdebstrap", "mmdebstrap");
 pub(crate) const NEWUIDMAP: HostTool = HostTool::new("newuidmap", "uidmap");

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use banger_host::HostError;
-use banger_host::fs::{
-    clone_file, ensure_private_dir, file_size, is_there, list_dir, remove_all, rename,
-};
-use banger_image::ext4::{CreateDiskError, GrowDiskError, create_disk, grow_disk};
+use banger_host::fs::{ensure_private_dir, file_size, is_there, list_dir, remove_all, rename};
+use banger_image::ext4::{CreateDiskError, create_volume, grow_volume};
 use banger_model::lifecycle::{Origin, State};
 use banger_model::{
     Bytes, DiskSize, SandboxId, SandboxName, SandboxRecord, SandboxSpec, VolumeName,
@@ -49,7 +47,7 @@ pub(crate) enum VolumeError {
     Create(#[from] CreateDiskError),
     /// It cannot become larger.
     #[error("cannot enlarge the volume; it is as it was")]
-    Grow(#[from] GrowDiskError),
+    Grow(#[source] CreateDiskError),
     /// The host fails.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -193,7 +191,7 @@ impl Volumes {
         ensure_private_dir(&self.dir)?;
         let aside = self.aside(name);
         remove_all(&aside)?;
-        create_disk(&aside, size.bytes())?;
+        create_volume(&aside, size.bytes())?;
         rename(&aside, &self.file(name))?;
         self.look(name)
     }
@@ -219,7 +217,7 @@ impl Volumes {
         Ok(seen)
     }
 
-    /// Makes a volume larger that no machine has: a copy, which then takes its place.
+    /// Makes a volume larger that no machine has.
     ///
     /// # Errors
     /// When that cannot be; then it is as it was.
@@ -228,16 +226,8 @@ impl Volumes {
         if size.bytes() < seen.size {
             return Err(VolumeError::Shrinks(name.clone(), seen.size));
         }
-        self.change(name, || {
-            let aside = self.aside(name);
-            remove_all(&aside)?;
-            clone_file(&self.file(name), &aside)?;
-            if let Err(error) = grow_disk(&aside, size.bytes()) {
-                remove_all(&aside)?;
-                return Err(error.into());
-            }
-            Ok(rename(&aside, &self.file(name))?)
-        })?;
+        let grow = || grow_volume(&self.file(name), size.bytes()).map_err(VolumeError::Grow);
+        self.change(name, grow)?;
         self.look(name)
     }
 

@@ -7,6 +7,7 @@
 pub(crate) mod adjust;
 pub(crate) mod child;
 pub(crate) mod entropy;
+pub(crate) mod ext4;
 pub(crate) mod fork;
 pub(crate) mod interface;
 pub(crate) mod signals;

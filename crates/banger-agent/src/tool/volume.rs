@@ -23,10 +23,13 @@ use super::pack::{self, Scope};
 use super::unpack::{UnpackError, unpack};
 use super::{BUFFER, Log};
 use crate::files::read_line;
+use crate::sys::ext4;
 use crate::uevent;
 
 /// The kernel's directory of block devices.
 const CLASS: &str = "/sys/class/block";
+/// Bytes of what the kernel counts block devices in, whatever their own sectors are.
+const SECTOR: u64 = 512;
 /// Most block devices looked at.
 const MAX_DEVICES: usize = 256;
 /// How long the kernel may take to hear that the device is not empty any more.
@@ -61,32 +64,52 @@ pub(crate) enum VolumeError {
 /// Mounts what is in this slot at this path.
 pub(super) fn mount_volume(slot: u8, path: &[u8], log: &mut Log) -> Result<(), VolumeError> {
     let path = Path::new(std::ffi::OsStr::from_bytes(path));
-    let device = uevent::wait_for(TIMEOUT, || find(Path::new(CLASS), slot))
+    let Device { name, bytes } = uevent::wait_for(TIMEOUT, || find(Path::new(CLASS), slot))
         .map_err(VolumeError::Look)?
         .ok_or(VolumeError::NoDevice(slot))?;
     let disk = Path::new(ASIDE).join(slot.to_string());
-    let device = Path::new("/dev").join(device);
+    let device = Path::new("/dev").join(name);
     DirBuilder::new().recursive(true).mode(0o700).create(&disk).map_err(VolumeError::Disk)?;
     mount(&device, &disk, "ext4", MountFlags::NODEV, OPTIONS)
         .map_err(|errno| VolumeError::Disk(errno.into()))?;
+    grow(&disk, bytes).unwrap_or_else(|error| {
+        log.fault(
+            path.as_os_str().as_bytes(),
+            &format!("the volume stays as small as it is: {error}"),
+        );
+    });
     let attached = fill(&disk, path, log).and_then(|()| attach(&disk, path));
     // The other mount holds it now, or nothing does.
     let _in_use = unmount(&disk, UnmountFlags::DETACH);
     attached
 }
 
+/// A block device that is not empty.
+#[derive(Debug, PartialEq, Eq)]
+struct Device {
+    name: String,
+    bytes: u64,
+}
+
 /// The device of the slot, once the kernel knows that something is in it.
-fn find(class: &Path, slot: u8) -> io::Result<Option<String>> {
+fn find(class: &Path, slot: u8) -> io::Result<Option<Device>> {
     let serial = BlockRole::Volume(slot).serial();
     for entry in fs::read_dir(class)?.take(MAX_DEVICES) {
         let entry = entry?;
         // Most kinds of block devices have no serial number.
         if read_line(&entry.path().join("serial")).is_ok_and(|known| known == serial) {
-            let size = read_line(&entry.path().join("size"))?;
-            return Ok(entry.file_name().into_string().ok().filter(|_| size != "0"));
+            let sectors = read_line(&entry.path().join("size"))?.parse::<u64>().unwrap_or(0);
+            let device = |name| Device { name, bytes: sectors * SECTOR };
+            return Ok(entry.file_name().into_string().ok().filter(|_| sectors > 0).map(device));
         }
     }
     Ok(None)
+}
+
+/// Makes the file system as large as its device, which may have grown.
+fn grow(disk: &Path, bytes: u64) -> io::Result<()> {
+    let block = u64::try_from(rustix::fs::statfs(disk)?.f_bsize).unwrap_or(SECTOR);
+    ext4::resize(File::open(disk)?, bytes / block.max(SECTOR)).map_err(io::Error::from)
 }
 
 /// Makes what is to be mounted, if nobody has.
@@ -166,7 +189,8 @@ mod tests {
         assert_eq!(find(class.path(), 0).unwrap(), None);
         assert_eq!(find(class.path(), 1).unwrap(), None);
         crate::identity::replace(&class.path().join("vdb/size"), b"16\n", 0o644).unwrap();
-        assert_eq!(find(class.path(), 1).unwrap().as_deref(), Some("vdb"));
+        let found = find(class.path(), 1).unwrap().unwrap();
+        assert_eq!(found, Device { name: "vdb".to_owned(), bytes: 8192 });
     }
 
     #[test]

@@ -10,22 +10,26 @@ use banger_host::{HostError, fs};
 use banger_model::{Bytes, Limits};
 use thiserror::Error;
 
-use crate::hosttools::{E2FSCK, MKE2FS, MissingPackages, RESIZE2FS};
+use crate::hosttools::{E2FSCK, MKE2FS, MissingPackages};
 
 /// How long `mke2fs` may take: it writes a few blocks, but perhaps to a slow disk.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a file system may take to be checked or enlarged, which reads all its tables.
-const RESIZE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a file system may take to be checked, which reads all its tables.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Below this size a disk gets a small journal and more inodes per byte.
 const SMALL: Bytes = Bytes::mib(512);
 
-/// What every kernel since 4.3 can mount and this use needs. Left out on purpose:
-/// `resize_inode` (4 MiB on every disk; a disk never grows while it is in use), `64bit` (only
-/// needed beyond 16 TiB) and backups of the superblock (a damaged disk is thrown away).
+/// What every kernel since 4.3 can mount and a sandbox's disk needs. Left out on purpose:
+/// `resize_inode` (4 MiB on every disk, and such a disk never grows), `64bit` (only needed beyond
+/// 16 TiB) and backups of the superblock (a damaged disk is thrown away).
 const FEATURES: &str = "none,has_journal,ext_attr,dir_index,filetype,extent,flex_bg,\
      sparse_super2,large_file,huge_file,dir_nlink,extra_isize,metadata_csum";
+/// What a volume needs: it grows while it is mounted, which no kernel does with `sparse_super2`
+/// (Linux, `ext4_resize_begin`), and is worth backups of its superblock.
+const VOLUME_FEATURES: &str = "none,has_journal,ext_attr,dir_index,filetype,extent,flex_bg,\
+     sparse_super,large_file,huge_file,dir_nlink,extra_isize,metadata_csum,resize_inode";
 
 /// Block groups whose structures lie together: many, so that a disk of any size has few places
 /// that are not holes.
@@ -34,7 +38,9 @@ const FLEX_GROUPS: &str = "256";
 /// A new sparse file reads as zeros, so inode tables need no zeroing: not now, and not by the
 /// guest in the background, where it would fill the host's disk.
 const EXTENDED: &str = "lazy_itable_init=1,lazy_journal_init=1,nodiscard,\
-     assume_storage_prezeroed=1,num_backup_sb=0";
+     assume_storage_prezeroed=1";
+/// For a disk without backups of the superblock.
+const NO_BACKUPS: &str = ",num_backup_sb=0";
 
 /// Why a disk could not be made.
 #[derive(Debug, Error)]
@@ -59,18 +65,40 @@ pub enum CreateDiskError {
 /// # Errors
 /// [`CreateDiskError`]; nothing remains then.
 pub fn create_disk(path: &Path, size: Bytes) -> Result<(), CreateDiskError> {
+    create(path, size, (FEATURES, NO_BACKUPS))
+}
+
+/// Makes a new sparse file of `size` bytes with an empty ext4 file system that may grow while it is
+/// mounted. It takes some 5 MiB more than a disk.
+///
+/// # Errors
+/// [`CreateDiskError`]; nothing remains then.
+pub fn create_volume(path: &Path, size: Bytes) -> Result<(), CreateDiskError> {
+    create(path, size, (VOLUME_FEATURES, ""))
+}
+
+fn check_size(size: Bytes) -> Result<(), CreateDiskError> {
     let in_range = (Limits::MIN_DISK..=Limits::MAX_DISK).contains(&size);
-    if !in_range || !size.get().is_multiple_of(Bytes::mib(1).get()) {
-        return Err(CreateDiskError::Size(size));
+    match in_range && size.get().is_multiple_of(Bytes::mib(1).get()) {
+        true => Ok(()),
+        false => Err(CreateDiskError::Size(size)),
     }
-    let made = format(path, size);
+}
+
+fn create(path: &Path, size: Bytes, kind: (&str, &str)) -> Result<(), CreateDiskError> {
+    check_size(size)?;
+    let made = format(path, size, kind);
     if !matches!(made, Ok(()) | Err(CreateDiskError::Create(_))) {
         let _ = fs::remove_all(path);
     }
     made
 }
 
-fn format(path: &Path, size: Bytes) -> Result<(), CreateDiskError> {
+fn format(
+    path: &Path,
+    size: Bytes,
+    (features, extended): (&str, &str),
+) -> Result<(), CreateDiskError> {
     let tool = MKE2FS.tool()?;
     let file = fs::create_new(path).map_err(CreateDiskError::Create)?;
     let sized = file.set_len(size.get());
@@ -79,50 +107,25 @@ fn format(path: &Path, size: Bytes) -> Result<(), CreateDiskError> {
     let tool = tool
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-G", FLEX_GROUPS])
         .args(["-i", bytes_per_inode, "-J", &format!("size={journal_mib}")])
-        .args(["-O", FEATURES, "-E", EXTENDED])
+        .args(["-O", features, "-E", &format!("{EXTENDED}{extended}")])
         .arg(path);
     tool.capture(TIMEOUT).map(drop).map_err(CreateDiskError::Format)
 }
 
-/// Why a disk could not be made larger.
-#[derive(Debug, Error)]
-pub enum GrowDiskError {
-    /// Neither in the range nor a whole number of blocks, or smaller than it is.
-    #[error("a disk cannot have {0}: {min} to {max} in whole MiB can be, and not less than it has", min = Limits::MIN_DISK, max = Limits::MAX_DISK)]
-    Size(Bytes),
-    /// The file could not be made larger.
-    #[error("cannot enlarge the disk file")]
-    File(#[source] HostError),
-    /// A program is missing.
-    #[error(transparent)]
-    Missing(#[from] MissingPackages),
-    /// Its file system is damaged.
-    #[error("its file system is damaged")]
-    Damaged(#[source] HostError),
-    /// Its file system could not be made larger.
-    #[error("cannot enlarge its file system")]
-    Resize(#[source] HostError),
-}
-
-/// Makes a disk that nobody has mounted larger, and its file system with it. When it fails the disk
-/// is of no use any more: do it with a copy.
+/// Makes the file of a volume larger, which nobody has mounted. Its file system becomes so where it is
+/// mounted next: the host does not read what a guest has written.
 ///
 /// # Errors
-/// [`GrowDiskError`].
-pub fn grow_disk(path: &Path, size: Bytes) -> Result<(), GrowDiskError> {
-    let now = fs::file_size(path).map_err(GrowDiskError::File)?.apparent;
-    let in_range = (now..=Limits::MAX_DISK).contains(&size);
-    if !in_range || !size.get().is_multiple_of(Bytes::mib(1).get()) {
-        return Err(GrowDiskError::Size(size));
+/// [`CreateDiskError::Size`] also for less than it has; then nothing has changed.
+pub fn grow_volume(path: &Path, size: Bytes) -> Result<(), CreateDiskError> {
+    let now = fs::file_size(path).map_err(CreateDiskError::Create)?.apparent;
+    check_size(size)?;
+    if size < now {
+        return Err(CreateDiskError::Size(size));
     }
-    // What a power cut has left in its journal is carried out; resize2fs asks for no less.
-    repair(path)?;
-    let file = fs::open_append(path).map_err(GrowDiskError::File)?;
-    let grown = file.set_len(size.get());
-    grown.map_err(|error| GrowDiskError::File(HostError::system("enlarge the disk", error)))?;
-    RESIZE2FS.tool()?.arg(path).capture(RESIZE_TIMEOUT).map_err(GrowDiskError::Resize)?;
-    // Without backups of the superblock it miscounts free blocks by one or two.
-    repair(path)
+    let file = fs::open_append(path).map_err(CreateDiskError::Create)?;
+    let grown = file.set_len(size.get()).and_then(|()| file.sync_all());
+    grown.map_err(|error| CreateDiskError::Format(HostError::system("enlarge the disk", error)))
 }
 
 /// Whether the file system in a file is whole and was unmounted: as it is, it could be mounted and
@@ -131,17 +134,8 @@ pub fn grow_disk(path: &Path, size: Bytes) -> Result<(), GrowDiskError> {
 /// # Errors
 /// When the program that looks is missing; within, what it says.
 pub(crate) fn ext4_is_clean(path: &Path) -> Result<Result<(), HostError>, MissingPackages> {
-    let checked = E2FSCK.tool()?.args(["-f", "-n"]).arg(path).capture(RESIZE_TIMEOUT);
+    let checked = E2FSCK.tool()?.args(["-f", "-n"]).arg(path).capture(CHECK_TIMEOUT);
     Ok(checked.map(drop))
-}
-
-/// Has a file system put in order what can be put in order without asking anybody, and checks that
-/// nothing is left.
-fn repair(path: &Path) -> Result<(), GrowDiskError> {
-    let check = || Ok::<_, GrowDiskError>(E2FSCK.tool()?.args(["-f", "-p"]).arg(path));
-    // That something was mended counts as a failure.
-    let _ = check()?.answer(RESIZE_TIMEOUT).map_err(GrowDiskError::Damaged)?;
-    check()?.capture(RESIZE_TIMEOUT).map(drop).map_err(GrowDiskError::Damaged)
 }
 
 #[cfg(test)]
@@ -150,21 +144,21 @@ mod tests {
     use banger_host::command::Tool;
 
     #[test]
-    fn a_disk_grows_with_what_is_on_it() {
+    fn a_volume_has_what_it_needs_to_grow_while_it_is_mounted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
-        create_disk(&path, Bytes::mib(64)).unwrap();
-        for size in [Bytes::mib(64), Bytes::mib(600), Bytes::gib(40)] {
-            grow_disk(&path, size).unwrap();
+        create_volume(&path, Bytes::mib(64)).unwrap();
+        let about = Tool::new("/sbin/dumpe2fs").arg("-h").arg(&path).capture(TIMEOUT).unwrap();
+        let about = String::from_utf8_lossy(&about).into_owned();
+        assert!(about.contains("resize_inode") && !about.contains("sparse_super2"), "{about}");
+        for size in [Bytes::mib(64), Bytes::gib(40)] {
+            grow_volume(&path, size).unwrap();
             assert_eq!(fs::file_size(&path).unwrap().apparent, size);
-            Tool::new("/sbin/e2fsck").arg("-fn").arg(&path).capture(TIMEOUT).unwrap();
-            let about = Tool::new("/sbin/dumpe2fs").arg("-h").arg(&path).capture(TIMEOUT).unwrap();
-            let blocks = format!("Block count:              {}\n", size.get() / 4096);
-            assert!(String::from_utf8_lossy(&about).contains(&blocks), "{size}");
         }
-        assert!(matches!(grow_disk(&path, Bytes::gib(39)), Err(GrowDiskError::Size(_))));
-        fs::write_atomic(&path, &[7; 1 << 20]).unwrap();
-        assert!(matches!(grow_disk(&path, Bytes::gib(1)), Err(GrowDiskError::Damaged(_))));
+        for size in [Bytes::gib(39), Bytes::new((41 << 30) + 1), Bytes::gib(4097)] {
+            assert!(matches!(grow_volume(&path, size), Err(CreateDiskError::Size(_))), "{size}");
+        }
+        assert!(fs::file_size(&path).unwrap().real < Bytes::mib(16));
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod write;
 
 pub use acl::acl_to_ext4;
 pub(crate) use disk::ext4_is_clean;
-pub use disk::{CreateDiskError, GrowDiskError, create_disk, grow_disk};
+pub use disk::{CreateDiskError, create_disk, create_volume, grow_volume};
 pub use write::{WriteImageError, write_image};
 
 #[cfg(test)]

@@ -72,7 +72,7 @@ fn the_kernel_that_an_image_wants_is_booted_and_comes_with_it() {
     gives(&env, &run.replace("IMAGE", "tools"), "it boots\n");
     gives(&env, "vm create one --network none --image tools --no-start", "one\n");
     let shown = env.run(["vm", "show", "one"]).ok();
-    assert!(shown.lines().any(|line| line.split_whitespace().eq(["kernel", "mine"])), "{shown}");
+    assert!(shown.lines().any(|line| line.split_whitespace().eq(["kernel:", "mine"])), "{shown}");
     refused(&env, "kernel rm mine", "needed by one, image tools");
     for line in ["vm delete one", "image delete tools", "kernel rm mine"] {
         env.run(line.split(' ')).ok();

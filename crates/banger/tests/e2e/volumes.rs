@@ -1,7 +1,8 @@
 //! Volumes outlive their sandboxes, and are in one machine at a time.
 
+use crate::images::gives;
 use crate::support::TestEnv;
-use crate::vm::{ran, says};
+use crate::vm::ran;
 
 fn sh(env: &TestEnv, name: &str, script: &str) -> String {
     env.run(["vm", "exec", name, "--", "sh", "-c", script]).ok()
@@ -15,11 +16,11 @@ fn refused(env: &TestEnv, line: &str, why: &str) {
 #[test]
 fn a_volume_is_filled_once_kept_enlarged_and_never_in_two_machines() {
     let Some(env) = TestEnv::with_machines().map(TestEnv::with_own_images) else { return };
-    says(&env, "volume create data --size 96M", "data\n");
+    gives(&env, "volume create data --size 96M", "data\n");
     refused(&env, "volume create data", "there is a volume data already");
     let made =
         "vm create one --network none --volume data:/etc/skel --volume other:/etc/skel/deep/er";
-    says(&env, made, "one\n");
+    gives(&env, made, "one\n");
     // A new one has what the image has there.
     let own = sh(&env, "one", "ls -A /etc/skel | grep -v deep | wc -l; stat -c %U:%a /etc/skel");
     assert_eq!(own, "3\nroot:755\n");
@@ -33,15 +34,15 @@ fn a_volume_is_filled_once_kept_enlarged_and_never_in_two_machines() {
     refused(&env, "vm fork one", "one has volumes");
     env.kill_daemon();
     refused(&env, "vm start two", "the volume data is in use by one");
-    says(&env, "vm pause one", "one\n");
+    gives(&env, "vm pause one", "one\n");
     refused(&env, "vm start two", "the volume data is in use by one");
-    says(&env, "vm resume one", "one\n");
+    gives(&env, "vm resume one", "one\n");
     assert_eq!(sh(&env, "one", "cat /etc/skel/new"), "kept\n");
     // A power cut, and the next has it.
-    says(&env, "vm kill one", "one\n");
+    gives(&env, "vm kill one", "one\n");
     refused(&env, "volume resize data 64M", "can only become larger");
-    says(&env, "volume resize data 1G", "data\n");
-    says(&env, "vm start two", "two\n");
+    gives(&env, "volume resize data 1G", "data\n");
+    gives(&env, "vm start two", "two\n");
     let there =
         "cat /srv/data/new; ls -A /srv/data | wc -l; df -m --output=size /srv/data | tail -1";
     let there = sh(&env, "two", there);

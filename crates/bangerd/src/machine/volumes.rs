@@ -7,6 +7,7 @@ use banger_link::Tool;
 use banger_model::{ProcessEnd, VolumeMount, VolumeMounts};
 use thiserror::Error;
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::link::Link;
 
@@ -48,7 +49,12 @@ async fn run(link: &Link, tool: Tool) -> Result<()> {
     let end = process.finish(&mut said, MAX_SAID).await?;
     process.release().await?;
     match end {
-        ProcessEnd::Exited(0 | 1) => Ok(()),
+        ProcessEnd::Exited(0) => Ok(()),
+        // It is there, though not all of it was copied, or it has not become as large as its disk.
+        ProcessEnd::Exited(1) => {
+            warn!(said = %String::from_utf8_lossy(&said).trim().escape_debug(), "a volume");
+            Ok(())
+        }
         _ => bail!("{}", String::from_utf8_lossy(&said).trim().escape_debug()),
     }
 }
