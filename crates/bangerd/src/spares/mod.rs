@@ -29,11 +29,11 @@ use spare::Recipe;
 pub(crate) use spare::Spare;
 
 /// What of the host's memory spares may take where nothing else is said, in parts.
-const DEFAULT_PART: u64 = 32;
+const DEFAULT_PART: u64 = 16;
 /// What one takes, about.
 const COST: Bytes = Bytes::mib(64);
 /// Most spares where nothing else is said, however large the host.
-const DEFAULT_CAP: u64 = 16;
+const DEFAULT_CAP: u64 = 24;
 /// Most kinds that are kept in mind.
 const MAX_KINDS: usize = 64;
 /// What of the host's memory must stay free beside a spare, in parts.
