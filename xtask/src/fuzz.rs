@@ -29,10 +29,11 @@ pub(crate) fn run(place: &Place, args: Vec<OsString>) -> Result<ExitCode> {
         anyhow::ensure!(!targets.is_empty(), "there is no fuzz target {wanted}");
     }
     ensure_tools(place)?;
+    let compiler = Compiler::find();
     let mut steps = Steps::new(targets.len());
     for target in targets {
         steps.next(&format!("Fuzzing {target} for {minutes} minutes"));
-        fuzz_one(&fuzz, &target, minutes)?;
+        fuzz_one(compiler, (&fuzz, &target), minutes)?;
     }
     Ok(steps.finish("No target was broken"))
 }
@@ -64,26 +65,44 @@ fn targets(fuzz: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn ensure_tools(place: &Place) -> Result<()> {
-    if !Program::new("rustup").args(["run", "nightly", "rustc", "--version"]).succeeds() {
-        bail!(
-            "fuzzing needs a nightly compiler, for its instrumentation: \
-             run `rustup toolchain install nightly --profile minimal`"
-        );
+/// Where the compiler's instrumentation comes from.
+#[derive(Clone, Copy, Debug)]
+enum Compiler {
+    /// A nightly one, which offers it.
+    Nightly,
+    /// The one that builds everything else, which has it and is told to let it be used.
+    Usual,
+}
+
+impl Compiler {
+    fn find() -> Self {
+        let nightly = Program::new("rustup").args(["run", "nightly", "rustc", "--version"]);
+        if nightly.succeeds() { Self::Nightly } else { Self::Usual }
     }
+
+    fn cargo(self) -> Program {
+        match self {
+            Self::Nightly => Program::new("rustup").args(["run", "nightly", "cargo"]),
+            Self::Usual => Program::new("cargo").env("RUSTC_BOOTSTRAP", "1"),
+        }
+    }
+}
+
+fn ensure_tools(place: &Place) -> Result<()> {
     if find("cargo-fuzz").is_none() {
         Program::cargo(place, "install").args(["cargo-fuzz", "--locked"]).run()?;
     }
     Ok(())
 }
 
-fn fuzz_one(fuzz: &Path, target: &str, minutes: u32) -> Result<()> {
+fn fuzz_one(compiler: Compiler, (fuzz, target): (&Path, &str), minutes: u32) -> Result<()> {
     // The first directory is where libFuzzer puts what it finds, the second where it begins.
     let found = format!("target/corpus/{target}");
     std::fs::create_dir_all(fuzz.join(&found))?;
     let seconds = u64::from(minutes) * 60;
-    Program::new("rustup")
-        .args(["run", "nightly", "cargo", "fuzz", "run", target])
+    compiler
+        .cargo()
+        .args(["fuzz", "run", target])
         .args([&found, &format!("corpus/{target}")])
         .args(["--", MAX_INPUT_LEN, &format!("-max_total_time={seconds}")])
         .args(BOUNDS)

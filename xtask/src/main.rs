@@ -17,6 +17,7 @@ mod command;
 mod crash;
 mod fuzz;
 mod install;
+mod kernel;
 mod packages;
 mod place;
 mod power_cut;
@@ -37,11 +38,12 @@ usage: cargo xtask COMMAND
   try [-- CMD ARGS...]           install what is missing, build, run CMD in a sandbox
   test [FILTER...]               install what tests need, run every test, or those named so
   check                          formatting, lints and the rules of the tree: the fast part of test
-  fuzz [--minutes N] [TARGET]    look for inputs that break a decoder (needs a nightly compiler)
+  fuzz [--minutes N] [TARGET]    look for inputs that break a decoder
   crash [--rounds N] [--from-round K] [--real N]
                                  kill the daemon N times (100) and look what became of its
                                  sandboxes; then N times with real ones (0)
   bench [--bursts N] [-o json]   measure the daemon as it is released, without real machines
+  kernel                         build a small kernel for sandboxes of Debian's source package
   power-cut [--rounds N]         cut the power of an appliance that updates itself N times (20), and
                                  look what boots";
 
@@ -67,6 +69,7 @@ fn run(args: Vec<OsString>) -> Result<ExitCode> {
         Some("fuzz") => fuzz::run(&place, rest),
         Some("crash") => crash::run(&place, rest),
         Some("bench") => bench::run(&place, rest),
+        Some("kernel") => kernel::run(&place, &rest),
         Some("power-cut") => power_cut::run(&place, rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");

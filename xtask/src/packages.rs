@@ -49,6 +49,19 @@ pub(crate) const TO_TEST: [Package; 16] = [
     package("umoci", "umoci"),
 ];
 
+/// What building the small kernel takes.
+pub(crate) const TO_BUILD_KERNEL: [Package; 9] = [
+    package("/usr/src/linux-source-6.1.tar.xz", "linux-source-6.1"),
+    package("/usr/include/libelf.h", "libelf-dev"),
+    package("bc", "bc"),
+    package("bison", "bison"),
+    package("flex", "flex"),
+    package("gcc", "gcc"),
+    package("make", "make"),
+    package("strip", "binutils"),
+    package("xz", "xz-utils"),
+];
+
 /// Makes sure that all of these are installed.
 ///
 /// # Errors
