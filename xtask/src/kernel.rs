@@ -22,11 +22,8 @@ const TREE: &str = "linux-source-6.1";
 /// What is in the kernel, below the repository.
 const CONFIG: &str = "xtask/kernel/microvm.config";
 /// What a kernel would otherwise say of who built it, and when.
-const BUILT: [&str; 3] = [
-    "KBUILD_BUILD_TIMESTAMP=2026-01-01",
-    "KBUILD_BUILD_USER=banger",
-    "KBUILD_BUILD_HOST=banger",
-];
+const BUILT: [&str; 3] =
+    ["KBUILD_BUILD_TIMESTAMP=2026-01-01", "KBUILD_BUILD_USER=banger", "KBUILD_BUILD_HOST=banger"];
 
 pub(crate) fn run(place: &Place, args: &[OsString]) -> Result<ExitCode> {
     ensure!(args.is_empty(), "it takes no arguments");

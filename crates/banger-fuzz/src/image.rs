@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Cursor;
 
-use banger_image::archive::{Archive, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN, read_entries};
+use banger_image::archive::{
+    Archive, Content, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN, read_entries,
+};
 use banger_image::image::parse_stage;
 use banger_image::kernel::bzimage::{decompress_lz4_legacy, extract_vmlinux};
 use banger_image::kernel::modinfo::{Modinfo, builtin_aliases};
@@ -31,9 +33,19 @@ fn tar_as_it_is(bytes: &[u8]) {
         let mut names = BTreeSet::new();
         assert!(entry.xattrs.iter().all(|(name, _)| names.insert(name)), "an attribute twice");
         match entry.kind {
-            Kind::File(banger_image::archive::Content::Archived { offset, len }) => {
+            Kind::File(Content::Archived { offset, len }) => {
                 let end = offset.checked_add(len);
                 assert!(end.is_some_and(|end| end <= bytes.len() as u64), "{offset} + {len}");
+            }
+            Kind::File(Content::Sparse { extents, len }) => {
+                let mut from = 0;
+                for extent in extents {
+                    assert!(extent.at >= from && extent.len > 0, "{extent:?}");
+                    from = extent.at.checked_add(extent.len).unwrap();
+                    assert!(from <= len, "{extent:?}");
+                    let end = extent.offset.checked_add(extent.len);
+                    assert!(end.is_some_and(|end| end <= bytes.len() as u64), "{extent:?}");
+                }
             }
             Kind::HardLink(target) => assert!(is_below_root(&target), "{target:?}"),
             _ => {}

@@ -5,7 +5,8 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use bstr::{BString, ByteSlice as _};
 use tar::{EntryType, Header};
 
-use super::pax::Extension;
+use super::pax::{Extension, Sparse};
+use super::sparse::Map;
 use super::{ArchiveError, Attributes, Content, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN};
 
 /// Archives consist of blocks of this size.
@@ -111,9 +112,6 @@ impl<'a, S: Read + Seek> Headers<'a, S> {
     fn entry(&mut self, header: &Header, extension: Extension) -> Result<Entry, ArchiveError> {
         let raw = extension.path.clone().unwrap_or_else(|| header.path_bytes().into_owned());
         let refused = |problem| ArchiveError::BadEntry { path: raw.clone().into(), problem };
-        if extension.sparse {
-            return Err(refused("sparse files are not supported; archive it without them"));
-        }
         let path = entry_path(&raw).map_err(refused)?;
         let attributes = attributes(header, &extension).map_err(refused)?;
         let kind = self.kind(header, &extension, &raw).map_err(|problem| match problem {
@@ -137,29 +135,65 @@ impl<'a, S: Read + Seek> Headers<'a, S> {
             EntryType::Directory => Kind::Directory,
             // Archives older than POSIX tell directories by their slash alone.
             EntryType::Regular if raw.ends_with(b"/") => Kind::Directory,
-            EntryType::Regular | EntryType::Continuous => {
+            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
                 let header_size = header.entry_size().map_err(|_| "its size is no number")?;
-                let len = extension.size.unwrap_or(header_size);
-                let offset = self.offset;
-                self.skip(len).map_err(KindError::Archive)?;
-                Kind::File(Content::Archived { offset, len })
+                let stored = extension.size.unwrap_or(header_size);
+                Kind::File(self.content(header, extension.sparse.as_ref(), stored)?)
             }
             EntryType::Link => Kind::HardLink(entry_path(&link()?)?),
             EntryType::Symlink => Kind::Symlink(link_target(link()?)?),
             EntryType::Char => device(header).map(|(major, minor)| Kind::Char(major, minor))?,
             EntryType::Block => device(header).map(|(major, minor)| Kind::Block(major, minor))?,
             EntryType::Fifo => Kind::Fifo,
-            EntryType::GNUSparse => {
-                return Err("sparse files are not supported; archive it without them".into());
-            }
             _ => return Err("it is of a kind that is not known".into()),
         })
+    }
+}
+
+impl<S: Read + Seek> Headers<'_, S> {
+    /// The content of a file of which so many bytes are stored, passed over.
+    fn content(
+        &mut self,
+        header: &Header,
+        sparse: Option<&Sparse>,
+        stored: u64,
+    ) -> Result<Content, KindError> {
+        let (map, len, before) = match sparse {
+            _ if header.entry_type() == EntryType::GNUSparse => {
+                let (map, size) = Map::of_old_header(header, || self.read_block())??;
+                (map, size, 0)
+            }
+            None => {
+                let offset = self.offset;
+                self.skip(stored)?;
+                return Ok(Content::Archived { offset, len: stored });
+            }
+            Some(sparse) => {
+                let size = sparse.size.ok_or("it has holes and no size")?;
+                let (map, before) = match sparse.map_is_before_content {
+                    true => Map::before_content(|| self.read_block())??,
+                    false => (sparse.map.clone(), 0),
+                };
+                (map, size, before)
+            }
+        };
+        let bytes = stored.checked_sub(before).ok_or("its map of holes is longer than itself")?;
+        map.check(len, bytes)?;
+        let extents = map.extents(self.offset);
+        self.skip(bytes)?;
+        Ok(Content::Sparse { extents, len })
     }
 }
 
 enum KindError {
     Archive(ArchiveError),
     Entry(&'static str),
+}
+
+impl From<ArchiveError> for KindError {
+    fn from(error: ArchiveError) -> Self {
+        Self::Archive(error)
+    }
 }
 
 impl From<&'static str> for KindError {

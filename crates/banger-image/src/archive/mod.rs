@@ -4,21 +4,24 @@
 //! the archive. So an archive of any size costs memory for its names alone, and whoever writes a
 //! file system from it can choose the order of reading.
 //!
-//! Understood are ustar, GNU long names and PAX records, with extended attributes. Archives are
+//! Understood are ustar, GNU long names, PAX records with extended attributes, and files with holes. Archives are
 //! hostile: every length is bounded, a path cannot leave the root, and nothing is trusted that
 //! the archive does not actually contain.
 
 mod header;
 mod pax;
+mod sparse;
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
+use std::os::unix::fs::FileExt as _;
 
 use bstr::{BStr, BString, ByteSlice as _};
 use thiserror::Error;
 
 use header::Headers;
 pub(crate) use header::check_sum;
+pub use sparse::Extent;
 
 /// Most entries of one archive: several times what the largest distributions unpack to.
 pub const MAX_ENTRIES: usize = 2_000_000;
@@ -28,6 +31,9 @@ pub const MAX_PATH_LEN: usize = 4096;
 pub const MAX_NAME_LEN: usize = 255;
 /// Most bytes of file content in one archive.
 pub const MAX_CONTENT: u64 = 1 << 40;
+/// Most bytes of one archive that are zeros because it says nothing of them: they cost no space, but
+/// the time to pass over them.
+pub const MAX_HOLES: u64 = 64 << 30;
 /// What an entry costs in memory beside its texts, in bytes, about.
 const ENTRY_COST: usize = 200;
 /// The same for an extended attribute.
@@ -75,6 +81,13 @@ pub enum Content {
         /// Number of bytes.
         len: u64,
     },
+    /// In pieces in the archive; between them are zeros.
+    Sparse {
+        /// The pieces, in the order of the file.
+        extents: Vec<Extent>,
+        /// Number of bytes, zeros between and behind the pieces included.
+        len: u64,
+    },
     /// Here.
     Inline(Vec<u8>),
 }
@@ -83,8 +96,52 @@ impl Content {
     /// Number of bytes.
     pub fn len(&self) -> u64 {
         match self {
-            Self::Archived { len, .. } => *len,
+            Self::Archived { len, .. } | Self::Sparse { len, .. } => *len,
             Self::Inline(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// Reads some of its bytes from this place on, from the archive that it is in; none are left at
+    /// its end.
+    ///
+    /// # Errors
+    /// When the archive cannot be read.
+    pub fn read_at(&self, archive: Option<&File>, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let left = usize::try_from(self.len().saturating_sub(at)).unwrap_or(usize::MAX);
+        let want = buffer.len().min(left);
+        let buffer = &mut buffer[..want];
+        let archive = || archive.ok_or(io::ErrorKind::NotFound);
+        match self {
+            Self::Archived { offset, .. } => archive()?.read_at(buffer, offset + at),
+            Self::Inline(bytes) => {
+                let from = usize::try_from(at).unwrap_or(usize::MAX);
+                buffer.copy_from_slice(&bytes[from..from + want]);
+                Ok(want)
+            }
+            Self::Sparse { extents, .. } => {
+                let next = extents.partition_point(|extent| extent.at + extent.len <= at);
+                let (zeros, piece) = match extents.get(next) {
+                    Some(extent) if extent.at <= at => (0, Some(extent)),
+                    Some(extent) => (extent.at - at, None),
+                    None => (u64::MAX, None),
+                };
+                let Some(extent) = piece else {
+                    let n = usize::try_from(zeros).unwrap_or(usize::MAX).min(want);
+                    buffer[..n].fill(0);
+                    return Ok(n);
+                };
+                let within = at - extent.at;
+                let n = usize::try_from(extent.len - within).unwrap_or(usize::MAX).min(want);
+                archive()?.read_at(&mut buffer[..n], extent.offset + within)
+            }
+        }
+    }
+
+    /// Bytes that are zeros because the archive says nothing of them.
+    fn holes(&self) -> u64 {
+        match self {
+            Self::Archived { .. } | Self::Inline(_) => 0,
+            Self::Sparse { extents, len } => len - extents.iter().map(|it| it.len).sum::<u64>(),
         }
     }
 
@@ -154,6 +211,7 @@ impl Entry {
     fn metadata_len(&self) -> usize {
         let target = match &self.kind {
             Kind::HardLink(target) | Kind::Symlink(target) => target.len(),
+            Kind::File(Content::Sparse { extents, .. }) => size_of_val(&extents[..]),
             _ => 0,
         };
         let xattrs = self.xattrs.iter().map(|(name, value)| XATTR_COST + name.len() + value.len());
@@ -218,18 +276,19 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`] when there is more, or the archive cannot be read.
     pub fn read(&self, content: &Content, limit: u64) -> Result<Vec<u8>, ArchiveError> {
-        use std::os::unix::fs::FileExt as _;
-        match content {
-            Content::Inline(bytes) => Ok(bytes.clone()),
-            Content::Archived { len, .. } if *len > limit => {
-                Err(ArchiveError::TooMuch("may be in one file of its kind"))
-            }
-            Content::Archived { offset, len } => {
-                let mut bytes = vec![0; usize::try_from(*len).unwrap_or(usize::MAX)];
-                self.file.read_exact_at(&mut bytes, *offset).map_err(ArchiveError::Read)?;
-                Ok(bytes)
+        if content.len() > limit {
+            return Err(ArchiveError::TooMuch("may be in one file of its kind"));
+        }
+        let mut bytes = vec![0; usize::try_from(content.len()).unwrap_or(usize::MAX)];
+        let mut done = 0;
+        while done < bytes.len() {
+            let read = content.read_at(Some(&self.file), &mut bytes[done..], done as u64);
+            match read.map_err(ArchiveError::Read)? {
+                0 => return Err(ArchiveError::Read(io::ErrorKind::UnexpectedEof.into())),
+                n => done += n,
             }
         }
+        Ok(bytes)
     }
 }
 
@@ -240,14 +299,18 @@ impl Archive {
 pub fn read_entries(source: &mut (impl Read + Seek)) -> Result<Vec<Entry>, ArchiveError> {
     let mut headers = Headers::new(source)?;
     let mut entries = Vec::new();
-    let (mut content, mut metadata) = (0u64, 0usize);
+    let (mut content, mut holes, mut metadata) = (0u64, 0u64, 0usize);
     while let Some(entry) = headers.next_entry()? {
         if let Kind::File(file) = &entry.kind {
             content = content.saturating_add(file.len());
+            holes = holes.saturating_add(file.holes());
         }
         metadata = metadata.saturating_add(entry.metadata_len());
         if content > MAX_CONTENT {
             return Err(ArchiveError::TooMuch("1 TiB of content"));
+        }
+        if holes > MAX_HOLES {
+            return Err(ArchiveError::TooMuch("64 GiB of holes"));
         }
         if metadata > MAX_METADATA {
             return Err(ArchiveError::TooMuch("512 MiB of names and attributes"));

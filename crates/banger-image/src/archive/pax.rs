@@ -1,5 +1,7 @@
 //! PAX extended headers: `LENGTH KEY=VALUE\n` records (POSIX.1-2017, pax, "pax Header Block").
 
+use super::sparse::{MAX_EXTENTS, Map};
+
 /// What extended headers say of the entry that follows them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extension {
@@ -10,11 +12,47 @@ pub(super) struct Extension {
     pub(super) gid: Option<u64>,
     pub(super) mtime: Option<(i64, u32)>,
     pub(super) xattrs: Vec<(String, Vec<u8>)>,
-    pub(super) sparse: bool,
+    pub(super) sparse: Option<Sparse>,
+}
+
+/// What PAX records say of a file with holes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sparse {
+    /// Its size with its holes.
+    pub(super) size: Option<u64>,
+    /// Where it has bytes, if the records tell.
+    pub(super) map: Map,
+    /// Whether the map stands before its bytes instead.
+    pub(super) map_is_before_content: bool,
+    /// The place of a piece whose length is still to be told.
+    begun: Option<u64>,
+}
+
+impl Sparse {
+    fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        const BAD: &str = "a PAX record of a file with holes makes no sense";
+        match key {
+            b"size" | b"realsize" => self.size = Some(number(value).ok_or(BAD)?),
+            b"major" => self.map_is_before_content = value == b"1",
+            b"map" => self.map = Map::of_record(value).ok_or(BAD)?,
+            b"offset" => self.begun = Some(number(value).ok_or(BAD)?),
+            b"numbytes" if self.map.0.len() < MAX_EXTENTS => {
+                let at = self.begun.take().ok_or(BAD)?;
+                self.map.0.push((at, number(value).ok_or(BAD)?));
+            }
+            b"numbytes" => return Err(BAD),
+            // How many there are shows, and there is no other minor version.
+            _ => {}
+        }
+        Ok(())
+    }
 }
 
 /// Key prefix under which archivers keep extended attributes.
 const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
+
+/// Key prefix under which GNU tar tells of holes.
+const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
 
 /// Most extended attributes of one entry: more than fit on any common file system.
 const MAX_XATTRS: usize = 256;
@@ -57,7 +95,11 @@ impl Extension {
                     }
                     self.xattrs.push((name.to_owned(), value.to_vec()));
                 }
-                self.sparse |= key.starts_with(b"GNU.sparse.");
+                match key.strip_prefix(SPARSE_PREFIX) {
+                    Some(b"name") => self.path = Some(value.to_vec()),
+                    Some(key) => self.sparse.get_or_insert_default().set(key, value)?,
+                    None => {}
+                }
             }
         }
         Ok(())

@@ -155,8 +155,6 @@ fn what_cannot_be_kept_is_named() {
     assert!(problem(&named(b"../")).contains("leads out of the archive"));
     let unknown = archive_of(EntryType::new(b'V'), "label", b"", |_| {});
     assert!(problem(&unknown).contains("entry \"label\""), "{}", problem(&unknown));
-    let sparse = archive_of(EntryType::GNUSparse, "s", b"", |_| {});
-    assert!(problem(&sparse).contains("sparse"));
     let no_target = archive_of(EntryType::Symlink, "l", b"", |_| {});
     assert!(problem(&no_target).contains("\"l\""));
     let long_name = archive_of(
@@ -246,4 +244,63 @@ proptest! {
         archive.truncate(cut);
         let _ = read(&archive);
     }
+}
+
+/// What GNU tar makes of a file with three pieces, forty pieces, or nothing but a hole.
+#[test]
+fn files_with_holes_are_read_as_gnu_tar_writes_them() {
+    use std::os::unix::fs::FileExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let pieces: [&[u64]; 3] = [&[0, 1 << 20, (9 << 20) - 1], &[], &[5 << 20]];
+    let many: Vec<u64> = (0..40).map(|n| n << 17).collect();
+    let files = [pieces[0], pieces[1], pieces[2], &many];
+    for (n, pieces) in files.iter().enumerate() {
+        let file = File::create(dir.path().join(n.to_string())).unwrap();
+        file.set_len(9 << 20).unwrap();
+        pieces.iter().for_each(|at| file.write_all_at(b"X", *at).unwrap());
+    }
+    for format in [
+        &["--format=gnu"][..],
+        &["--format=pax", "--sparse-version=0.0"],
+        &["--format=pax", "--sparse-version=0.1"],
+        &["--format=pax", "--sparse-version=1.0"],
+    ] {
+        let packed = dir.path().join("packed.tar");
+        let tar = banger_host::command::Tool::new("/bin/tar").args(["--create", "--sparse"]);
+        let tar = tar.args(format).arg("--file").arg(&packed).arg("--directory").arg(dir.path());
+        tar.args(["0", "1", "2", "3"]).capture(std::time::Duration::from_secs(60)).unwrap();
+        assert!(packed.metadata().unwrap().len() < 1 << 20, "{format:?}");
+        let archive = Archive::open(File::open(&packed).unwrap()).unwrap();
+        assert_eq!(archive.entries.len(), files.len());
+        for (n, pieces) in files.iter().enumerate() {
+            let name = n.to_string();
+            let content = archive.content(&name).unwrap();
+            assert!(matches!(content, Content::Sparse { .. }), "{format:?} {n}");
+            let mut expected = vec![0; 9 << 20];
+            pieces.iter().for_each(|at| expected[usize::try_from(*at).unwrap()] = b'X');
+            assert!(archive.read(content, 9 << 20).unwrap() == expected, "{format:?} {n}");
+        }
+    }
+}
+
+#[test]
+fn a_map_of_holes_that_lies_is_refused() {
+    let map = |pieces: &[(u64, u64)]| sparse::Map(pieces.to_vec());
+    assert!(map(&[(0, 5), (5, 1), (9, 0)]).check(9, 6).is_ok());
+    for (pieces, size, stored) in [
+        (&[(0, 5), (4, 1)][..], 9, 6),
+        (&[(5, 1), (0, 1)], 9, 2),
+        (&[(9, 1)], 9, 1),
+        (&[(u64::MAX, 1)], 9, 1),
+        (&[(0, 5)], 9, 6),
+        (&[(0, 5)], 9, 4),
+    ] {
+        assert!(map(pieces).check(size, stored).is_err(), "{pieces:?}");
+    }
+    assert!(sparse::Map::of_record(b"1,2,3").is_none() && sparse::Map::of_record(b"").is_none());
+    let endless = || Ok([b'1'; 512]);
+    assert!(sparse::Map::before_content(endless).unwrap().is_err());
+    let mut many = [b'\n'; 512];
+    many[..9].fill(b'9');
+    assert!(sparse::Map::before_content(|| Ok(many)).unwrap().is_err());
 }

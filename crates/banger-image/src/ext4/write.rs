@@ -104,9 +104,13 @@ pub fn write_image(
 /// Files as their bytes lie in the archives, so that these are read from begin to end.
 fn in_order_of_archives<T>(tree: &Tree, mut files: Vec<(T, NodeId)>) -> Vec<(T, NodeId)> {
     files.sort_by_key(|(_, node)| match &tree.node(*node).kind {
-        NodeKind::File(Place { archive, content: Content::Archived { offset, .. } }) => {
-            (*archive, *offset)
-        }
+        NodeKind::File(Place { archive, content }) => match content {
+            Content::Archived { offset, .. } => (*archive, *offset),
+            Content::Sparse { extents, .. } => {
+                (*archive, extents.first().map_or(0, |extent| extent.offset))
+            }
+            Content::Inline(_) => (usize::MAX, 0),
+        },
         _ => (usize::MAX, 0),
     });
     files
@@ -176,19 +180,7 @@ impl<'a> ContentReader<'a> {
 
 impl Read for ContentReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.content.len() - self.read).unwrap_or(usize::MAX);
-        let want = buffer.len().min(left);
-        let n = match self.content {
-            Content::Archived { offset, .. } => {
-                let archive = self.archive.ok_or(io::ErrorKind::NotFound)?;
-                archive.read_at(&mut buffer[..want], offset + self.read)?
-            }
-            Content::Inline(bytes) => {
-                let from = usize::try_from(self.read).unwrap_or(usize::MAX);
-                buffer[..want].copy_from_slice(&bytes[from..from + want]);
-                want
-            }
-        };
+        let n = self.content.read_at(self.archive, buffer, self.read)?;
         self.read += n as u64;
         Ok(n)
     }
