@@ -353,6 +353,6 @@ fn stored(home: &Path) -> usize {
     entries(home).iter().filter(|name| !name.starts_with('.')).count()
 }
 
-fn making(home: &Path) -> bool {
+pub(crate) fn making(home: &Path) -> bool {
     entries(home).iter().any(|name| name.ends_with(".new"))
 }

@@ -1,7 +1,9 @@
 //! Images that are made here: of sandboxes, and of root file systems.
 
-use crate::images::{gives, shown};
-use crate::support::TestEnv;
+use std::path::Path;
+
+use crate::images::{gives, making, shown};
+use crate::support::{TestEnv, wait_until};
 use crate::vm::ran;
 
 pub(crate) fn own() -> Option<TestEnv> {
@@ -52,6 +54,21 @@ fn busybox_root() -> Option<Vec<u8>> {
     Some(tar.into_inner().unwrap())
 }
 
+/// The daemon is killed when this has begun: no half image is there, and the next one makes it.
+fn promote_with_a_death(env: &TestEnv, begun: &dyn Fn(&Path) -> bool) {
+    let promote = env
+        .command(["image", "promote", "one", "again"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_until("it has begun", || begun(&env.home()));
+    env.kill_daemon();
+    let output = promote.wait_with_output().unwrap();
+    assert_eq!(output.stdout, b"again\n", "the next daemon is asked");
+    gives(env, "image delete again", "again\n");
+    assert!(!making(&env.home()), "nothing half-made is left");
+}
+
 #[test]
 fn a_sandbox_at_rest_becomes_an_image_with_everything_but_its_identity() {
     let Some(env) = own() else { return };
@@ -69,6 +86,11 @@ fn a_sandbox_at_rest_becomes_an_image_with_everything_but_its_identity() {
     env.run(["vm", "exec", "one", "--", "sh", "-c", script]).ok();
     refused(&env, "image promote one mine", "one is running: stop it first");
     gives(&env, "vm stop one", "one\n");
+    let dirs = |home: &Path| std::fs::read_dir(home.join("state/sandboxes")).unwrap().count();
+    for begun in [&|home: &Path| dirs(home) > 1, &making as &dyn Fn(&Path) -> bool] {
+        promote_with_a_death(&env, begun);
+        assert_eq!(dirs(&env.home()), 1, "nothing but the sandbox's own");
+    }
     gives(&env, "image promote one mine", "mine\n");
     refused(&env, "image promote one mine", "there is an image mine already");
     assert_eq!(shown(&env, "mine")["source"], "sandbox one, made of busy");
@@ -129,5 +151,29 @@ fn a_root_file_system_becomes_an_image() {
     refused(&env, &nothing, "cannot make an image of");
     refused(&env, &format!("image register other --rootfs {tree}/bin/busybox"), "neither a tar");
     gives(&env, "image delete mine", "mine\n");
+    env.assert_nothing_left();
+}
+
+#[test]
+#[ignore = "installs Docker under emulation: `cargo xtask test --ignored docker_starts`"]
+fn docker_starts_a_container_in_a_sandbox() {
+    let Some(env) = own() else { return };
+    let Ok(busybox) = std::fs::read("/bin/busybox") else {
+        return banger_testkit::skipped("busybox-static is not installed");
+    };
+    gives(&env, "image build --from debian-bookworm --docker docker", "docker\n");
+    gives(&env, "vm create one --image docker --memory 1G", "one\n");
+    std::fs::write(env.home().join("busybox"), busybox).unwrap();
+    let from = env.home().join("busybox").display().to_string();
+    assert_eq!(env.run(["vm", "cp", &from, "one:/root/busybox"]).status, 0);
+    let script = "set -e; cd /root; (dockerd >/tmp/dockerd.log 2>&1 &)
+        for n in $(seq 600); do docker version >/dev/null 2>&1 && break; sleep 0.1; done
+        mkdir -p tree/bin; cp busybox tree/bin/; chmod 755 tree/bin/busybox
+        tar -C tree -c . | docker import - small >/dev/null
+        docker run --rm --network none small /bin/busybox echo from a container
+        docker info --format '{{.Driver}}'";
+    let said = env.run(["vm", "exec", "one", "--", "sh", "-c", script]).ok();
+    assert_eq!(said, "from a container\noverlay2\n");
+    env.run(["vm", "delete", "--force", "one"]).ok();
     env.assert_nothing_left();
 }
