@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::boot::{BootError, BootLoader, BootView, SlotStatus, Tries};
 use crate::files::Files;
 use crate::grub_config::KernelArgs;
+use crate::recovery::COUNTED;
 use crate::slot::{Layout, Slot};
 
 /// Where entries lie, under the directory that the loader reads.
@@ -83,7 +84,7 @@ impl<'a, F: Files> SystemdBoot<'a, F> {
         let text = format!(
             "title OS (slot {slot})\nsort-key os\nversion {number}\nlinux /os/{letter}/vmlinuz\n\
              initrd /os/{letter}/kubesolo-os.gz\noptions {} panic=10 os_update.slot={letter} \
-             os_update.nonce={nonce} os_update.boot=counted\n",
+             os_update.nonce={nonce} os_update.boot={COUNTED}\n",
             self.args.as_str()
         );
         let (path, aside) = (self.dir().join(&file), self.dir().join(format!("os-{letter}.new")));
@@ -122,12 +123,20 @@ impl<F: Files + std::fmt::Debug> BootLoader for SystemdBoot<'_, F> {
             entry.map_or(SlotStatus::Bad, |entry| entry.status)
         };
         let first = entries.first().ok_or(BootError::NoEntry(Slot::A))?;
-        let nonce = first.nonce.clone();
+        // What it was told last, whatever became of it.
+        let last = entries.iter().max_by_key(|entry| entry.number).unwrap_or(first);
+        let nonce = last.nonce.clone();
         Ok(BootView { first: first.slot, a: status(Slot::A), b: status(Slot::B), nonce })
     }
 
     fn close(&self, slot: Slot) -> Result<(), BootError> {
-        for entry in self.entries()?.iter().filter(|entry| entry.slot == slot) {
+        let entries = self.entries()?;
+        if let Some(runs) = entries.iter().find(|entry| entry.slot != slot)
+            && !runs.status.is_startable()
+        {
+            self.rename(runs, "")?;
+        }
+        for entry in entries.iter().filter(|entry| entry.slot == slot) {
             self.rename(entry, "+0-1")?;
         }
         Ok(())
@@ -138,7 +147,13 @@ impl<F: Files + std::fmt::Debug> BootLoader for SystemdBoot<'_, F> {
     }
 
     fn commit(&self, slot: Slot) -> Result<(), BootError> {
-        self.rename(&self.entry(slot)?, "")
+        let entry = self.entry(slot)?;
+        // The highest number is first.
+        if self.entries()?.iter().all(|other| other.number <= entry.number) {
+            self.rename(&entry, "")
+        } else {
+            self.put(slot, "", &entry.nonce)
+        }
     }
 
     fn select(&self, slot: Slot) -> Result<(), BootError> {
@@ -207,10 +222,22 @@ mod tests {
         loader.try_next(Slot::A, Tries::default(), "n2").unwrap();
         assert_eq!(names(), ["os-a+3-0.conf", "os-b.conf"]);
         std::fs::rename(at("os-a+3-0.conf"), at("os-a+0-3.conf")).unwrap();
-        assert_eq!(loader.view().unwrap().next(), Some(Slot::B), "used up");
+        let view = loader.view().unwrap();
+        assert_eq!(view.next(), Some(Slot::B), "used up");
+        assert_eq!(view.nonce, "n2", "what it was told last is known all the same");
         loader.select(Slot::B).unwrap();
         assert_eq!(names(), ["os-a+0-1.conf", "os-b.conf"]);
         let text = std::fs::read_to_string(at("os-b.conf")).unwrap();
+        // Both good, and the one that was committed last first.
+        loader.commit(Slot::A).unwrap();
+        assert_eq!(
+            (names().join(" ").as_str(), loader.view().unwrap().first),
+            ("os-a.conf os-b.conf", Slot::A)
+        );
+        // The slot beside the one that is closed runs.
+        loader.close(Slot::A).unwrap();
+        loader.close(Slot::B).unwrap();
+        assert_eq!(loader.view().unwrap().next(), Some(Slot::A));
         assert!(text.contains("options quiet panic=10 os_update.slot=b os_update.nonce=n1"));
     }
 
