@@ -1,5 +1,5 @@
 //! systemd-boot, told by entries with a counter in their names: `os-b+3-0.conf` is started three
-//! more times, `os-b.conf` for good, `os-b+0-3.conf` only when nothing else is left.
+//! more times, `os-b.conf` for good, `os-b+0-3.conf` only when nothing else is left, and so `os-b+0-0.conf`, which was closed.
 //!
 //! Each slot has at most one entry. The loader sorts by what an entry says of its `version`, the
 //! highest first; here that is a number that rises with every change. An entry is written aside
@@ -15,6 +15,8 @@ use crate::slot::{Layout, Slot};
 
 /// Where entries lie, under the directory that the loader reads.
 const ENTRIES: &str = "loader/entries";
+/// The counter of an entry that was never to be started, unlike one whose trials are used up.
+const CLOSED: &str = "+0-0";
 /// Longest entry that makes sense.
 const MAX_ENTRY: u64 = 4096;
 
@@ -137,7 +139,7 @@ impl<F: Files + std::fmt::Debug> BootLoader for SystemdBoot<'_, F> {
             self.rename(runs, "")?;
         }
         for entry in entries.iter().filter(|entry| entry.slot == slot) {
-            self.rename(entry, "+0-1")?;
+            self.rename(entry, CLOSED)?;
         }
         Ok(())
     }
@@ -173,10 +175,10 @@ fn parse_name(file: &str) -> Option<(Slot, SlotStatus)> {
     let status = match counter {
         None => SlotStatus::Good,
         Some(counter) => {
-            let left = counter.split_once('-').map_or(counter, |(left, _)| left);
-            match left.parse::<u8>().ok()? {
-                0 => SlotStatus::Bad,
-                left => SlotStatus::Trial { left },
+            let (left, done) = counter.split_once('-').unwrap_or((counter, "0"));
+            match (left.parse::<u8>().ok()?, done.parse::<u32>().ok()?) {
+                (0, 0) => SlotStatus::Bad,
+                (left, _) => SlotStatus::Trial { left },
             }
         }
     };
@@ -223,10 +225,10 @@ mod tests {
         assert_eq!(names(), ["os-a+3-0.conf", "os-b.conf"]);
         std::fs::rename(at("os-a+3-0.conf"), at("os-a+0-3.conf")).unwrap();
         let view = loader.view().unwrap();
-        assert_eq!(view.next(), Some(Slot::B), "used up");
+        assert_eq!((view.next(), view.a), (Some(Slot::B), SlotStatus::Trial { left: 0 }));
         assert_eq!(view.nonce, "n2", "what it was told last is known all the same");
         loader.select(Slot::B).unwrap();
-        assert_eq!(names(), ["os-a+0-1.conf", "os-b.conf"]);
+        assert_eq!(names(), ["os-a+0-0.conf", "os-b.conf"]);
         let text = std::fs::read_to_string(at("os-b.conf")).unwrap();
         // Both good, and the one that was committed last first.
         loader.commit(Slot::A).unwrap();

@@ -122,7 +122,16 @@ enum Fault {
     /// So many changes on, one fails.
     One { after: usize },
     /// There is room for so many bytes.
-    Full { at: usize },
+    Full { at: usize, told: Told },
+}
+
+/// What a disk that gets full says about its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// How much there is.
+    Truth,
+    /// More: somebody else takes it meanwhile.
+    Plenty,
 }
 
 impl Disk {
@@ -141,8 +150,8 @@ impl Disk {
     }
 
     /// There is room for so many bytes besides those that are there.
-    pub(crate) fn give_room(&self, bytes: usize) {
-        self.1.set(Fault::Full { at: self.used() + bytes });
+    pub(crate) fn give_room(&self, bytes: usize, told: Told) {
+        self.1.set(Fault::Full { at: self.used() + bytes, told });
     }
 
     /// Nothing fails any more; whether something still would have.
@@ -288,7 +297,7 @@ impl Files for Disk {
 
     fn append(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let file = self.file(path)?;
-        if let Fault::Full { at } = self.1.get()
+        if let Fault::Full { at, .. } = self.1.get()
             && self.used() + bytes.len() > at
         {
             return Err(fault(path, io::ErrorKind::StorageFull));
@@ -352,7 +361,7 @@ impl Files for Disk {
 
     fn free(&self, _: &Path) -> Result<u64> {
         Ok(match self.1.get() {
-            Fault::Full { at } => at.saturating_sub(self.used()) as u64 + SPARE,
+            Fault::Full { at, told: Told::Truth } => at.saturating_sub(self.used()) as u64 + SPARE,
             _ => 1 << 40,
         })
     }

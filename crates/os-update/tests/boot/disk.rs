@@ -155,7 +155,7 @@ impl Disk {
             fs::create_dir_all(tree.join(dir)).unwrap();
         }
         let conf = format!(
-            "server=http://updates.test:8080\npubkey={}\nstate_dir=/boot/state\nboot_dir=/boot\n\
+            "server=http://updates.example.com:8080\npubkey={}\nstate_dir=/boot/state\nboot_dir=/boot\n\
              boot_loader={}\nkernel_args={ARGS}\nversion_file=/etc/version\ntries=1\n\
              health_deadline=2s\nhealth_disk=/boot\n",
             secret.public().to_base64(),

@@ -53,7 +53,7 @@ pub(crate) fn write(contents: &Contents<'_>, to: &Path) {
     archive.add("etc/version", 0o100_644, format!("{}\n", contents.version).as_bytes());
     archive.add("etc/kubesolo/update.conf", 0o100_644, contents.conf.as_bytes());
     // The name of the server is known by this alone: there is no C library to ask.
-    archive.add("etc/hosts", 0o100_644, b"127.0.0.1 updates.test\n");
+    archive.add("etc/hosts", 0o100_644, b"127.0.0.1 updates.example.com\n");
     archive.add("etc/machine-id", 0o100_644, b"0123456789abcdef0123456789abcdef\n");
     archive.add("bin/busybox", 0o100_755, &std::fs::read(contents.busybox).unwrap());
     archive.add("bin/os-update", 0o100_755, &std::fs::read(contents.os_update).unwrap());
