@@ -60,8 +60,8 @@ fn assert_every_step(steps: &[Cut]) {
         "state Trial",
         "ba, a good, b 1",
         "ba, a good, b 0",
-        "state Committed",
         "ba, a good, b good",
+        "state Committed",
     ];
     assert!(order.map(at).is_sorted(), "{steps:#?}");
 }

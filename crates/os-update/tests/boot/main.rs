@@ -100,6 +100,17 @@ fn a_boot_loader_that_reads_another_environment_is_told_of() {
 }
 
 #[test]
+fn a_damaged_copy_of_the_environment_does_not_count_for_grub_either() {
+    let kit = needed!();
+    let plan = "serve\nos-update apply && os-update activate\n\
+                sed 's/^slot_b=1/slot_b=x/' /boot/os/env1/env > /tmp/env\n\
+                cat /tmp/env > /boot/os/env1/env; sync; reboot -f\n";
+    let disk = Disk::make(&kit, System::new("2.0.0"), plan, Loader::Grub);
+    let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
+    seen.assert_ends("2.0.0", "Committed", None);
+}
+
+#[test]
 fn systemd_boot_starts_what_was_updated() {
     let kit = needed!();
     let disk = Disk::make(&kit, System::new("2.0.0"), UPDATE, Loader::SystemdBoot);
