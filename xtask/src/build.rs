@@ -28,6 +28,9 @@ pub(crate) fn guest_programs(place: &Place) -> Result<()> {
     static_programs(place, "banger-agent", &GUEST_PROGRAMS, "agent")
 }
 
+/// Most bytes of the update agent as it is shipped.
+const MAX_SHIPPED: u64 = 8 << 20;
+
 /// How the static `os-update` is built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -43,7 +46,13 @@ pub(crate) fn os_update(place: &Place, shape: Shape) -> Result<()> {
         Shape::Quick => "dev",
         Shape::Shipped => "appliance",
     };
-    static_programs(place, "os-update", &["os-update"], profile)
+    static_programs(place, "os-update", &["os-update"], profile)?;
+    let len = place.guest_programs().join("os-update").metadata()?.len();
+    anyhow::ensure!(
+        shape == Shape::Quick || len <= MAX_SHIPPED,
+        "os-update has {len} bytes, and {MAX_SHIPPED} are what an initramfs has for it"
+    );
+    Ok(())
 }
 
 fn static_programs(place: &Place, package: &str, names: &[&str], profile: &str) -> Result<()> {

@@ -11,6 +11,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line tool")]
 
 mod bench;
+mod bench_update;
 mod build;
 mod check;
 mod command;
@@ -44,8 +45,9 @@ usage: cargo xtask COMMAND
                                  sandboxes; then N times with real ones (0)
   bench [--bursts N] [-o json]   measure the daemon as it is released, without real machines
   kernel                         build a small kernel for sandboxes of Debian's source package
-  power-cut [--rounds N]         cut the power of an appliance that updates itself N times (20), and
-                                 look what boots";
+  bench-update [--rounds N]      measure an update of an appliance beside sha256sum of its bytes
+  power-cut [--rounds N]         cut the power of an appliance that updates itself behind each of its
+                                 steps and at N other moments (20), and look what boots";
 
 fn main() -> ExitCode {
     match run(std::env::args_os().skip(1).collect()) {
@@ -70,6 +72,7 @@ fn run(args: Vec<OsString>) -> Result<ExitCode> {
         Some("crash") => crash::run(&place, rest),
         Some("bench") => bench::run(&place, rest),
         Some("kernel") => kernel::run(&place, &rest),
+        Some("bench-update") => bench_update::run(&place, rest),
         Some("power-cut") => power_cut::run(&place, rest),
         Some("help" | "--help" | "-h") => {
             println!("{USAGE}");

@@ -30,7 +30,7 @@ pub(crate) const TO_RUN: [Package; 9] = [
 ];
 
 /// What only tests run: they compare what banger makes with what the usual tools make of it.
-pub(crate) const TO_TEST: [Package; 16] = [
+pub(crate) const TO_TEST: [Package; 20] = [
     package("busybox", "busybox-static"),
     package("cpio", "cpio"),
     package("debugfs", "e2fsprogs"),
@@ -42,10 +42,14 @@ pub(crate) const TO_TEST: [Package; 16] = [
     package("/usr/lib/grub/i386-pc/boot.img", "grub-pc-bin"),
     package("/usr/lib/grub/x86_64-efi/normal.mod", "grub-efi-amd64-bin"),
     package("ip", "iproute2"),
+    package("mcopy", "mtools"),
+    package("mkfs.vfat", "dosfstools"),
     package("mount", "mount"),
     package("openssl", "openssl"),
     package("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
     package("skopeo", "skopeo"),
+    package("systemd-analyze", "systemd"),
+    package("/usr/lib/systemd/boot/efi/systemd-bootx64.efi", "systemd-boot-efi"),
     package("umoci", "umoci"),
 ];
 

@@ -11,7 +11,7 @@ use crate::place::Place;
 use crate::steps::Steps;
 use crate::{build, packages};
 
-/// Rounds when nothing is said. Each is two to four boots of about eight seconds.
+/// Random cuts when nothing is said. Each is a boot of about ten seconds; two go on at once.
 const ROUNDS: u32 = 20;
 
 pub(crate) fn run(place: &Place, args: Vec<OsString>) -> Result<ExitCode> {
@@ -21,7 +21,7 @@ pub(crate) fn run(place: &Place, args: Vec<OsString>) -> Result<ExitCode> {
     packages::ensure(&[packages::TO_RUN.as_slice(), packages::TO_TEST.as_slice()].concat())?;
     steps.next("Building the update agent as it is shipped");
     build::os_update(place, build::Shape::Shipped)?;
-    steps.next(&format!("Cutting the power {rounds} times"));
+    steps.next(&format!("Cutting the power behind each step, and {rounds} times elsewhere"));
     Program::cargo(place, "test")
         .args(["--locked", "-p", "os-update", "--test", "boot", "--", "--nocapture"])
         .arg("the_power_may_go_at_any_moment_of_an_update")

@@ -6,21 +6,26 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{Advice, OFlags, fadvise, syncfs};
 use rustix::io::Errno;
-use rustix::ioctl::{IntegerSetter, ioctl, opcode};
+use rustix::ioctl::{IntegerSetter, Setter, ioctl, opcode};
 
 use crate::error::{AtPath as _, HostError, Result};
 use crate::fs::open_file;
 
-/// From this size on, what is written is part of something large.
+/// Whenever so much more of a file was appended, the disk is told to begin with it.
+const WINDOW: u64 = 8 * 1024 * 1024;
+/// From this size on, what is read is part of something large, and the next that much is, too.
 const LARGE: usize = 256 * 1024;
 /// FIFREEZE and FITHAW of linux/fs.h.
 const FREEZE: rustix::ioctl::Opcode = opcode::read_write::<i32>(b'X', 119);
 const THAW: rustix::ioctl::Opcode = opcode::read_write::<i32>(b'X', 120);
+/// EXT4_IOC_CHECKPOINT of linux/ext4.h, since Linux 5.14.
+const CHECKPOINT: rustix::ioctl::Opcode = opcode::write::<u32>(b'f', 43);
 
 /// Makes an empty file; what was there of that name goes.
 ///
@@ -48,16 +53,22 @@ pub fn append(path: &Path, bytes: &[u8]) -> Result<()> {
         .open(path);
     let write = |mut file: File| {
         file.write_all(bytes)?;
-        if bytes.len() >= LARGE {
-            // The disk begins now instead of at the sync, and the cache does not fill up with what
-            // nobody reads again. That it cannot is no failure.
-            let end = file.metadata()?.len();
-            let begin = end.saturating_sub(bytes.len() as u64);
-            let _ = fadvise(&file, begin, NonZeroU64::new(bytes.len() as u64), Advice::DontNeed);
+        let end = file.metadata()?.len();
+        let begin = end.saturating_sub(bytes.len() as u64);
+        if end / WINDOW > begin / WINDOW {
+            let full = end / WINDOW * WINDOW;
+            begin_to_write(&file, full.saturating_sub(2 * WINDOW)..full);
         }
         Ok(())
     };
     file.and_then(write).at("write to", path)
+}
+
+/// The disk begins now instead of at the sync, and forgets from the cache what it has already: the
+/// window before the last. That it cannot is no failure.
+fn begin_to_write(file: &File, range: Range<u64>) {
+    let len = NonZeroU64::new(range.end.saturating_sub(range.start));
+    let _ = fadvise(file, range.start, len, Advice::DontNeed);
 }
 
 /// Overwrites the beginning of a file in one write that changes neither its length nor its place
@@ -123,6 +134,11 @@ pub fn read_at(path: &Path, offset: u64, buffer: &mut [u8]) -> Result<usize> {
             Err(error) => return Err(error).at("read", path),
         }
     }
+    if done >= LARGE {
+        // While this is looked at, the disk fetches what is asked for next.
+        let next = NonZeroU64::new(done as u64);
+        let _ = fadvise(&file, offset + done as u64, next, Advice::WillNeed);
+    }
     Ok(done)
 }
 
@@ -135,20 +151,27 @@ pub fn dir_identity(path: &Path) -> Result<(u64, u64)> {
     Ok((meta.dev(), meta.ino()))
 }
 
-/// Brings everything of a file system to its disk, journal included: a boot loader reads it
-/// without replaying the journal. The file system is frozen for a moment, unless it is the one of
-/// the root directory, which everything runs on, or cannot be.
+/// Brings everything of a file system to its disk, and its journal to where it belongs: a boot loader
+/// reads without replaying that. Where the file system cannot write its journal out by itself, it is
+/// frozen for a moment, unless it is the one of the root directory, which everything runs on.
 ///
 /// # Errors
 /// When it cannot be synced, or would stay frozen.
 pub fn settle(dir: &Path) -> Result<()> {
     let open = File::open(dir).at("open", dir)?;
     syncfs(&open).at("sync the file system of", dir)?;
-    if dir_identity(dir)?.0 == dir_identity(Path::new("/"))?.0 {
+    // SAFETY: the kernel reads one number, which says that nothing special is wanted.
+    // JUSTIFICATION: it cannot leave anything frozen, however this process ends meanwhile.
+    let written_out = unsafe { ioctl(&open, Setter::<CHECKPOINT, u32>::new(0)) };
+    if written_out.is_ok() || dir_identity(dir)?.0 == dir_identity(Path::new("/"))?.0 {
         return Ok(());
     }
+    freeze_for_a_moment(&open, dir)
+}
+
+fn freeze_for_a_moment(open: &File, dir: &Path) -> Result<()> {
     // SAFETY: both take an argument that they ignore, and change no memory.
-    let frozen = unsafe { ioctl(&open, IntegerSetter::<FREEZE>::new_usize(0)) };
+    let frozen = unsafe { ioctl(open, IntegerSetter::<FREEZE>::new_usize(0)) };
     match frozen {
         Ok(()) => {}
         // File systems without a journal, others' file systems, and one that is frozen already.
@@ -158,7 +181,7 @@ pub fn settle(dir: &Path) -> Result<()> {
         Err(error) => return Err(error).at("freeze the file system of", dir),
     }
     // SAFETY: as above.
-    let thawed = unsafe { ioctl(&open, IntegerSetter::<THAW>::new_usize(0)) };
+    let thawed = unsafe { ioctl(open, IntegerSetter::<THAW>::new_usize(0)) };
     thawed.map_err(|error| HostError::system("thaw a file system: it is frozen", error))
 }
 

@@ -23,5 +23,7 @@ pub mod readiness;
 pub mod socket;
 pub mod staged;
 pub mod terminal;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use error::{HostError, Result};

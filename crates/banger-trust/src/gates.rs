@@ -145,8 +145,8 @@ pub struct Step {
     pub needs: Version,
     /// What runs.
     pub running: Version,
-    /// What may be installed first, if the server names any that helps.
-    pub via: Option<Via>,
+    /// What may be installed first, as far as the server names any that helps: the furthest last.
+    pub via: Vec<Via>,
 }
 
 /// The first gate, and again the last thing before a machine is switched over.
@@ -190,11 +190,10 @@ fn judge_plain(release: &Manifest, machine: &Machine<'_>, role: Role) -> Result<
     }
     let offered = || release.version.clone();
     let floor = machine.committed.map_or(machine.running, |known| known.max(machine.running));
-    if release.version == *machine.running {
-        return Ok(Verdict::UpToDate);
-    }
-    // A stepping stone lies between: what was once committed further on does not count for it.
-    let floor = if role == Role::SteppingStone { machine.running } else { floor };
+    // A stepping stone lies between: what was once committed further on does not count for it, and
+    // neither does it for the release that runs.
+    let runs = release.version == *machine.running;
+    let floor = if runs || role == Role::SteppingStone { machine.running } else { floor };
     if release.version < *floor {
         return Err(Refusal::Rollback { offered: offered(), floor: floor.clone() });
     }
@@ -214,6 +213,10 @@ fn judge_plain(release: &Manifest, machine: &Machine<'_>, role: Role) -> Result<
             machine: machine.architecture.to_owned(),
         });
     }
+    // Not before: what is for others must not raise the floors of this machine.
+    if runs {
+        return Ok(Verdict::UpToDate);
+    }
     steps(release, machine.running)?;
     turn(release, machine)?;
     if machine.failed.contains(&release.fingerprint()) {
@@ -227,14 +230,15 @@ fn steps(release: &Manifest, running: &Version) -> Result<(), Refusal> {
     else {
         return Ok(());
     };
-    // The furthest step that leads towards the release. Whether it can be taken itself, its own
-    // manifest tells.
+    // Steps that lead towards the release. Whether one can be taken, its own manifest tells.
     let forward = |via: &&Via| via.version > *running && via.version < release.version;
+    let mut via: Vec<Via> = release.via.iter().filter(forward).cloned().collect();
+    via.sort_by(|a, b| a.version.cmp(&b.version));
     Err(Refusal::NeedsStep(Box::new(Step {
         offered: release.version.clone(),
         needs: needs.clone(),
         running: running.clone(),
-        via: release.via.iter().filter(forward).max_by(|a, b| a.version.cmp(&b.version)).cloned(),
+        via,
     })))
 }
 

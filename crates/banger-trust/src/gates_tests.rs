@@ -118,6 +118,15 @@ fn t14_channel_and_architecture() {
     assert!(matches!(setting.judge(&other), Err(Refusal::Architecture { .. })));
     other.architecture = Some("amd64".into());
     assert_eq!(setting.judge(&other), Ok(Verdict::Install));
+    // T11: the version that runs, for others, is not authentic here: it would raise the floors.
+    let mut same = release("1.5.0");
+    same.channel = Channel::parse("beta");
+    assert!(matches!(setting.judge(&same), Err(Refusal::Channel { .. })));
+    same.channel = None;
+    same.architecture = Some("arm64".into());
+    assert!(matches!(setting.judge(&same), Err(Refusal::Architecture { .. })));
+    same.architecture = None;
+    assert_eq!(setting.judge(&same), Ok(Verdict::UpToDate));
 }
 
 #[test]
@@ -126,13 +135,16 @@ fn a_release_that_needs_a_step_is_blocked_and_says_which() {
     let mut far = release("3.0.0");
     far.min_compatible_version = Some(version("2.0.0"));
     let blocked = |release: &Manifest| match setting.judge(release) {
-        Err(Refusal::NeedsStep(step)) => (step.needs, step.via.map(|via| via.version)),
+        Err(Refusal::NeedsStep(step)) => {
+            let via = step.via.iter().map(|via| via.version.to_string());
+            (step.needs, via.collect::<Vec<_>>().join(" "))
+        }
         other => panic!("{other:?}"),
     };
-    assert_eq!(blocked(&far), (version("2.0.0"), None));
+    assert_eq!(blocked(&far), (version("2.0.0"), String::new()));
     let via = |text: &str| Via { version: version(text), url: text.into() };
     far.via = ["1.4.0", "2.1.0", "1.9.0", "3.0.0", "4.0.0"].map(via).into();
-    assert_eq!(blocked(&far), (version("2.0.0"), Some(version("2.1.0"))));
+    assert_eq!(blocked(&far), (version("2.0.0"), "1.9.0 2.1.0".to_owned()));
     far.min_compatible_version = Some(version("v1.5.0"));
     assert_eq!(setting.judge(&far), Ok(Verdict::Install));
     far.min_compatible_version = Some(version("1.5.1-rc.1"));

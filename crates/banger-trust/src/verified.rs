@@ -61,6 +61,13 @@ pub struct Expected {
     pub digest: Option<Sha256Digest>,
 }
 
+impl Expected {
+    /// More bytes than this are refused as soon as they come.
+    pub fn limit(&self) -> u64 {
+        self.len.unwrap_or(u64::MAX).min(self.max_len)
+    }
+}
+
 /// Bytes that were verified, known by what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content {
@@ -202,7 +209,7 @@ impl Check {
     /// # Errors
     /// As soon as there are too many.
     pub fn update(&mut self, bytes: &[u8]) -> Result<(), Unverified> {
-        let max = self.expected.len.unwrap_or(u64::MAX).min(self.expected.max_len);
+        let max = self.expected.limit();
         self.len = self.len.saturating_add(bytes.len() as u64);
         if self.len > max {
             return Err(Unverified::TooLong { max });

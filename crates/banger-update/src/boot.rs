@@ -158,7 +158,8 @@ pub trait BootLoader: fmt::Debug {
     /// When it cannot be asked.
     fn view(&self) -> Result<BootView, BootError>;
 
-    /// It will not start this slot, and look at the other one first. The slot may be written then.
+    /// It will not start this slot, and look at the other one first, which is the one that runs: it
+    /// is startable from then on. The slot may be written.
     ///
     /// # Errors
     /// When it could not be told.

@@ -68,11 +68,34 @@ impl<'a, F: Files> Engine<'a, F> {
         let Some((state, effects)) = recover(&engine.record.state, seen) else {
             return Ok((engine, vec![]));
         };
-        if state != engine.record.state {
-            engine.become_state(state, now)?;
+        if state != engine.record.state
+            && let Err(error) = engine.become_state(state.clone(), now)
+        {
+            // A disk that is full must not keep anybody from making room, or from going back. It is
+            // found out anew as long as it is not written down.
+            (engine.record.state, engine.record.since) = (state, now);
+            engine.record.last_error = Some(error.to_string());
         }
         let left = engine.carry_out(effects)?;
         Ok((engine, left))
+    }
+
+    /// What [`Self::open`] would find, with nothing written and nobody told.
+    ///
+    /// # Errors
+    /// Never for a file that does not count; see [`Record::last_error`].
+    pub fn peek(
+        files: &'a F,
+        dir: &Path,
+        loader: &'a dyn BootLoader,
+        tries: Tries,
+        seen: &Observed,
+    ) -> Self {
+        let mut record = Self::look(files, dir);
+        if let Some((state, _)) = recover(&record.state, seen) {
+            record.state = state;
+        }
+        Self { files, dir: dir.to_owned(), loader, tries, record }
     }
 
     /// Reads what was left in a directory, and changes nothing.
@@ -84,6 +107,9 @@ impl<'a, F: Files> Engine<'a, F> {
             ReadRecord::Known(record) => *record,
             ReadRecord::Missing => Record::default(),
             ReadRecord::Unusable(error) => unknown(&error),
+            ReadRecord::Later(record, error) => {
+                Record { last_error: Some(error.to_string()), ..*record }
+            }
         }
     }
 
@@ -117,6 +143,11 @@ impl<'a, F: Files> Engine<'a, F> {
     /// When it makes no sense now, or one of both fails.
     pub fn happen(&mut self, event: Event, now: Timestamp) -> Result<Vec<Effect>, EngineError> {
         let (state, effects) = self.record.state.clone().apply(event)?;
+        if let (State::Committed(..), [Effect::Commit(slot)]) = (&state, effects.as_slice()) {
+            // The one thing that is told before it is written down: were it forgotten after the last
+            // trial, the old system would run, and this one be said to have proved itself.
+            self.loader.commit(*slot)?;
+        }
         self.become_state(state, now)?;
         self.carry_out(effects)
     }
@@ -175,11 +206,20 @@ fn read<F: Files>(files: &F, dir: &Path) -> Result<Record, EngineError> {
     match RecordFile::new(files, &path).read() {
         ReadRecord::Known(record) => Ok(*record),
         ReadRecord::Missing => Ok(Record::default()),
+        // It may well be read the next time, and what it says must not be lost.
+        ReadRecord::Unusable(RecordError::Host(error)) if error.io_kind().is_some() => {
+            Err(error.into())
+        }
         ReadRecord::Unusable(error) => {
             // Somebody may want to see it, or a later version may know it.
             files.rename(&path, &dir.join(UNUSABLE))?;
             files.sync_dir(dir)?;
             Ok(unknown(&error))
+        }
+        ReadRecord::Later(record, error) => {
+            files.rename(&path, &dir.join(UNUSABLE))?;
+            files.sync_dir(dir)?;
+            Ok(Record { last_error: Some(error.to_string()), ..*record })
         }
     }
 }

@@ -126,7 +126,15 @@ impl<F: Files + std::fmt::Debug> BootLoader for Grub<'_, F> {
     }
 
     fn close(&self, slot: Slot) -> Result<(), BootError> {
-        self.change(|view| BootView { first: !slot, ..view }.with(slot, SlotStatus::Bad))
+        // The other one runs, so it can be started, whatever was thought of it.
+        self.change(|view| {
+            let other = match view.status(!slot) {
+                SlotStatus::Bad => SlotStatus::Good,
+                known => known,
+            };
+            let view = BootView { first: !slot, ..view };
+            view.with(!slot, other).with(slot, SlotStatus::Bad)
+        })
     }
 
     fn try_next(&self, slot: Slot, tries: Tries, nonce: &str) -> Result<(), BootError> {
@@ -241,6 +249,17 @@ mod tests {
         grub.select(Slot::A).unwrap();
         let view = grub.view().unwrap();
         assert_eq!((view.next(), view.b), (Some(Slot::A), SlotStatus::Bad));
+    }
+
+    #[test]
+    fn there_is_always_a_slot_to_start() {
+        let (_dir, layout) = installed();
+        let grub = Grub::new(&HostFiles, layout);
+        grub.close(Slot::B).unwrap();
+        // B runs nevertheless, since A could not be loaded, and A is to be filled.
+        grub.close(Slot::A).unwrap();
+        let view = grub.view().unwrap();
+        assert_eq!((view.next(), view.a), (Some(Slot::B), SlotStatus::Bad));
     }
 
     #[test]

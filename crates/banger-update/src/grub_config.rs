@@ -65,22 +65,33 @@ pub fn grub_config(args: &KernelArgs) -> String {
     });
     let loads = ENV_COPIES.map(|copy| format!("load_env --file \"($root)/{copy}\" {saved}"));
     let args = &args.0;
+    let counts: Vec<String> = (0..=MAX_TRIES).map(|left| left.to_string()).collect();
     text.replace("@SAVES@", &saves.concat())
+        .replace("@COUNTS@", &counts.join(" "))
         .replace("@LOAD1@", &loads[0])
         .replace("@LOAD2@", &loads[1])
         .replace("@ARGS@", args)
 }
 
-/// Which copy counts, and what if none does.
+/// Which copy counts, and what if none does: by the same test as [`crate::Grub`], which must not read
+/// another copy than GRUB.
 const READ: &str = r#"
 function forget {
   unset gen; unset end; unset order; unset slot_a; unset slot_b; unset nonce
+}
+function know {
+  set known=no
+  if [ "$1" = "good" -o "$1" = "bad" ]; then set known=yes; fi
+  for left in @COUNTS@; do if [ "$1" = "$left" ]; then set known=yes; fi; done
+  if [ "$known" = "no" ]; then set env_ok=no; fi
 }
 function judge {
   set env_ok=no
   if [ -n "$gen" -a "$gen" = "$end" -a -n "$nonce" ]; then
     if [ "$order" = "ab" -o "$order" = "ba" ]; then set env_ok=yes; fi
   fi
+  know "$slot_a"
+  know "$slot_b"
 }
 forget
 @LOAD1@
@@ -164,6 +175,13 @@ mod tests {
         for bad in ["a;reboot", "$x", "a\nb", "\"", "`x`", "{", &"a".repeat(2000)] {
             assert!(KernelArgs::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn every_value_that_os_update_writes_is_known() {
+        let script = grub_config(&KernelArgs::parse("").unwrap());
+        assert!(script.contains("for left in 0 1 2 3 4 5 6 7 8 9; do"), "{script}");
+        assert!(script.contains("know \"$slot_a\"\n  know \"$slot_b\""));
     }
 
     #[test]

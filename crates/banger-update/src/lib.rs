@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod behind;
 mod boot;
 mod engine;
 mod envblock;
@@ -45,5 +46,5 @@ pub use record::{ReadRecord, Record, RecordError, RecordFile};
 pub use recovery::{CommandLine, Observed, recover};
 pub use slot::{Layout, ParseSlotError, Slot};
 pub use staging::{Incoming, Passive, StageError};
-pub use state::{Denied, Effect, Event, Failure, Phase, ReleaseId, State, Trial, edges};
+pub use state::{Denied, Effect, Event, Failure, Next, Phase, ReleaseId, State, Trial, edges};
 pub use systemd_boot::SystemdBoot;

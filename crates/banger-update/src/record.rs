@@ -45,6 +45,8 @@ pub struct Record {
     pub serials: SerialFloor,
     /// The latest time that a signed manifest made plausible.
     pub last_good: Timestamp,
+    /// The key that signed what lies in the passive slot; none if nobody did.
+    pub staged_by: Option<KeyId>,
 }
 
 impl Record {
@@ -74,6 +76,28 @@ impl Record {
         let raw: RawRecord =
             serde_json::from_slice(bytes).map_err(|error| nonsense(error.to_string()))?;
         Self::try_from(raw).map_err(|field| nonsense(format!("its {field} is none")))
+    }
+
+    /// What can be understood of a later form: the failed releases and the floors. Whatever cannot
+    /// is left out alone.
+    fn floors(bytes: &[u8]) -> Self {
+        let json: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
+        let failed = json["failed"].as_array().into_iter().flatten().filter_map(text);
+        let serials = serde_json::from_value(json["serials"].clone()).unwrap_or_default();
+        let raw = RawRecord {
+            schema: SCHEMA,
+            state: RawState::Idle,
+            since: Timestamp(0),
+            last_error: None,
+            last_check: None,
+            committed: text(&json["committed"]).filter(|text| text.parse::<Version>().is_ok()),
+            failed: failed.filter(|text| text.parse::<Sha256Digest>().is_ok()).collect(),
+            serials,
+            last_good: serde_json::from_value(json["last_good"].clone()).unwrap_or_default(),
+            staged_by: None,
+        };
+        Self::try_from(raw).unwrap_or_default()
     }
 
     /// What its file holds.
@@ -120,6 +144,8 @@ pub enum ReadRecord {
     Known(Box<Record>),
     /// Nothing yet.
     Missing,
+    /// One of a later form: of it, what keeps the machine from going backwards.
+    Later(Box<Record>, RecordError),
     /// A file that does not count.
     Unusable(RecordError),
 }
@@ -143,6 +169,9 @@ impl<'a, F: Files> RecordFile<'a, F> {
             Ok(None) => ReadRecord::Missing,
             Ok(Some(bytes)) => match Record::decode(&bytes, &self.path) {
                 Ok(record) => ReadRecord::Known(Box::new(record)),
+                Err(error @ RecordError::Later { .. }) => {
+                    ReadRecord::Later(Box::new(Record::floors(&bytes)), error)
+                }
                 Err(error) => ReadRecord::Unusable(error),
             },
             Err(error) => ReadRecord::Unusable(error.into()),
@@ -181,6 +210,8 @@ struct RawRecord {
     failed: Vec<String>,
     serials: Vec<(String, Option<u64>, bool)>,
     last_good: Timestamp,
+    #[serde(default)]
+    staged_by: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -314,6 +345,7 @@ impl From<&Record> for RawRecord {
                 .map(|(key, serial, expires)| (key.to_string(), serial, expires))
                 .collect(),
             last_good: record.last_good,
+            staged_by: record.staged_by.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -340,6 +372,7 @@ impl TryFrom<RawRecord> for Record {
             failed: failed.map_err(|_| "failed release")?,
             serials: SerialFloor::from_entries(serials?),
             last_good: raw.last_good,
+            staged_by: raw.staged_by.as_deref().and_then(KeyId::parse),
         })
     }
 }
@@ -354,6 +387,7 @@ mod tests {
 
     fn full(state: State) -> Record {
         let key = SecretKey::from_seed([1; 32]).public().id();
+        let staged_by = Some(key.clone());
         let fresh = Freshness { serial: Some(u64::MAX), expires: Some(Timestamp(1)) };
         Record {
             state,
@@ -364,6 +398,7 @@ mod tests {
             failed: vec![Sha256Digest::of(b"x")],
             serials: SerialFloor::default().raised(&SignedBy::Key(key), fresh),
             last_good: Timestamp(9),
+            staged_by,
         }
     }
 
@@ -394,8 +429,16 @@ mod tests {
         }
         let later = String::from_utf8(whole).unwrap().replace("\"schema\": 1", "\"schema\": 2");
         std::fs::write(&path, later).unwrap();
-        let ReadRecord::Unusable(error) = file.read() else { panic!("it counts") };
+        let ReadRecord::Later(floors, error) = file.read() else { panic!("it counts") };
         assert!(matches!(error, RecordError::Later { found: 2, .. }), "{error}");
+        // F13: what failed here does not come back because a later version wrote that down.
+        let Record { committed, failed, serials, last_good, .. } = full(State::Idle);
+        let expected = Record { committed, failed, serials, last_good, ..Record::default() };
+        assert_eq!(*floors, expected);
+        let strange = r#"{"schema": 3, "failed": [7, "x"], "serials": {}, "last_good": "soon"}"#;
+        std::fs::write(&path, strange).unwrap();
+        let ReadRecord::Later(floors, _) = file.read() else { panic!("it counts") };
+        assert_eq!(*floors, Record::default());
     }
 
     #[test]

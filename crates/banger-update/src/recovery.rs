@@ -6,6 +6,13 @@ use crate::boot::{BootView, SlotStatus};
 use crate::slot::Slot;
 use crate::state::{Effect, Event, Failure, Phase, ReleaseId, State, Trial};
 
+/// What entries of systemd-boot say in the place of the trials that are left: those are counted in
+/// their names.
+pub(crate) const COUNTED: &str = "counted";
+
+/// What GRUB's script says there when it starts what it should not, for lack of anything better.
+const RESCUE: &str = "rescue";
+
 /// What the boot loader told the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CommandLine {
@@ -55,17 +62,32 @@ pub fn recover(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
         State::Checking | State::Downloading(_) | State::Verifying(_) | State::Staging(_) => {
             // Who was at it is gone: it held the lock. The slot is closed, so nothing is lost.
             let phase = state.phase().unwrap_or(Phase::Checking);
-            let error = "it was interrupted".to_owned();
-            Some((State::Failed(Failure { phase, error, retryable: true }), vec![]))
+            Some(failed(phase, "it was interrupted".to_owned()))
         }
         State::Trial(trial) => judge_trial(state, trial, seen),
         State::Committed(_, slot) => {
+            if seen.booted.slot == Some(!*slot) {
+                let error = format!(
+                    "slot {slot} has proved itself, and slot {} runs: the boot loader could not start it",
+                    !*slot
+                );
+                return Some(failed(Phase::Trial, error));
+            }
             // It was written down that the slot is good, and perhaps the loader was not told.
             let told = seen.boot.as_ref().is_none_or(|boot| boot.status(*slot) == SlotStatus::Good);
             (seen.booted.slot == Some(*slot) && !told)
                 .then(|| (state.clone(), vec![Effect::Commit(*slot)]))
         }
         State::RolledBack { to, .. } => {
+            let rescued = seen.booted.boot.as_deref() == Some(RESCUE);
+            if seen.booted.slot == Some(!*to) && (rescued || seen.booted.failed == Some(*to)) {
+                // Another boot would end here again.
+                let error = format!(
+                    "slot {to} was selected and cannot be loaded: slot {} runs, which was given up",
+                    !*to
+                );
+                return Some(failed(Phase::Trial, error));
+            }
             let boot = seen.boot.as_ref()?;
             if boot.first == *to && boot.status(*to) == SlotStatus::Good {
                 let runs_what_was_given_up = seen.booted.slot == Some(!*to);
@@ -80,6 +102,11 @@ pub fn recover(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
         State::Idle | State::Blocked { .. } | State::Failed(_) => orphan(seen),
         State::Available(_) | State::Staged(..) => None,
     }
+}
+
+/// What may be tried again.
+fn failed(phase: Phase, error: String) -> (State, Vec<Effect>) {
+    (State::Failed(Failure { phase, error, retryable: true }), vec![])
 }
 
 fn judge_trial(state: &State, trial: &Trial, seen: &Observed) -> Option<(State, Vec<Effect>)> {
@@ -99,20 +126,27 @@ fn judge_trial(state: &State, trial: &Trial, seen: &Observed) -> Option<(State, 
                 .to_owned(),
         ),
         (Some(_), Some((false, _))) => Event::NeverTold,
-        (Some(_), Some((true, SlotStatus::Trial { left }))) => Event::FellBack(
-            if seen.booted.nonce.as_deref() != Some(trial.nonce.as_str()) {
-                "the boot loader ignores our environment"
-            } else if left > 0 || seen.booted.failed == Some(trial.slot) {
-                "the boot loader could not start it"
-            } else {
-                "it did not prove itself in any of its boots"
-            }
-            .to_owned(),
-        ),
+        (Some(_), Some((true, SlotStatus::Trial { left }))) => {
+            Event::FellBack(why_not_started(&seen.booted, trial, left).to_owned())
+        }
         (Some(_), Some((true, _))) => Event::FellBack("it was given up".to_owned()),
         (Some(_), None) => Event::FellBack("the boot loader's environment is unusable".to_owned()),
     };
     state.clone().apply(event).ok()
+}
+
+/// Why another slot runs than the one that was to be tried, with so many trials left to it.
+fn why_not_started(booted: &CommandLine, trial: &Trial, left: u8) -> &'static str {
+    // Entries have each their own nonce: only the one that is tried would pass it on.
+    let passes_on = booted.boot.as_deref() != Some(COUNTED);
+    let heard = booted.nonce.as_deref() == Some(trial.nonce.as_str());
+    if passes_on && !heard {
+        "the boot loader ignores our environment"
+    } else if left > 0 || booted.failed == Some(trial.slot) {
+        "the boot loader could not start it"
+    } else {
+        "it did not prove itself in any of its boots"
+    }
 }
 
 /// The state was lost while a slot was being tried: what runs is on trial whatever we remember,
@@ -189,6 +223,18 @@ mod tests {
     }
 
     #[test]
+    fn f11_a_trial_of_systemd_boot_is_judged_by_its_counter_alone() {
+        let check = |left: u8, expected: &str| {
+            // The entry of the old slot has no nonce, or an old one.
+            let mut counted = seen(Some(Slot::A), "n1", trying(left), "now");
+            counted.booted.boot = Some(COUNTED.into());
+            assert_eq!(reason(recover(&trial(), &counted)), expected);
+        };
+        check(0, "it did not prove itself in any of its boots");
+        check(2, "the boot loader could not start it");
+    }
+
+    #[test]
     fn f01_a_trial_that_the_loader_never_heard_of_is_staged_again() {
         let untold = BootView::starting(Slot::A).with(Slot::B, SlotStatus::Bad);
         for boot_id in ["before", "now"] {
@@ -220,6 +266,22 @@ mod tests {
         let again = recover(&given_up, &seen(Some(Slot::B), "n2", selected.clone(), "now"));
         assert_eq!(again.unwrap().1, [Effect::Reboot]);
         assert_eq!(recover(&given_up, &seen(Some(Slot::A), "n2", selected, "now")), None);
+    }
+
+    #[test]
+    fn f08_what_cannot_be_started_is_told_of_and_is_no_reason_to_restart_for_ever() {
+        let given_up = State::RolledBack { release: release(), to: Slot::A, reason: "sick".into() };
+        let selected = BootView::starting(Slot::A).with(Slot::B, SlotStatus::Bad);
+        let mut rescued = seen(Some(Slot::B), "n2", selected, "now");
+        rescued.booted.boot = Some(RESCUE.into());
+        rescued.booted.failed = Some(Slot::A);
+        let (state, effects) = recover(&given_up, &rescued).unwrap();
+        assert!(matches!(state, State::Failed(_)) && effects.is_empty(), "{state:?} {effects:?}");
+        let committed = State::Committed(release(), Slot::B);
+        let boot = BootView::starting(Slot::B);
+        let (state, effects) =
+            recover(&committed, &seen(Some(Slot::A), "n2", boot, "now")).unwrap();
+        assert!(matches!(state, State::Failed(_)) && effects.is_empty(), "{state:?} {effects:?}");
     }
 
     #[test]

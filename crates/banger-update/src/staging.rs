@@ -4,15 +4,17 @@
 //! An unfinished file is named after the digest that it is to have, so that what another run
 //! began is gone on with, and what was begun of another release is not.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use banger_host::HostError;
 use banger_trust::{
-    Artifact, ArtifactName, Check, Content, Expected, Sha256Digest, Sha256Stream, Signature,
-    SignedBy, Trust, Unverified, Verified,
+    Artifact, ArtifactName, Content, Expected, Sha256Digest, Sha256Stream, Signature, SignedBy,
+    Trust, Unverified, Verified,
 };
 use thiserror::Error;
 
+use crate::behind::Behind;
 use crate::files::Files;
 use crate::slot::{Layout, Slot};
 
@@ -113,12 +115,17 @@ impl<'a, F: Files> Passive<'a, F> {
             },
             check: None,
             len: 0,
+            room: 0,
+            slot: self.slot,
         };
         self.forget_parts_of(artifact.name, Some(&incoming.path))?;
         incoming.go_on()?;
-        if let Some(size) = artifact.size {
-            self.make_room(size.saturating_sub(incoming.len))?;
+        let most = incoming.begin.expected.limit().saturating_sub(incoming.len);
+        let more = self.make_room(most)?;
+        if artifact.size.is_some() && more < most {
+            return Err(StageError::NoRoom { slot: self.slot, needed: most, free: more });
         }
+        incoming.room = incoming.len.saturating_add(more);
         Ok(incoming)
     }
 
@@ -190,22 +197,17 @@ impl<'a, F: Files> Passive<'a, F> {
         Ok(())
     }
 
-    /// If need be, at the cost of what the slot held: it is closed.
-    fn make_room(&self, more: u64) -> Result<(), StageError> {
+    /// How many more bytes fit, if need be at the cost of what the slot held: it is closed.
+    fn make_room(&self, wanted: u64) -> Result<u64, StageError> {
         let dir = self.layout.slot(self.slot);
-        let needed = more.saturating_add(SPARE);
-        if self.files.free(&dir)? >= needed {
-            return Ok(());
+        let fits = || Ok::<_, HostError>(self.files.free(&dir)?.saturating_sub(SPARE));
+        if fits()? < wanted {
+            for name in ArtifactName::ALL {
+                self.files.remove(&self.layout.file(self.slot, name))?;
+            }
+            self.files.sync_dir(&dir)?;
         }
-        for name in ArtifactName::ALL {
-            self.files.remove(&self.layout.file(self.slot, name))?;
-        }
-        self.files.sync_dir(&dir)?;
-        let free = self.files.free(&dir)?;
-        if free >= needed {
-            return Ok(());
-        }
-        Err(StageError::NoRoom { slot: self.slot, needed, free })
+        Ok(fits()?)
     }
 
     fn digest(&self, path: &Path) -> Result<Option<Sha256Digest>, StageError> {
@@ -242,8 +244,11 @@ pub struct Incoming<'a, F> {
     path: PathBuf,
     name: ArtifactName,
     begin: Begin,
-    check: Option<Check>,
+    check: Option<Behind>,
     len: u64,
+    /// Bytes that it may have at most before the disk is full.
+    room: u64,
+    slot: Slot,
 }
 
 impl<F: Files> Incoming<'_, F> {
@@ -268,22 +273,28 @@ impl<F: Files> Incoming<'_, F> {
         Ok(())
     }
 
-    /// Takes in more. Nothing is written that is too much.
+    /// Takes in more; it is verified while the next comes. Nothing is written that is too much.
     ///
     /// # Errors
     /// When there is too much, or the disk fails.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), StageError> {
+    pub fn write(&mut self, bytes: Vec<u8>) -> Result<(), StageError> {
         if self.check.is_none() {
             self.restart()?;
         }
-        if let Some(check) = &mut self.check
-            && let Err(source) = check.update(bytes)
-        {
-            self.files.remove(&self.path)?;
-            return Err(StageError::Unverified { name: self.name, source });
+        let max = self.begin.expected.limit();
+        let len = self.len.saturating_add(bytes.len() as u64);
+        if len > max {
+            return self.refuse(Unverified::TooLong { max });
         }
-        self.files.append(&self.path, bytes)?;
-        self.len += bytes.len() as u64;
+        if len > self.room {
+            self.files.remove(&self.path)?;
+            return Err(StageError::NoRoom { slot: self.slot, needed: len, free: self.room });
+        }
+        self.files.append(&self.path, &bytes).map_err(|error| self.give_back(error))?;
+        self.len = len;
+        if let Some(check) = &mut self.check {
+            check.update(bytes);
+        }
         Ok(())
     }
 
@@ -296,30 +307,43 @@ impl<F: Files> Incoming<'_, F> {
             Some(check) => check,
             None => self.begin()?,
         };
+        // The disk and the processor work at the same time.
+        self.files.sync(&self.path).map_err(|error| self.give_back(error))?;
         match check.finish() {
-            Ok(content) => {
-                self.files.sync(&self.path)?;
-                Ok(content)
-            }
-            Err(source) => {
-                self.files.remove(&self.path)?;
-                Err(StageError::Unverified { name: self.name, source })
-            }
+            Ok(content) => Ok(content),
+            Err(source) => self.refuse(source),
         }
     }
 
-    fn begin(&self) -> Result<Check, StageError> {
+    /// A disk that is full is not left full: there is more to be written down on it.
+    fn give_back(&self, error: HostError) -> StageError {
+        let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+        if error.io_kind().is_some_and(|kind| full.contains(&kind)) {
+            // That it cannot be removed either is not what went wrong first.
+            let _ = self.files.remove(&self.path);
+        }
+        error.into()
+    }
+
+    /// Nothing stays of what is not to be used.
+    fn refuse<T>(&self, source: Unverified) -> Result<T, StageError> {
+        self.files.remove(&self.path)?;
+        Err(StageError::Unverified { name: self.name, source })
+    }
+
+    fn begin(&self) -> Result<Behind, StageError> {
         let Begin { trust, signed_by, signature, expected } = &self.begin;
         let check = trust.check(signed_by, signature.as_ref(), *expected);
-        check.map_err(|source| StageError::Unverified { name: self.name, source })
+        let check = check.map_err(|source| StageError::Unverified { name: self.name, source })?;
+        Ok(Behind::begin(check)?)
     }
 
     /// Verifies again what another run left.
     fn go_on(&mut self) -> Result<(), StageError> {
         let mut check = self.begin()?;
-        let mut buffer = vec![0; CHUNK];
         let mut len = 0;
         loop {
+            let mut buffer = vec![0; CHUNK];
             let read = match self.files.read_at(&self.path, len, &mut buffer) {
                 Err(error) if error.is_not_found() => return self.restart(),
                 other => other?,
@@ -327,10 +351,12 @@ impl<F: Files> Incoming<'_, F> {
             if read == 0 {
                 break;
             }
-            if check.update(&buffer[..read]).is_err() {
+            len += read as u64;
+            if len > self.begin.expected.limit() {
                 return self.restart();
             }
-            len += read as u64;
+            buffer.truncate(read);
+            check.update(buffer);
         }
         (self.check, self.len) = (Some(check), len);
         Ok(())
@@ -394,11 +420,11 @@ mod tests {
         let mut files = Vec::new();
         for (name, content) in ArtifactName::ALL.into_iter().zip([&b"kernel"[..], b"system"]) {
             let mut incoming = bench.incoming(&passive, name, content);
-            incoming.write(&content[..3]).unwrap();
+            incoming.write(content[..3].to_vec()).unwrap();
             // Another run goes on.
             let mut incoming = bench.incoming(&passive, name, content);
             assert_eq!(incoming.len(), 3);
-            incoming.write(&content[3..]).unwrap();
+            incoming.write(content[3..].to_vec()).unwrap();
             files.push((name, incoming.finish().unwrap()));
         }
         assert!(bench.names().iter().all(|name| name.ends_with(".part")));
@@ -419,18 +445,18 @@ mod tests {
         let passive = bench.passive();
         let kernel = ArtifactName::Kernel;
         let mut wrong = bench.incoming(&passive, kernel, b"kernel");
-        wrong.write(b"kerneL").unwrap();
+        wrong.write(b"kerneL".to_vec()).unwrap();
         let error = wrong.finish().unwrap_err();
         assert!(matches!(error, StageError::Unverified { .. }), "{error}");
         assert!(bench.names().is_empty());
         let mut short = bench.incoming(&passive, kernel, b"kernel");
-        short.write(b"kern").unwrap();
+        short.write(b"kern".to_vec()).unwrap();
         assert!(short.finish().is_err());
         let mut long = bench.incoming(&passive, kernel, b"kernel");
-        assert!(long.write(b"kernel and more").is_err());
+        assert!(long.write(b"kernel and more".to_vec()).is_err());
         assert!(bench.names().is_empty());
         // A part of another release is not gone on with.
-        bench.incoming(&passive, kernel, b"kernel").write(b"ker").unwrap();
+        bench.incoming(&passive, kernel, b"kernel").write(b"ker".to_vec()).unwrap();
         assert!(bench.incoming(&passive, kernel, b"newer kernel").is_empty());
         assert_eq!(bench.names().len(), 1);
     }
@@ -440,7 +466,7 @@ mod tests {
         let bench = Bench::new();
         let passive = bench.passive();
         let mut incoming = bench.incoming(&passive, ArtifactName::Kernel, b"kernel");
-        incoming.write(b"kernel").unwrap();
+        incoming.write(b"kernel".to_vec()).unwrap();
         let file = incoming.finish().unwrap();
         let path = bench.dir.path().join("os/b").join(&bench.names()[0]);
         std::fs::write(path, b"kerneL").unwrap();

@@ -201,25 +201,39 @@ impl State {
     ///
     /// # Errors
     /// When that cannot happen now. Nothing has changed then.
-    pub fn apply(self, event: Event) -> Result<(Self, Vec<Effect>), Denied> {
-        use Event as E;
-        let denied =
-            |state: &Self, event: &Event| Denied { state: state.name(), event: event.name() };
+    pub fn apply(self, event: Event) -> Result<Next, Denied> {
+        let denied = Denied { state: self.name(), event: event.name() };
         let next = match (self, event) {
-            // A trial runs to its end before anything else begins.
-            (state @ Self::Trial(_), event @ (E::Check | E::Fetch { .. })) => {
-                return Err(denied(&state, &event));
+            (Self::Trial(trial), event) => trial.end(event),
+            (_, Event::Check) => Some((Self::Checking, vec![])),
+            (state, Event::Error { error, retryable }) => {
+                let failed = |phase| Self::Failed(Failure { phase, error, retryable });
+                state.phase().map(|phase| (failed(phase), vec![]))
             }
-            (_, E::Check) => (Self::Checking, vec![]),
-            (Self::Checking, E::UpToDate) => (Self::Idle, vec![]),
-            (Self::Checking, E::Found(release)) => (Self::Available(release), vec![]),
-            (Self::Checking, E::Needs { offered, needs }) => {
-                (Self::Blocked { offered, needs }, vec![])
-            }
+            (Self::Checking, event) => Self::found(event),
+            (state, event) => state.go_on(event),
+        };
+        next.ok_or(denied)
+    }
+
+    /// What the server's answer leads to.
+    fn found(event: Event) -> Option<Next> {
+        let next = match event {
+            Event::UpToDate => Self::Idle,
+            Event::Found(release) => Self::Available(release),
+            Event::Needs { offered, needs } => Self::Blocked { offered, needs },
             // What lies there is what is wanted: nothing has to be fetched again.
-            (Self::Checking, E::FoundStaged(release, slot)) => {
-                (Self::Staged(release, slot), vec![])
-            }
+            Event::FoundStaged(release, slot) => Self::Staged(release, slot),
+            Event::Kept(state) if state.is_at_rest() => *state,
+            _ => return None,
+        };
+        Some((next, vec![]))
+    }
+
+    /// One step on the way to a trial, or the way back from what runs.
+    fn go_on(self, event: Event) -> Option<Next> {
+        use Event as E;
+        Some(match (self, event) {
             (Self::Available(release), E::Fetch { into }) => {
                 (Self::Downloading(release), vec![Effect::Close(into), Effect::Download(into)])
             }
@@ -234,48 +248,60 @@ impl State {
                 let tell = Effect::Try { slot, nonce: nonce.clone() };
                 (Self::Trial(Trial { release, slot, nonce, boot_id }), vec![tell])
             }
-            // It was decided, but the loader was never told.
-            (Self::Trial(trial), E::NeverTold) => (Self::Staged(trial.release, trial.slot), vec![]),
-            (Self::Trial(trial), E::Healthy) => {
-                let Trial { release, slot, .. } = trial;
-                (Self::Committed(release, slot), vec![Effect::Commit(slot)])
-            }
-            (Self::Trial(trial), E::Unhealthy(reason)) => {
-                let to = !trial.slot;
-                let effects = vec![Effect::Select(to), Effect::Reboot];
-                (Self::RolledBack { release: trial.release, to, reason }, effects)
-            }
-            (Self::Trial(trial), E::FellBack(reason)) => {
-                let to = !trial.slot;
-                let effects = vec![Effect::Select(to)];
-                (Self::RolledBack { release: trial.release, to, reason }, effects)
-            }
-            (Self::Committed(release, slot), E::GiveUp(reason)) => {
-                let to = !slot;
-                let effects = vec![Effect::Select(to), Effect::Reboot];
-                (Self::RolledBack { release, to, reason }, effects)
-            }
             (Self::Staged(..), E::GiveUp(_)) => (Self::Idle, vec![]),
+            (Self::Committed(release, slot), E::GiveUp(reason))
             // What runs has long proved itself, and is not wanted any more.
-            (
+            | (
                 Self::Idle | Self::Available(_) | Self::Blocked { .. } | Self::Failed(_),
                 E::Abandon { release, slot, reason },
             ) => {
+                // The one that runs is well: it stays what is started if the other one is not.
                 let to = !slot;
-                let effects = vec![Effect::Select(to), Effect::Reboot];
+                let effects = vec![Effect::Commit(to), Effect::Reboot];
                 (Self::RolledBack { release, to, reason }, effects)
             }
-            (state, E::Error { error, retryable }) => match state.phase() {
-                // A trial ends by a verdict, not by an error of whoever looks at it.
-                Some(phase) if phase != Phase::Trial => {
-                    (Self::Failed(Failure { phase, error, retryable }), vec![])
-                }
-                _ => return Err(denied(&state, &E::Error { error, retryable })),
-            },
-            (state, event) => return Err(denied(&state, &event)),
-        };
-        Ok(next)
+            _ => return None,
+        })
     }
+
+    /// Whether it is how something has ended, and not something under way.
+    fn is_at_rest(&self) -> bool {
+        matches!(
+            self,
+            Self::Idle
+                | Self::Staged(..)
+                | Self::Committed(..)
+                | Self::RolledBack { .. }
+                | Self::Blocked { .. }
+                | Self::Failed(_)
+        )
+    }
+}
+
+/// A state, and what has to be done.
+pub type Next = (State, Vec<Effect>);
+
+impl Trial {
+    /// It ends by a verdict, and not by an error of whoever looks at it. Until then nothing else
+    /// begins.
+    fn end(self, verdict: Event) -> Option<Next> {
+        let Self { release, slot, .. } = self;
+        Some(match verdict {
+            // It was decided, but the loader was never told.
+            Event::NeverTold => (State::Staged(release, slot), vec![]),
+            Event::Healthy => (State::Committed(release, slot), vec![Effect::Commit(slot)]),
+            Event::Unhealthy(reason) => back(release, slot, reason, Some(Effect::Reboot)),
+            Event::FellBack(reason) => back(release, slot, reason, None),
+            _ => return None,
+        })
+    }
+}
+
+/// The way back from a slot: the other one is selected, and then whatever else is due.
+fn back(release: ReleaseId, from: Slot, reason: String, then: Option<Effect>) -> Next {
+    let to = !from;
+    let effects = [Effect::Select(to)].into_iter().chain(then).collect();
+    (State::RolledBack { release, to, reason }, effects)
 }
 
 /// What may happen.
@@ -289,6 +315,8 @@ pub enum Event {
     Found(ReleaseId),
     /// It has one that lies in this slot already.
     FoundStaged(ReleaseId, Slot),
+    /// It did not say anything that changes what was before.
+    Kept(Box<State>),
     /// It has one that needs another one first.
     Needs {
         /// It.
@@ -358,6 +386,7 @@ impl Event {
             Self::UpToDate => "UpToDate",
             Self::Found(_) => "Found",
             Self::FoundStaged(..) => "FoundStaged",
+            Self::Kept(_) => "Kept",
             Self::Needs { .. } => "Needs",
             Self::Fetch { .. } => "Fetch",
             Self::Received { .. } => "Received",
@@ -496,6 +525,7 @@ fn events() -> Vec<Event> {
         Event::UpToDate,
         Event::Found(release.clone()),
         Event::FoundStaged(release.clone(), Slot::B),
+        Event::Kept(Box::new(State::Committed(release.clone(), Slot::A))),
         Event::Needs { offered: version.clone(), needs: version },
         Event::Fetch { into: Slot::B },
         Event::Received { into: Slot::B },
@@ -535,6 +565,7 @@ mod tests {
         Checking UpToDate Idle
         Checking Found Available
         Checking FoundStaged Staged
+        Checking Kept Committed
         Checking Needs Blocked
         Checking Error Failed
         Available Check Checking
@@ -573,7 +604,7 @@ mod tests {
         assert_eq!(names, State::NAMES);
         let mut kinds: Vec<_> = events().iter().map(Event::name).collect();
         kinds.dedup();
-        assert_eq!(kinds.len(), 17);
+        assert_eq!(kinds.len(), 18);
     }
 
     proptest::proptest! {
@@ -582,7 +613,7 @@ mod tests {
         /// between; and only a slot on trial is committed.
         #[test]
         fn no_order_of_events_tries_what_was_not_staged(
-            picks in proptest::collection::vec(0_usize..17, 0..200)
+            picks in proptest::collection::vec(0_usize..18, 0..200)
         ) {
             let mut state = State::Idle;
             let mut done: Vec<&str> = Vec::new();
@@ -601,8 +632,10 @@ mod tests {
                             let known = next_is_found_staged(&done);
                             proptest::prop_assert!(done == staged || known, "{done:?}");
                         }
-                        Effect::Commit(_) => {
-                            proptest::prop_assert!(matches!(state, State::Trial(_)));
+                        // What an operator goes back to was committed once, as the caller sees to.
+                        Effect::Commit(slot) => {
+                            let back = matches!(&next, State::RolledBack { to, .. } if *to == slot);
+                            proptest::prop_assert!(back || matches!(state, State::Trial(_)));
                         }
                         Effect::Select(_) | Effect::Reboot => {}
                     }

@@ -1,5 +1,5 @@
 //! systemd-boot, told by entries with a counter in their names: `os-b+3-0.conf` is started three
-//! more times, `os-b.conf` for good, `os-b+0-3.conf` only when nothing else is left.
+//! more times, `os-b.conf` for good, `os-b+0-3.conf` only when nothing else is left, and so `os-b+0-0.conf`, which was closed.
 //!
 //! Each slot has at most one entry. The loader sorts by what an entry says of its `version`, the
 //! highest first; here that is a number that rises with every change. An entry is written aside
@@ -10,10 +10,13 @@ use std::path::{Path, PathBuf};
 use crate::boot::{BootError, BootLoader, BootView, SlotStatus, Tries};
 use crate::files::Files;
 use crate::grub_config::KernelArgs;
+use crate::recovery::COUNTED;
 use crate::slot::{Layout, Slot};
 
 /// Where entries lie, under the directory that the loader reads.
 const ENTRIES: &str = "loader/entries";
+/// The counter of an entry that was never to be started, unlike one whose trials are used up.
+const CLOSED: &str = "+0-0";
 /// Longest entry that makes sense.
 const MAX_ENTRY: u64 = 4096;
 
@@ -83,7 +86,7 @@ impl<'a, F: Files> SystemdBoot<'a, F> {
         let text = format!(
             "title OS (slot {slot})\nsort-key os\nversion {number}\nlinux /os/{letter}/vmlinuz\n\
              initrd /os/{letter}/kubesolo-os.gz\noptions {} panic=10 os_update.slot={letter} \
-             os_update.nonce={nonce} os_update.boot=counted\n",
+             os_update.nonce={nonce} os_update.boot={COUNTED}\n",
             self.args.as_str()
         );
         let (path, aside) = (self.dir().join(&file), self.dir().join(format!("os-{letter}.new")));
@@ -122,13 +125,21 @@ impl<F: Files + std::fmt::Debug> BootLoader for SystemdBoot<'_, F> {
             entry.map_or(SlotStatus::Bad, |entry| entry.status)
         };
         let first = entries.first().ok_or(BootError::NoEntry(Slot::A))?;
-        let nonce = first.nonce.clone();
+        // What it was told last, whatever became of it.
+        let last = entries.iter().max_by_key(|entry| entry.number).unwrap_or(first);
+        let nonce = last.nonce.clone();
         Ok(BootView { first: first.slot, a: status(Slot::A), b: status(Slot::B), nonce })
     }
 
     fn close(&self, slot: Slot) -> Result<(), BootError> {
-        for entry in self.entries()?.iter().filter(|entry| entry.slot == slot) {
-            self.rename(entry, "+0-1")?;
+        let entries = self.entries()?;
+        if let Some(runs) = entries.iter().find(|entry| entry.slot != slot)
+            && !runs.status.is_startable()
+        {
+            self.rename(runs, "")?;
+        }
+        for entry in entries.iter().filter(|entry| entry.slot == slot) {
+            self.rename(entry, CLOSED)?;
         }
         Ok(())
     }
@@ -138,7 +149,13 @@ impl<F: Files + std::fmt::Debug> BootLoader for SystemdBoot<'_, F> {
     }
 
     fn commit(&self, slot: Slot) -> Result<(), BootError> {
-        self.rename(&self.entry(slot)?, "")
+        let entry = self.entry(slot)?;
+        // The highest number is first.
+        if self.entries()?.iter().all(|other| other.number <= entry.number) {
+            self.rename(&entry, "")
+        } else {
+            self.put(slot, "", &entry.nonce)
+        }
     }
 
     fn select(&self, slot: Slot) -> Result<(), BootError> {
@@ -158,10 +175,10 @@ fn parse_name(file: &str) -> Option<(Slot, SlotStatus)> {
     let status = match counter {
         None => SlotStatus::Good,
         Some(counter) => {
-            let left = counter.split_once('-').map_or(counter, |(left, _)| left);
-            match left.parse::<u8>().ok()? {
-                0 => SlotStatus::Bad,
-                left => SlotStatus::Trial { left },
+            let (left, done) = counter.split_once('-').unwrap_or((counter, "0"));
+            match (left.parse::<u8>().ok()?, done.parse::<u32>().ok()?) {
+                (0, 0) => SlotStatus::Bad,
+                (left, _) => SlotStatus::Trial { left },
             }
         }
     };
@@ -207,10 +224,22 @@ mod tests {
         loader.try_next(Slot::A, Tries::default(), "n2").unwrap();
         assert_eq!(names(), ["os-a+3-0.conf", "os-b.conf"]);
         std::fs::rename(at("os-a+3-0.conf"), at("os-a+0-3.conf")).unwrap();
-        assert_eq!(loader.view().unwrap().next(), Some(Slot::B), "used up");
+        let view = loader.view().unwrap();
+        assert_eq!((view.next(), view.a), (Some(Slot::B), SlotStatus::Trial { left: 0 }));
+        assert_eq!(view.nonce, "n2", "what it was told last is known all the same");
         loader.select(Slot::B).unwrap();
-        assert_eq!(names(), ["os-a+0-1.conf", "os-b.conf"]);
+        assert_eq!(names(), ["os-a+0-0.conf", "os-b.conf"]);
         let text = std::fs::read_to_string(at("os-b.conf")).unwrap();
+        // Both good, and the one that was committed last first.
+        loader.commit(Slot::A).unwrap();
+        assert_eq!(
+            (names().join(" ").as_str(), loader.view().unwrap().first),
+            ("os-a.conf os-b.conf", Slot::A)
+        );
+        // The slot beside the one that is closed runs.
+        loader.close(Slot::A).unwrap();
+        loader.close(Slot::B).unwrap();
+        assert_eq!(loader.view().unwrap().next(), Some(Slot::A));
         assert!(text.contains("options quiet panic=10 os_update.slot=b os_update.nonce=n1"));
     }
 

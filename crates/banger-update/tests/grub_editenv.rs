@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers, too")]
 #![expect(clippy::disallowed_methods, reason = "tests run the tools that users have")]
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 
 use banger_update::{BLOCK_LEN, EnvBlock};
@@ -37,8 +37,60 @@ impl Numbers {
     }
 }
 
-fn editenv(file: &Path, args: &[String]) -> bool {
-    Command::new("grub-editenv").arg(file).args(args).output().unwrap().status.success()
+/// The real editor and ours, side by side: every block that the real one writes is compared.
+struct Both {
+    /// Where the block lies that the real one edits.
+    file: PathBuf,
+    ours: EnvBlock,
+    compared: u32,
+}
+
+impl Both {
+    /// Has the real one do something; whether it did.
+    fn real(&self, args: &[String]) -> bool {
+        let output = Command::new("grub-editenv").arg(&self.file).args(args).output();
+        output.unwrap().status.success()
+    }
+
+    fn compare(&mut self, after: &str) {
+        let real = std::fs::read(&self.file).unwrap();
+        assert_eq!(real.len(), BLOCK_LEN);
+        let ours = self.ours.to_bytes();
+        assert_eq!(String::from_utf8_lossy(&real), String::from_utf8_lossy(&ours), "after {after}");
+        self.compared += 1;
+    }
+
+    /// Sets random variables in both; false when neither takes them.
+    fn set(&mut self, numbers: &mut Numbers) -> bool {
+        let count = numbers.below(AT_ONCE) + 1;
+        let changes: Vec<(String, String)> =
+            (0..count).map(|_| (format!("v{}", numbers.below(9)), numbers.value())).collect();
+        let sets = changes.iter().map(|(name, value)| format!("{name}={value}"));
+        let real = self.real(&[vec!["set".to_owned()], sets.collect()].concat());
+        let ours = changes.iter().try_for_each(|(name, value)| self.ours.set(name, value));
+        assert_eq!(real, ours.is_ok(), "{changes:?}");
+        if real {
+            self.compare(&format!("{changes:?}"));
+        }
+        real
+    }
+
+    /// Removes random variables from both.
+    fn unset(&mut self, numbers: &mut Numbers) {
+        let names: Vec<String> = (0..numbers.below(15).saturating_sub(12))
+            .map(|_| format!("v{}", numbers.below(9)))
+            .collect();
+        if !names.is_empty() {
+            assert!(self.real(&[vec!["unset".to_owned()], names.clone()].concat()));
+            names.iter().for_each(|name| self.ours.unset(name));
+            self.compare(&format!("unset {names:?}"));
+        }
+    }
+}
+
+/// The real editor syncs what it writes; in memory that takes nothing.
+fn fast_dir() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
 #[test]
@@ -52,46 +104,24 @@ fn the_real_editor_and_ours_make_the_same_of_ten_thousand_blocks() {
 }
 
 fn compare(seed: u64) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("env");
+    let dir = fast_dir();
     let mut numbers = Numbers(seed);
-    let mut compared = 0;
-    while compared < BLOCKS {
-        assert!(editenv(&path, &["create".into()]));
-        let mut ours = EnvBlock::parse(&std::fs::read(&path).unwrap()).unwrap();
-        assert_eq!(ours, EnvBlock::default(), "an empty block is the same");
-        // Ours are written to the file, so that the real one goes on from them, and the other
-        // way round.
+    let file = dir.path().join("env");
+    let mut both = Both { file, ours: EnvBlock::default(), compared: 0 };
+    while both.compared < BLOCKS {
+        assert!(both.real(&["create".into()]));
+        both.ours = EnvBlock::default();
+        both.compare("create");
         for round in 0..10 {
-            let count = numbers.below(AT_ONCE) + 1;
-            let changes: Vec<(String, String)> =
-                (0..count).map(|_| (format!("v{}", numbers.below(9)), numbers.value())).collect();
-            let names: Vec<String> = (0..numbers.below(15).saturating_sub(12))
-                .map(|_| format!("v{}", numbers.below(9)))
-                .collect();
-            let sets = changes.iter().map(|(name, value)| format!("{name}={value}"));
-            let real_set = editenv(&path, &[vec!["set".to_owned()], sets.collect()].concat());
-            let our_set = changes.iter().try_for_each(|(name, value)| ours.set(name, value));
-            assert_eq!(real_set, our_set.is_ok(), "{changes:?}");
-            if !real_set {
+            if !both.set(&mut numbers) {
                 break;
             }
-            if !names.is_empty() {
-                assert!(editenv(&path, &[vec!["unset".to_owned()], names.clone()].concat()));
-                names.iter().for_each(|name| ours.unset(name));
-            }
-            let real = std::fs::read(&path).unwrap();
-            assert_eq!(real.len(), BLOCK_LEN);
-            assert_eq!(
-                String::from_utf8_lossy(&real),
-                String::from_utf8_lossy(&ours.to_bytes()),
-                "after {changes:?}"
-            );
-            compared += 1;
+            both.unset(&mut numbers);
+            // One goes on from what the other has written, and the other way round.
             if round % 2 == 0 {
-                ours = EnvBlock::parse(&real).unwrap();
+                both.ours = EnvBlock::parse(&std::fs::read(&both.file).unwrap()).unwrap();
             } else {
-                std::fs::write(&path, ours.to_bytes()).unwrap();
+                std::fs::write(&both.file, both.ours.to_bytes()).unwrap();
             }
         }
     }

@@ -141,15 +141,15 @@ pub(crate) enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Write the boot loader's script to standard output
+    /// Write GRUB's script to standard output
     GrubConfig {
         /// What the kernel is told, besides
         #[arg(long, default_value = "", allow_hyphen_values = true)]
         args: String,
     },
-    /// Write the boot loader's environment for a machine that is being installed
-    GrubInstall {
-        /// The slot that is filled
+    /// On a machine that is being installed: have the boot loader start the slot that is filled
+    BootInstall {
+        /// The slot
         #[arg(long, default_value = "a")]
         slot: String,
     },

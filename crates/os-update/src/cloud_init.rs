@@ -64,6 +64,11 @@ pub fn merge(existing: &str, block: &BTreeMap<Key, String>) -> (Option<String>, 
         match values.get(key) {
             Some(known) if known == value => {}
             Some(_) => refused.push(format!("{} is set already, and stays as it is", key.as_str())),
+            // Whoever set the machine up and named no key did not leave that to anybody who can
+            // write user data.
+            None if *key == Key::Pubkey && !values.is_empty() => {
+                refused.push("pubkey is taken only where there are no settings yet".to_owned());
+            }
             None => {
                 if !text.is_empty() && !text.ends_with('\n') {
                     text.push('\n');
@@ -269,6 +274,13 @@ mod tests {
         assert_eq!(values.get(&Key::Channel).map(String::as_str), Some("beta"));
         assert_eq!(refused.len(), 2);
         assert_eq!(merge("server=x\n", &BTreeMap::new()), (None, vec![]));
+        let (text, refused) = merge("server=https://a.example.com/os\n", &block);
+        assert!(!text.unwrap().contains("pubkey") && refused.len() == 1, "{refused:?}");
+        // What cannot be read is set all the same.
+        let (text, refused) = merge("pubkey=A\tA\nmaintenance_window=\u{1}\n", &block);
+        let text = text.unwrap();
+        assert_eq!((text.matches("pubkey").count(), refused.len()), (1, 2), "{text}");
+        assert_eq!(text.matches("maintenance_window").count(), 1);
     }
 
     proptest::proptest! {

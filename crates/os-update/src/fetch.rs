@@ -207,8 +207,7 @@ impl Part<'_> {
             }
             let more = matches!(next, Ok(Some(_)));
             if piece.len() >= PIECE || (!more && !piece.is_empty()) {
-                into.write(&piece)?;
-                piece.clear();
+                into.write(std::mem::replace(&mut piece, Vec::with_capacity(PIECE)))?;
                 self.progress.at(self.artifact, into.len());
             }
             next.map_err(|source| FetchError::Http { url: url(), source })?;

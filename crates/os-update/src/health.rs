@@ -11,6 +11,7 @@ use banger_host::command::Tool;
 use banger_host::fs::{free_space, read_text, remove_all, write_atomic};
 use banger_trust::Version;
 use banger_update::{Slot, Trial};
+use tokio::time::timeout;
 
 use crate::dns::Resolver;
 use crate::http::{Client, Patience};
@@ -19,6 +20,8 @@ use crate::url::{Rules, Url};
 
 /// Between two rounds.
 const PAUSE: Duration = Duration::from_secs(2);
+/// What the first round of all checks has, however short the deadline is.
+const LEAST: Duration = Duration::from_secs(2);
 /// How long one check may take.
 const CHECK_PATIENCE: Duration = Duration::from_secs(30);
 /// A disk with less than this is full.
@@ -60,16 +63,25 @@ pub async fn once(health: &Health, trial: Option<&Trial>, running: &Running<'_>)
         findings.push(finding("disk", disk(dir)));
     }
     for unit in &health.units {
-        findings.push(finding(&format!("unit {unit}"), is_active(unit)));
+        let name = unit.clone();
+        let outcome = beside(move || is_active(&name)).await;
+        findings.push(finding(&format!("unit {unit}"), outcome));
     }
     for url in &health.http {
-        findings.push(finding(&format!("http {url}"), answers(url).await));
+        let outcome = answers(url, health.ca_file.as_deref()).await;
+        findings.push(finding(&format!("http {url}"), outcome));
     }
-    if let Some(command) = &health.command {
-        let outcome = Tool::new(command).capture(CHECK_PATIENCE);
-        findings.push(finding("command", outcome.map(drop).map_err(chain)));
+    if let Some(command) = health.command.clone() {
+        let run = move || Tool::new(command).capture(CHECK_PATIENCE).map(drop).map_err(chain);
+        findings.push(finding("command", beside(run).await));
     }
     findings
+}
+
+/// A check that waits for other programs, in a thread of its own: should it never end, its caller
+/// does not wait for it for ever.
+async fn beside(check: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
+    tokio::task::spawn_blocking(check).await.unwrap_or_else(|error| Err(error.to_string()))
 }
 
 /// Checks until all is well, or the deadline has come; then what is still wrong.
@@ -80,7 +92,12 @@ pub async fn until_well(
 ) -> Vec<Finding> {
     let deadline = Deadline::after(health.deadline);
     loop {
-        let findings = once(health, trial, running).await;
+        let round = timeout(deadline.left().max(LEAST), once(health, trial, running)).await;
+        let Ok(findings) = round else {
+            let after = health.deadline.as_secs();
+            let problem = format!("the checks had no end within {after} s");
+            return vec![finding("deadline", Err(problem))];
+        };
         let well = findings.iter().all(|finding| finding.problem.is_none());
         if well || deadline.passed() || is_final(&findings) {
             return findings;
@@ -145,10 +162,10 @@ fn is_active(unit: &str) -> Result<(), String> {
     outcome.map(drop).map_err(|_| "it is not active".to_owned())
 }
 
-async fn answers(url: &Url) -> Result<(), String> {
+async fn answers(url: &Url, ca_file: Option<&Path>) -> Result<(), String> {
     let patience =
         Patience { connect: CHECK_PATIENCE, idle: CHECK_PATIENCE, ..Patience::default() };
-    let client = Client::new(None, Resolver::default(), patience).map_err(chain)?;
+    let client = Client::new(ca_file, Resolver::default(), patience).map_err(chain)?;
     let answer = client.get(url, &Rules::new(url, &[]), &[]).await.map_err(chain)?;
     if answer.status.is_success() { Ok(()) } else { Err(format!("it answers {}", answer.status)) }
 }
@@ -170,6 +187,7 @@ mod tests {
     use super::*;
     use banger_trust::Sha256Digest;
     use banger_update::ReleaseId;
+    use std::os::unix::fs::PermissionsExt;
 
     fn trial() -> Trial {
         let release =
@@ -185,6 +203,7 @@ mod tests {
             units: vec![],
             http: vec![],
             command: None,
+            ca_file: None,
         }
     }
 
@@ -220,6 +239,22 @@ mod tests {
         wanted.http = vec![Url::parse("http://127.0.0.1:1/").unwrap()];
         let findings = until_well(&wanted, None, &running).await;
         assert_eq!(problems(&findings), ["disk", "http http://127.0.0.1:1/", "command"]);
+    }
+
+    #[tokio::test]
+    async fn f11_a_check_that_never_ends_is_a_problem_after_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let command = dir.path().join("hangs");
+        // Its child holds what the check waits for.
+        banger_host::fs::write_atomic(&command, b"#!/bin/sh\nsleep 4 &\n").unwrap();
+        std::fs::set_permissions(&command, PermissionsExt::from_mode(0o700)).unwrap();
+        let wanted = Health { command: Some(command), ..health() };
+        let version = Version::new(1, 0, 0);
+        let running = Running { slot: None, nonce: None, version: &version };
+        let begun = Deadline::after(Duration::from_millis(3500));
+        let findings = until_well(&wanted, None, &running).await;
+        assert_eq!(problems(&findings), ["deadline"]);
+        assert!(!begun.passed());
     }
 
     #[test]

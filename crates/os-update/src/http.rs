@@ -2,12 +2,11 @@
 //! bounds. Nothing is decompressed: what is signed is what is sent.
 
 use std::error::Error;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use banger_host::clock::Deadline;
-use banger_host::fs::read_bounded;
+use banger_host::tls::{Roots, RootsError};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
@@ -19,10 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::dns::{DnsError, Resolver};
 use crate::url::{Forbidden, Rules, Scheme, Url};
@@ -31,15 +27,8 @@ use crate::url::{Forbidden, Rules, Scheme, Url};
 const MAX_REDIRECTS: usize = 5;
 /// Most bytes of headers, and of what is buffered of a body.
 const BUFFER: usize = 64 * 1024;
-/// Where distributions keep the certificates that they trust; the first that is there is taken.
-const SYSTEM_ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-/// Most bytes of a file of certificates.
-const MAX_ROOTS: u64 = 8 * 1024 * 1024;
+/// Among so many addresses of a host the time for a connection is shared out.
+const MAX_TURNS: u32 = 4;
 /// What the agent calls itself.
 const USER_AGENT: &str = concat!("os-update/", env!("CARGO_PKG_VERSION"));
 
@@ -99,8 +88,8 @@ pub enum HttpError {
     #[error("there are no certificates to trust: set ca_file, or install ca-certificates")]
     NoRoots,
     /// The file of certificates is of no use.
-    #[error("{} has no certificate in it that can be used", .0.display())]
-    Roots(PathBuf),
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// The connection broke, or what came is not HTTP.
     #[error("the connection to {host} broke")]
     Broken {
@@ -196,27 +185,23 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    /// One that trusts the certificates in `roots`, or else those of the system.
+    /// One that trusts the certificates in `roots`, or else those of the system, or else, where
+    /// there are none as in an initramfs, those that Mozilla trusts.
     ///
     /// # Errors
-    /// When there are none in the file that was named.
+    /// When a file of certificates cannot be read, or has none.
     pub fn new(
         roots: Option<&Path>,
         resolver: Resolver,
         patience: Patience,
     ) -> Result<Self, HttpError> {
-        let mut store = RootCertStore::empty();
-        match roots {
-            Some(path) if add_roots(&mut store, path) == 0 => {
-                return Err(HttpError::Roots(path.to_owned()));
-            }
-            Some(_) => {}
-            None => {
-                let known = SYSTEM_ROOTS.iter().map(Path::new).find(|path| path.exists());
-                known.map(|path| add_roots(&mut store, path));
-            }
-        }
-        let tls = (!store.is_empty()).then(|| connector(store)).flatten();
+        let roots = match roots {
+            Some(path) => Roots::of_file(path)?,
+            None => Some(Roots::of_system()?)
+                .filter(|system| !system.is_empty())
+                .unwrap_or_else(|| Roots::embedded(webpki_roots::TLS_SERVER_ROOTS)),
+        };
+        let tls = roots.connector();
         Ok(Self { tls, resolver, patience })
     }
 
@@ -292,13 +277,17 @@ impl Client {
         let addresses = resolved.map_err(|source| HttpError::Dns { host: host.clone(), source })?;
         let mut refused = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
         let mut found = None;
+        // One that does not answer leaves time for the others.
+        let each = self.patience.connect
+            / (u32::try_from(addresses.len()).unwrap_or(MAX_TURNS).min(MAX_TURNS) + 1);
         for address in addresses {
-            match TcpStream::connect((address, url.port())).await {
-                Ok(stream) => {
+            match timeout(each, TcpStream::connect((address, url.port()))).await {
+                Ok(Ok(stream)) => {
                     found = Some(stream);
                     break;
                 }
-                Err(error) => refused = error,
+                Ok(Err(error)) => refused = error,
+                Err(_) => refused = std::io::ErrorKind::TimedOut.into(),
             }
         }
         let failed = |source| HttpError::Connect { host: host.clone(), source };
@@ -311,23 +300,6 @@ impl Client {
         let name = name.map_err(|error| failed(std::io::Error::other(error)))?;
         Ok(Box::new(tls.connect(name, stream).await.map_err(failed)?))
     }
-}
-
-/// Adds what can be used of a file, and tells how many that are.
-fn add_roots(roots: &mut RootCertStore, path: &Path) -> usize {
-    let pem = read_bounded(path, MAX_ROOTS).unwrap_or_default();
-    let certificates = CertificateDer::pem_slice_iter(&pem).flatten();
-    roots.add_parsable_certificates(certificates).0
-}
-
-fn connector(roots: RootCertStore) -> Option<TlsConnector> {
-    let provider = Arc::new(ring::default_provider());
-    // The versions that the provider has are always there.
-    let versions =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = versions.ok()?.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Some(TlsConnector::from(Arc::new(config)))
 }
 
 /// An answer whose body is still to be read.

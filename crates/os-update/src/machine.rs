@@ -14,7 +14,7 @@ use thiserror::Error;
 use crate::settings::Settings;
 
 /// Longest file that a machine says something in.
-const MAX_FACT: u64 = 64 * 1024;
+pub(crate) const MAX_FACT: u64 = 64 * 1024;
 /// No program of this source is older: 2026-11-01. A clock that stands before it is wrong.
 const BUILT: Timestamp = Timestamp(1_793_491_200_000);
 /// How long the service manager may take to begin.
@@ -88,13 +88,20 @@ pub fn observe(settings: &Settings, loader: &dyn BootLoader) -> Result<Observed,
     })
 }
 
-/// Starts the machine again: by the service manager if there is one, else by the kernel.
+/// The clock of the system, if it has been set: one that stands before this program was made has not.
+pub fn wall_time() -> Option<Timestamp> {
+    Some(system_time()).filter(|now| *now >= BUILT)
+}
+
+/// Starts the machine again: by the service manager if there is one, else, or if that does not answer,
+/// by the kernel. A machine that has to be left is not always one that answers.
 ///
 /// # Errors
 /// When both refuse.
 pub fn reboot() -> Result<(), HostError> {
-    if is_there(Path::new("/run/systemd/system")) {
-        return Tool::new("systemctl").arg("reboot").capture(REBOOT_PATIENCE).map(drop);
+    let managed = is_there(Path::new("/run/systemd/system"));
+    if managed && Tool::new("systemctl").arg("reboot").capture(REBOOT_PATIENCE).is_ok() {
+        return Ok(());
     }
     rustix::fs::sync();
     rustix::system::reboot(rustix::system::RebootCommand::Restart)

@@ -4,6 +4,7 @@
 mod cli;
 mod output;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,11 +14,13 @@ use banger_trust::SecretKey;
 use banger_trust::gates::Hours;
 use banger_update::{Engine, HostFiles, KernelArgs, Slot, grub_config};
 use clap::Parser as _;
-use os_update::agent::{Agent, AgentError, Orders, Reboot, Run, Signatures, install_grub, settle};
+use os_update::agent::{
+    Agent, AgentError, Orders, Reboot, Run, Signatures, give_up_undecided, install, settle,
+};
 use os_update::cloud_init;
 use os_update::dns::Resolver;
 use os_update::http::Patience;
-use os_update::settings::{ConfFile, MAX_CONF, Merged, parse_conf};
+use os_update::settings::{ConfFile, MAX_CONF, Merged, Settings, parse_conf};
 use os_update::status::{Status, metrics};
 
 use cli::{Cli, Command};
@@ -56,33 +59,50 @@ fn run(cli: Cli, output: &Output) -> Result<()> {
         }
         _ => {}
     }
-    let file = read_conf(&cli.common.conf)?;
-    file.warnings.iter().for_each(|warning| output.warn(warning));
-    let merged = Merged::new(&cli.common.flags(), &file);
-    let agent = Agent::new(settle(&merged)?, Patience::default(), Resolver::default());
+    let (merged, settings) = settings(&cli, output)?;
+    let agent = Agent::new(settings, Patience::default(), Resolver::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let orders = orders(&cli);
     let outcome = match &cli.command {
-        Command::Check => runtime.block_on(agent.check(orders))?,
+        Command::Check => runtime.block_on(agent.check(orders)),
         Command::Apply { .. } => {
             let mut progress = output.progress();
-            runtime.block_on(agent.apply(orders, &mut progress))?
+            runtime.block_on(agent.apply(orders, &mut progress))
         }
-        Command::Activate(restart) => agent.activate(orders, when(restart.reboot))?,
-        Command::Rollback(restart) => agent.rollback(orders, when(restart.reboot))?,
+        Command::Activate(restart) => agent.activate(orders, when(restart.reboot)),
+        Command::Rollback(restart) => agent.rollback(orders, when(restart.reboot)),
         Command::Healthcheck { no_reboot } => {
-            runtime.block_on(agent.healthcheck(orders, when(!no_reboot)))?
+            runtime.block_on(agent.healthcheck(orders, when(!no_reboot)))
         }
-        Command::GrubInstall { slot } => {
+        Command::BootInstall { slot } => {
             let slot: Slot = slot.parse()?;
-            let path = install_grub(&agent.settings().boot_dir, slot)?;
-            output.plain(&format!("{}\n", path.display()));
+            let settings = agent.settings();
+            install(&settings.boot_dir, settings.loader, &settings.kernel_args, slot)?;
             return Ok(());
         }
         _ => return tell(&cli.command, &agent, &merged, output),
     };
-    output.outcome(&outcome);
+    // A check that has no end is not waited for.
+    runtime.shutdown_background();
+    output.outcome(&outcome?);
     Ok(())
+}
+
+/// The settings, valid. A system on trial that has none is given up.
+fn settings(cli: &Cli, output: &Output) -> Result<(Merged, Settings)> {
+    let file = read_conf(&cli.common.conf);
+    let known = file.as_ref().cloned().unwrap_or_default();
+    known.warnings.iter().for_each(|warning| output.warn(warning));
+    let merged = Merged::new(&cli.common.flags(), &known);
+    let valid = file.map(drop).and_then(|()| Ok(settle(&merged)?));
+    if let (Err(_), Command::Healthcheck { no_reboot }) = (&valid, &cli.command)
+        && !cli.common.dry_run
+    {
+        let nothing_said = Merged::new(&BTreeMap::new(), &ConfFile::default());
+        let least = settle(&merged.least()).or_else(|_| settle(&nothing_said))?;
+        give_up_undecided(&least, when(!no_reboot))?;
+    }
+    Ok((merged, valid?))
 }
 
 /// What only looks.
@@ -134,6 +154,9 @@ fn take_user_data(conf: &Path, file: &Path, output: &Output) -> Result<()> {
     let (merged, refused) = cloud_init::merge(&existing, &block);
     refused.iter().for_each(|line| output.warn(line));
     if let Some(text) = merged {
+        // What makes no sense would stay for good, and later user data could not mend it.
+        settle(&Merged::new(&BTreeMap::new(), &parse_conf(&text)))
+            .with_context(|| format!("the updates block of {} is not taken", file.display()))?;
         if let Some(dir) = conf.parent() {
             banger_host::fs::create_private_dir(dir)?;
         }

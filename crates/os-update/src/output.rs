@@ -52,6 +52,7 @@ impl Output {
             Outcome::OnTrial(v) => ("on-trial", Some(v), format!("{v} is tried at the next boot")),
             Outcome::Committed(v) => ("committed", Some(v), format!("{v} has proved itself")),
             Outcome::Healthy(_) => ("healthy", None, "all is well".to_owned()),
+            Outcome::Dropped(v) => ("dropped", Some(v), format!("{v} is not staged any more")),
             Outcome::RolledBack => ("rolled-back", None, "the old system is selected".to_owned()),
         };
         match self.format {

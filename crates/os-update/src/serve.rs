@@ -3,7 +3,8 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ const MAX_CONNECTIONS: usize = 256;
 /// How long a request's headers may take.
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 /// Files are read in pieces of this size.
-const PIECE: u64 = 64 * 1024;
+const PIECE: u64 = 256 * 1024;
 
 /// Serves the files below `root` to whoever connects, until it is dropped.
 ///
@@ -36,7 +37,12 @@ pub async fn serve(listener: TcpListener, root: PathBuf) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
-        let (stream, _) = listener.accept().await?;
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // It was gone before it was taken.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => return Err(error),
+        };
         let root = Arc::clone(&root);
         tokio::spawn(async move {
             let service = service_fn(move |request| {
@@ -139,14 +145,9 @@ impl Body for Content {
             return Poll::Ready(None);
         }
         let (at, len) = (self.at, self.left.min(PIECE));
-        let Some(file) = &mut self.file else { return Poll::Ready(None) };
-        let mut read = || {
-            let mut piece = vec![0; usize::try_from(len).unwrap_or(0)];
-            file.seek(SeekFrom::Start(at))?;
-            file.read_exact(&mut piece)?;
-            Ok(Frame::data(Bytes::from(piece)))
-        };
-        let frame = read();
+        let Some(file) = &self.file else { return Poll::Ready(None) };
+        let mut piece = vec![0; usize::try_from(len).unwrap_or(0)];
+        let frame = file.read_exact_at(&mut piece, at).map(|()| Frame::data(Bytes::from(piece)));
         (self.at, self.left) = (at + len, self.left - len);
         Poll::Ready(Some(frame))
     }

@@ -21,6 +21,10 @@ pub const DEFAULT_CONF: &str = "/etc/kubesolo/update.conf";
 pub const MAX_CONF: u64 = 64 * 1024;
 /// Longest value.
 const MAX_VALUE: usize = 8192;
+/// Stands for a value that cannot be read, and is a value of no setting.
+const UNREADABLE: &str = "\u{fffd}";
+/// Longest time that a new system can have to prove itself: less than its unit allows it.
+const MAX_HEALTH_DEADLINE: Duration = Duration::from_secs(10 * 60);
 /// Most items of a list.
 const MAX_ITEMS: usize = 32;
 /// Longest file with keys.
@@ -192,6 +196,8 @@ pub fn parse_conf(text: &str) -> ConfFile {
         };
         if value.len() > MAX_VALUE || value.chars().any(char::is_control) {
             file.warnings.push(format!("line {number}: {name} has a value that makes no sense"));
+            // Not as if nothing was said: a window that cannot be read is not always open.
+            file.values.insert(key, UNREADABLE.to_owned());
             continue;
         }
         if file.values.insert(key, value.to_owned()).is_some() {
@@ -262,13 +268,26 @@ impl Merged {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Result<T, SettingsError> {
         let (value, origin) = self.get(key);
-        parse(value).map_err(|problem| SettingsError::Value { key, origin, problem })
+        let readable =
+            if value == UNREADABLE { Err("it cannot be read".into()) } else { Ok(value) };
+        readable.and_then(parse).map_err(|problem| SettingsError::Value { key, origin, problem })
     }
 
-    /// The path of the file with the keys, if that is how they are given.
+    /// As little of it as going back to the old system takes. The rest is as nobody said anything.
+    #[must_use]
+    pub fn least(&self) -> Self {
+        let needed = [Key::BootDir, Key::BootLoader, Key::CmdlineFile];
+        let kept = |key| Some((key, self.get(key).0.to_owned())).filter(|_| needed.contains(&key));
+        let values = Key::ALL.into_iter().filter_map(kept).collect();
+        Self::new(&BTreeMap::new(), &ConfFile { values, warnings: vec![] })
+    }
+
+    /// The path of the file with the keys, if that is how they are given. A key in base64 may begin
+    /// with a slash, too.
     pub fn pubkey_path(&self) -> Option<PathBuf> {
         let (value, _) = self.get(Key::Pubkey);
-        value.starts_with('/').then(|| PathBuf::from(value))
+        let is_path = value.starts_with('/') && KeySet::parse(value.as_bytes()).is_err();
+        is_path.then(|| PathBuf::from(value))
     }
 
     /// Checks everything. `keys_file` is what lies at [`Self::pubkey_path`].
@@ -310,7 +329,9 @@ impl Merged {
             machine_id_file: path(Key::MachineIdFile)?,
             health: Health {
                 deadline: self.read(Key::HealthDeadline, |text| {
-                    text.parse::<Span>().map(Span::as_duration).map_err(said)
+                    let deadline = text.parse::<Span>().map_err(said)?.as_duration();
+                    let most = Some(deadline).filter(|deadline| *deadline <= MAX_HEALTH_DEADLINE);
+                    most.ok_or_else(|| "at most 10m".to_owned())
                 })?,
                 network: self.read(Key::HealthNetwork, |text| match text {
                     "yes" => Ok(Network::Needed),
@@ -322,6 +343,7 @@ impl Merged {
                 http: self
                     .read(Key::HealthHttp, |text| list(text)?.iter().map(|t| url(t)).collect())?,
                 command: optional(Key::HealthCommand)?,
+                ca_file: optional(Key::CaFile)?,
             },
         })
     }
@@ -360,6 +382,8 @@ pub struct Health {
     pub http: Vec<Url>,
     /// A program that succeeds.
     pub command: Option<PathBuf>,
+    /// Certificates to trust when addresses are asked.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Valid settings.
@@ -419,13 +443,14 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 fn keys(text: &str, file: Option<&[u8]>) -> Result<Option<KeySet>, String> {
     let input = match (text, file) {
         ("", _) => return Ok(None),
-        (path, None) if path.starts_with('/') => {
-            return Err(format!("the key {path} cannot be read"));
-        }
         (_, Some(file)) => file,
         (inline, None) => inline.as_bytes(),
     };
-    KeySet::parse(input).map(Some).map_err(said)
+    let read = KeySet::parse(input).map(Some);
+    read.map_err(|error| match file {
+        None if text.starts_with('/') => format!("the key {text} cannot be read"),
+        _ => said(error),
+    })
 }
 
 #[cfg(test)]
@@ -449,7 +474,7 @@ mod tests {
         assert_eq!(get(Key::Channel), Some("stable"), "the last one counts");
         assert_eq!(get(Key::MaintenanceWindow), Some("22:00-04:00"));
         assert_eq!(get(Key::Pubkey), Some("abc="));
-        assert_eq!(get(Key::StateDir), None);
+        assert_eq!(get(Key::StateDir), Some(UNREADABLE));
         assert_eq!(file.warnings.len(), 5, "{:?}", file.warnings);
         assert_eq!(parse_conf(""), ConfFile::default());
     }
@@ -481,11 +506,24 @@ mod tests {
             ("health_http=x", Key::HealthHttp),
             ("kernel_args=a;b", Key::KernelArgs),
             ("pubkey=AAAA", Key::Pubkey),
+            ("health_deadline=11m", Key::HealthDeadline),
+            // Not always open, because nobody could read it.
+            ("maintenance_window=02:00\t-04:00", Key::MaintenanceWindow),
+            ("allowed_hosts=a\u{7}", Key::AllowedHosts),
         ] {
             let SettingsError::Value { key: found, origin, .. } =
                 merged(&[], conf).validate(None).unwrap_err();
             assert_eq!((found, origin), (key, Origin::File), "{conf}");
         }
+    }
+
+    #[test]
+    fn f11_settings_that_make_no_sense_still_say_where_the_boot_loader_is() {
+        let bad =
+            merged(&[], "boot_dir=/efi\nboot_loader=systemd-boot\ntries=x\npubkey=/nowhere\n");
+        assert!(bad.validate(None).is_err());
+        let least = bad.least().validate(None).unwrap();
+        assert_eq!((least.boot_dir, least.loader), ("/efi".into(), Loader::SystemdBoot));
     }
 
     #[test]
@@ -498,6 +536,12 @@ mod tests {
         assert!(named.validate(Some(key.to_pem().as_bytes())).unwrap().keys.is_some());
         let inline = format!("pubkey={}", key.to_base64());
         assert!(merged(&[], &inline).validate(None).unwrap().keys.is_some());
+        // One key in 64 looks like a path at first.
+        let like_a_path = banger_trust::SecretKey::from_seed([9; 32]).public().to_base64();
+        assert!(like_a_path.starts_with('/'));
+        let inline = merged(&[], &format!("pubkey={like_a_path}"));
+        assert_eq!(inline.pubkey_path(), None);
+        assert!(inline.validate(None).unwrap().keys.is_some());
     }
 
     #[test]

@@ -98,26 +98,28 @@ fn each_kind_of_failure_has_its_status() {
 fn user_data_fills_settings_and_never_replaces_them() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    fs::write(at("user-data"), "updates:\n  server: https://a.example.com\n  pubkey: AAAA\n")
-        .unwrap();
-    let take = |conf: &str| {
-        let conf = at(conf);
-        let conf = conf.to_str().unwrap();
-        Command::new(env!("CARGO_BIN_EXE_os-update"))
-            .args(["cloud-init", "--conf", conf])
-            .arg(at("user-data"))
-            .output()
-            .unwrap()
+    let [ours, other] =
+        [1, 2].map(|seed| banger_trust::SecretKey::from_seed([seed; 32]).public().to_base64());
+    let take = |user_data: &str| {
+        fs::write(at("user-data"), user_data).unwrap();
+        let conf = at("etc/kubesolo/update.conf");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_os-update"));
+        command.args(["cloud-init", "--conf", conf.to_str().unwrap()]).arg(at("user-data"));
+        command.output().unwrap()
     };
-    assert!(take("etc/kubesolo/update.conf").status.success(), "parents are made");
     let path = at("etc/kubesolo/update.conf");
-    assert_eq!(fs::read_to_string(&path).unwrap(), "server=https://a.example.com\npubkey=AAAA\n");
-    fs::write(at("user-data"), "updates:\n  pubkey: BBBB\n").unwrap();
-    let again = take("etc/kubesolo/update.conf");
+    for bad in ["pubkey: AAAA", "maintenance_window: 25:00-26:00", "server: a.example.com"] {
+        let refused = take(&format!("updates:\n  {bad}\n"));
+        assert!(!refused.status.success() && !path.exists(), "{bad}");
+    }
+    let first = format!("updates:\n  server: https://a.example.com\n  pubkey: {ours}\n");
+    assert!(take(&first).status.success(), "parents are made");
+    let expected = format!("server=https://a.example.com\npubkey={ours}\n");
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected);
+    let again = take(&format!("updates:\n  pubkey: {other}\n"));
     assert!(text(&again.stderr).contains("pubkey is set already"));
-    assert!(fs::read_to_string(&path).unwrap().contains("pubkey=AAAA"));
-    fs::write(at("user-data"), "updates: {}\n").unwrap();
+    assert_eq!(fs::read_to_string(&path).unwrap(), expected);
     let before = fs::metadata(&path).unwrap().modified().unwrap();
-    assert!(take("etc/kubesolo/update.conf").status.success());
+    assert!(take("updates: {}\n").status.success());
     assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
 }

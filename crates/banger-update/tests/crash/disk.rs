@@ -12,6 +12,8 @@ use banger_host::{HostError, Result};
 use banger_update::{ENV_COPIES, EnvBlock, Files, Slot};
 
 const SECTOR: usize = 512;
+/// What an update leaves free; on this disk it may use that, too, and then there is nothing left.
+const SPARE: u64 = 1024 * 1024;
 /// Most combinations of losses that are tried at one step: all, up to nine losses.
 const MAX_COMBINATIONS: u32 = 512;
 
@@ -108,21 +110,58 @@ struct Inner {
 
 /// The disk.
 #[derive(Debug, Default)]
-pub(crate) struct Disk(RefCell<Inner>, Cell<Option<usize>>);
+pub(crate) struct Disk(RefCell<Inner>, Cell<Fault>);
+
+/// What fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Fault {
+    #[default]
+    Nothing,
+    /// After so many changes the power goes, or the disk.
+    Everything { after: usize },
+    /// So many changes on, one fails.
+    One { after: usize },
+    /// There is room for so many bytes.
+    Full { at: usize, told: Told },
+}
+
+/// What a disk that gets full says about its room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// How much there is.
+    Truth,
+    /// More: somebody else takes it meanwhile.
+    Plenty,
+}
 
 impl Disk {
     pub(crate) fn copy(&self) -> Self {
-        Self(RefCell::new(self.0.borrow().clone()), Cell::new(None))
+        Self(RefCell::new(self.0.borrow().clone()), Cell::default())
     }
 
     /// After so many changes the power goes.
     pub(crate) fn give_fuel(&self, changes: usize) {
-        self.1.set(Some(changes));
+        self.1.set(Fault::Everything { after: changes });
     }
 
-    /// It goes no more.
-    pub(crate) fn mend(&self) {
-        self.1.set(None);
+    /// After so many changes one fails, and later ones do not; whether it did is told by [`Self::mend`].
+    pub(crate) fn fail_once(&self, changes: usize) {
+        self.1.set(Fault::One { after: changes });
+    }
+
+    /// There is room for so many bytes besides those that are there.
+    pub(crate) fn give_room(&self, bytes: usize, told: Told) {
+        self.1.set(Fault::Full { at: self.used() + bytes, told });
+    }
+
+    /// Nothing fails any more; whether something still would have.
+    pub(crate) fn mend(&self) -> bool {
+        matches!(self.1.replace(Fault::Nothing), Fault::One { .. })
+    }
+
+    fn used(&self) -> usize {
+        let inner = self.0.borrow();
+        inner.now.names.values().map(|file| inner.now.files[*file].len()).sum()
     }
 
     pub(crate) fn make_dir(&self, path: &Path) {
@@ -159,7 +198,7 @@ impl Disk {
         }
         let now = kept.clone();
         let inner = Inner { now, kept, pending: Vec::new(), dirs: inner.dirs.clone() };
-        Self(RefCell::new(inner), Cell::new(None))
+        Self(RefCell::new(inner), Cell::default())
     }
 
     /// What GRUB's script writes when it counts a trial down, to both copies that it can read.
@@ -174,14 +213,18 @@ impl Disk {
     }
 
     fn burn(&self, path: &Path) -> Result<()> {
-        match self.1.get() {
-            Some(0) => Err(fault(path, io::ErrorKind::Other)),
-            Some(left) => {
-                self.1.set(Some(left - 1));
-                Ok(())
+        let left = match self.1.get() {
+            Fault::Nothing | Fault::Full { .. } => return Ok(()),
+            Fault::Everything { after: 0 } => return Err(fault(path, io::ErrorKind::Other)),
+            Fault::One { after: 0 } => {
+                self.1.set(Fault::Nothing);
+                return Err(fault(path, io::ErrorKind::Other));
             }
-            None => Ok(()),
-        }
+            Fault::Everything { after } => Fault::Everything { after: after - 1 },
+            Fault::One { after } => Fault::One { after: after - 1 },
+        };
+        self.1.set(left);
+        Ok(())
     }
 
     fn change(&self, path: &Path, change: Change) -> Result<()> {
@@ -254,6 +297,11 @@ impl Files for Disk {
 
     fn append(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let file = self.file(path)?;
+        if let Fault::Full { at, .. } = self.1.get()
+            && self.used() + bytes.len() > at
+        {
+            return Err(fault(path, io::ErrorKind::StorageFull));
+        }
         self.change(path, Change::Append { file, bytes: bytes.to_vec() })
     }
 
@@ -312,7 +360,10 @@ impl Files for Disk {
     }
 
     fn free(&self, _: &Path) -> Result<u64> {
-        Ok(1 << 40)
+        Ok(match self.1.get() {
+            Fault::Full { at, told: Told::Truth } => at.saturating_sub(self.used()) as u64 + SPARE,
+            _ => 1 << 40,
+        })
     }
 
     fn identity(&self, dir: &Path) -> Result<(u64, u64)> {

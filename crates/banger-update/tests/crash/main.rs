@@ -13,9 +13,9 @@ use banger_trust::{
 };
 use banger_update::{
     BootLoader as _, BootView, CommandLine, ENV_COPIES, Effect, Engine, Event, Files as _, Grub,
-    Layout, Observed, Passive, ReleaseId, Slot, SlotStatus, State, Tries,
+    Layout, Observed, Passive, ReleaseId, Slot, SlotStatus, StageError, State, Tries,
 };
-use disk::{Disk, Losses};
+use disk::{Disk, Losses, Told};
 
 /// An error is the power cut.
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -97,7 +97,7 @@ fn update(disk: &Disk) -> Outcome<()> {
         let mut incoming = passive.incoming(&artifact, &trust, &by, Some(secret.sign(content)))?;
         let at = usize::try_from(incoming.len())?;
         for piece in content[at..].chunks(8) {
-            incoming.write(piece)?;
+            incoming.write(piece.to_vec())?;
         }
         files.push((name, incoming.finish()?));
     }
@@ -230,6 +230,25 @@ fn f01_the_power_may_go_while_a_verdict_is_written_down() {
 }
 
 #[test]
+fn f01_the_power_may_go_while_the_last_trial_is_committed() {
+    let disk = installed();
+    update(&disk).unwrap();
+    disk.flush();
+    let booted = (0..3).map(|_| boot(&disk)).last().unwrap();
+    let run = |disk: &Disk| after_boot(disk, &booted, &Event::Healthy).map(drop);
+    cut_everywhere(&disk, &run, &|disk, context| {
+        let booted = boot(disk);
+        let state = after_boot(disk, &booted, &Event::Healthy).unwrap();
+        // It is not said to have proved itself unless it runs.
+        let fits = match booted.slot {
+            Some(Slot::B) => matches!(state, State::Committed(..)),
+            _ => matches!(state, State::RolledBack { .. }),
+        };
+        assert!(fits, "{context}: {state:?} with {booted:?}");
+    });
+}
+
+#[test]
 fn f11_a_system_that_never_comes_up_is_given_up_after_its_trials() {
     let disk = installed();
     update(&disk).unwrap();
@@ -257,4 +276,58 @@ fn f03_a_disk_that_fails_at_any_step_leaves_what_runs() {
             break;
         }
     }
+}
+
+#[test]
+fn f03_after_one_failure_at_any_step_the_next_run_comes_to_its_end() {
+    for step in 0.. {
+        let disk = installed();
+        disk.fail_once(step);
+        let first = update(&disk);
+        let context = format!("failed once at step {step}");
+        assert_bootable(&disk, &context);
+        if disk.mend() {
+            assert!(step > 60 && first.is_ok());
+            break;
+        }
+        // On trial already: nothing is begun anew before the boot.
+        let on_trial = Grub::new(&disk, layout()).view().unwrap().first == Slot::B;
+        if first.is_err() && !on_trial {
+            update(&disk).unwrap_or_else(|error| panic!("{context}: {error}"));
+        }
+        let booted = boot(&disk);
+        let state = after_boot(&disk, &booted, &Event::Healthy).unwrap();
+        assert!(matches!(state, State::Committed(..)), "{context}: {state:?}");
+    }
+}
+
+#[test]
+fn f03_a_disk_that_is_full_is_not_left_so() {
+    let mut finished = 0;
+    let rooms = (0..4000).step_by(10).flat_map(|room| [(room, Told::Truth), (room, Told::Plenty)]);
+    for (room, told) in rooms {
+        let disk = installed();
+        disk.give_room(room, told);
+        let outcome = update(&disk);
+        let context = format!("{room} bytes are free, {told:?} is told: {outcome:?}");
+        let parts = disk.list(&layout().slot(Slot::B)).unwrap();
+        let is_full = outcome.as_ref().is_err_and(|error| error.is::<StageError>());
+        assert!(
+            !is_full || !parts.iter().any(|name| name.ends_with(".part")),
+            "{context}: {parts:?}"
+        );
+        assert_bootable(&disk, &context);
+        let booted = boot(&disk);
+        // The agent works, whether or not it can write down what it finds.
+        let state = after_boot(&disk, &booted, &Event::Healthy);
+        match (outcome, state) {
+            (Ok(()), Ok(state)) => {
+                finished += 1;
+                assert!(matches!(state, State::Committed(..)), "{context}: {state:?}");
+            }
+            (Err(_), Ok(state)) => assert_rests(&state, &booted, &context),
+            (_, Err(error)) => assert_eq!(booted.slot, Some(Slot::B), "{context}: {error}"),
+        }
+    }
+    assert!(finished > 100, "{finished}");
 }

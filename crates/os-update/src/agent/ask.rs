@@ -1,6 +1,6 @@
 //! Asking the server: manifests and their signatures, judged, and stepping stones followed.
 
-use banger_trust::gates::{Machine, Refusal, Role, Verdict, judge, preview};
+use banger_trust::gates::{Machine, Refusal, Role, Step, Verdict, judge, preview};
 use banger_trust::{
     KeySet, Manifest, OpenError, Sha256Digest, Signature, SignedDocument as _, Trust, Unverified,
     Verified, Version, Via,
@@ -24,7 +24,8 @@ const MAX_RACES: usize = 2;
 /// What the server's answer means here.
 pub(super) enum Asked {
     UpToDate(Version),
-    Install(Box<Verified<Manifest>>),
+    /// This, whose manifest was there.
+    Install(Box<Verified<Manifest>>, Url),
     Refused(Refusal),
 }
 
@@ -83,35 +84,54 @@ impl Agent {
         run: Run,
     ) -> Result<Asked, AgentError> {
         let (client, rules, server) = self.server()?;
-        let mut url = server.child(LATEST)?;
-        let mut role = Role::Latest;
-        let mut wanted: Option<Via> = None;
-        for _ in 0..=MAX_STEPS {
-            let manifest = self.manifest(&client, &rules, &url, trust).await?;
-            if let Some(via) = wanted.take().filter(|via| via.version != manifest.get().version) {
-                let url = url.to_string();
-                return Err(AgentError::WrongStep { url, expected: via.version });
+        let url = server.child(LATEST)?;
+        let manifest = self.manifest(&client, &rules, &url, trust).await?;
+        let verdict = self.judge(session, &manifest, Role::Latest)?;
+        if run == Run::Real && is_authentic(&verdict) {
+            self.learn(session, &manifest)?;
+        }
+        let step = match verdict {
+            Ok(Verdict::UpToDate) => return Ok(Asked::UpToDate(manifest.get().version.clone())),
+            Ok(Verdict::Install) => return Ok(Asked::Install(Box::new(manifest), url)),
+            Err(Refusal::NeedsStep(step)) => step,
+            Err(refusal) => return Ok(Asked::Refused(refusal)),
+        };
+        let stone = self.stone(session, trust, &url, &step).await?;
+        Ok(stone.unwrap_or(Asked::Refused(Refusal::NeedsStep(step))))
+    }
+
+    /// The furthest stepping stone that can be taken from here; none if none can.
+    async fn stone(
+        &self,
+        session: &Session<'_>,
+        trust: &Trust,
+        from: &Url,
+        step: &Step,
+    ) -> Result<Option<Asked>, AgentError> {
+        let (client, rules, _) = self.server()?;
+        let beside = |url: &Url, step: &Step| -> Result<Vec<(Url, Via)>, AgentError> {
+            step.via.iter().map(|via| Ok((url.join(&via.url)?, via.clone()))).collect()
+        };
+        // The last is tried first: those of a stone lie before those of what comes after it.
+        let mut stones = beside(from, step)?;
+        for _ in 0..MAX_STEPS {
+            let Some((url, via)) = stones.pop() else { return Ok(None) };
+            let manifest = match self.manifest(&client, &rules, &url, trust).await {
+                // It was withdrawn.
+                Err(AgentError::NoManifest(_)) => continue,
+                other => other?,
+            };
+            if manifest.get().version != via.version {
+                return Err(AgentError::WrongStep { url: url.to_string(), expected: via.version });
             }
-            let verdict = self.judge(session, &manifest, role)?;
-            if role == Role::Latest && run == Run::Real && is_authentic(&verdict) {
-                self.learn(session, &manifest)?;
-            }
-            match verdict {
-                Ok(Verdict::UpToDate) => {
-                    return Ok(Asked::UpToDate(manifest.get().version.clone()));
-                }
-                Ok(Verdict::Install) => return Ok(Asked::Install(Box::new(manifest))),
-                Err(Refusal::NeedsStep(step)) if step.via.is_some() => {
-                    let Some(via) = step.via.clone() else { continue };
-                    url = url.join(&via.url)?;
-                    (role, wanted) = (Role::SteppingStone, Some(via));
-                }
-                Err(refusal) => return Ok(Asked::Refused(refusal)),
+            match self.judge(session, &manifest, Role::SteppingStone)? {
+                Ok(Verdict::Install) => return Ok(Some(Asked::Install(Box::new(manifest), url))),
+                Ok(Verdict::UpToDate) => {}
+                Err(Refusal::NeedsStep(step)) => stones.extend(beside(&url, &step)?),
+                Err(refusal) => return Ok(Some(Asked::Refused(refusal))),
             }
         }
-        Err(AgentError::NoManifest(format!(
-            "a release that can be installed, {MAX_STEPS} steps on"
-        )))
+        Ok(None)
     }
 
     pub(super) fn judge(
@@ -159,22 +179,42 @@ impl Agent {
         loop {
             let bytes = fetch::document(client, rules, url, Manifest::MAX_LEN).await?;
             let bytes = bytes.ok_or_else(|| AgentError::NoManifest(url.to_string()))?;
-            let signature = match trust {
-                Trust::InsistedWithoutKeys => None,
-                Trust::Keys(_) => {
-                    let hint = Manifest::signature_url_hint(&bytes);
-                    signature(client, rules, url, hint.as_deref()).await?
-                }
-            };
-            match trust.open(&bytes, signature.as_ref()) {
-                Ok(manifest) => return Ok(manifest),
-                Err(OpenError::Unverified(Unverified::BadSignature)) if races < MAX_RACES => {
-                    races += 1;
-                }
-                Err(error) => return Err(untrusted(url, error)),
+            match opened(client, rules, url, trust, &bytes).await {
+                Err(AgentError::Untrusted {
+                    source: OpenError::Unverified(Unverified::BadSignature),
+                    ..
+                }) if races < MAX_RACES => races += 1,
+                other => return other,
             }
         }
     }
+}
+
+/// A manifest by its bytes and one of the signatures that may be its own.
+async fn opened(
+    client: &Client,
+    rules: &Rules,
+    url: &Url,
+    trust: &Trust,
+    bytes: &[u8],
+) -> Result<Verified<Manifest>, AgentError> {
+    if matches!(trust, Trust::InsistedWithoutKeys) {
+        return trust.open(bytes, None).map_err(|error| untrusted(url, error));
+    }
+    let hint = Manifest::signature_url_hint(bytes);
+    let mut refused = untrusted(url, Unverified::NotSigned.into());
+    for place in places(rules, url, hint.as_deref()) {
+        match signature_at(client, rules, &place).await {
+            Ok(None) => {}
+            Ok(Some(signature)) => match trust.open(bytes, Some(&signature)) {
+                Ok(manifest) => return Ok(manifest),
+                Err(error) => refused = untrusted(url, error),
+            },
+            Err(error @ AgentError::Signature { .. }) => refused = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused)
 }
 
 /// Whether a manifest is one to remember the age of: a refusal for its age, or for what this
@@ -187,22 +227,36 @@ fn untrusted(url: &Url, source: OpenError) -> AgentError {
     AgentError::Untrusted { url: url.to_string(), source }
 }
 
-/// The signature beside a file: where the hint says, or else where it is by convention.
+/// Where the signature of a file may be: where the hint says, and where it is by convention.
+fn places(rules: &Rules, of: &Url, hint: Option<&str>) -> impl Iterator<Item = Url> {
+    let hinted = hint.and_then(|hint| of.join(hint).ok()).filter(|url| rules.admit(url).is_ok());
+    let usual =
+        Url::parse(&format!("{}.sig", of.to_string().split('?').next().unwrap_or_default())).ok();
+    let usual = usual.filter(|usual| hinted.as_ref() != Some(usual));
+    hinted.into_iter().chain(usual)
+}
+
+async fn signature_at(
+    client: &Client,
+    rules: &Rules,
+    url: &Url,
+) -> Result<Option<Signature>, AgentError> {
+    let bytes = fetch::document(client, rules, url, Signature::MAX_LEN).await?;
+    let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else { return Ok(None) };
+    let bad = |source| AgentError::Signature { url: url.to_string(), source };
+    Signature::parse(&bytes).map(Some).map_err(bad)
+}
+
+/// The signature beside a file.
 pub(super) async fn signature(
     client: &Client,
     rules: &Rules,
     of: &Url,
     hint: Option<&str>,
 ) -> Result<Option<Signature>, AgentError> {
-    let hinted = hint.and_then(|hint| of.join(hint).ok()).filter(|url| rules.admit(url).is_ok());
-    let usual =
-        Url::parse(&format!("{}.sig", of.to_string().split('?').next().unwrap_or_default()));
-    for url in hinted.into_iter().chain(usual) {
-        let bytes = fetch::document(client, rules, &url, Signature::MAX_LEN).await?;
-        if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
-            let read = Signature::parse(&bytes);
-            let bad = |source| AgentError::Signature { url: url.to_string(), source };
-            return read.map(Some).map_err(bad);
+    for url in places(rules, of, hint) {
+        if let Some(signature) = signature_at(client, rules, &url).await? {
+            return Ok(Some(signature));
         }
     }
     Ok(None)

@@ -73,6 +73,15 @@ pub enum AgentError {
         /// The slot.
         slot: String,
     },
+    /// What lies in the slot was signed by nobody, or by somebody who is not believed any more.
+    #[error(
+        "slot {slot} holds what no trusted key has signed: apply the update again, with the keys of \
+         today"
+    )]
+    StagedUntrusted {
+        /// The slot.
+        slot: String,
+    },
     /// Nothing to go back to.
     #[error("there is no other system to go back to")]
     NoWayBack,
@@ -115,7 +124,8 @@ impl AgentError {
             Self::Untrusted { .. } | Self::Signature { .. } | Self::WrongStep { .. } => 5,
             Self::Stage(StageError::Unverified { .. })
             | Self::Fetch(FetchError::Stage(StageError::Unverified { .. }))
-            | Self::Corrupted { .. } => 5,
+            | Self::Corrupted { .. }
+            | Self::StagedUntrusted { .. } => 5,
             Self::Unhealthy(_) => 6,
             Self::Busy => 7,
             _ => 1,

@@ -5,17 +5,19 @@
 
 mod ask;
 mod error;
+mod install;
 mod session;
+mod undecided;
 
-use std::path::{Path, PathBuf};
-
-use banger_host::fs::{create_private_dir, read_bounded};
+use banger_host::fs::read_bounded;
 use banger_host::random;
 use banger_trust::gates::{Hours, Refusal, window};
-use banger_trust::{ArtifactName, Manifest, Sha256Digest, Trust, Verified, Version};
+use banger_trust::{
+    ArtifactName, KeyId, Manifest, Sha256Digest, SignedBy, Trust, Verified, Version, Window,
+};
 use banger_update::{
-    BootLoader, BootView, Effect, Event, Grub, HostFiles, Layout, Observed, Passive, ReleaseId,
-    Slot, SlotStatus, State, SystemdBoot,
+    BootLoader, Effect, Event, Grub, HostFiles, Layout, Observed, Passive, ReleaseId, Slot,
+    SlotStatus, State, SystemdBoot,
 };
 
 use crate::dns::Resolver;
@@ -24,9 +26,12 @@ use crate::health::{Finding, Running, until_well};
 use crate::http::Patience;
 use crate::machine;
 use crate::settings::{Loader, MAX_KEYS_FILE, Merged, Settings};
-use ask::{Asked, LATEST, signature};
+use crate::url::Url;
+use ask::{Asked, signature};
 pub use error::AgentError;
+pub use install::install;
 use session::Session;
+pub use undecided::give_up_undecided;
 
 /// What one run is told besides its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +90,8 @@ pub enum Outcome {
     Healthy(Vec<Finding>),
     /// The old one was selected.
     RolledBack,
+    /// This was staged, and is not any more. What runs goes on running.
+    Dropped(Version),
 }
 
 /// The agent of this machine, with valid settings.
@@ -136,7 +143,7 @@ impl Agent {
     /// When it cannot be asked, or what it says is refused.
     pub async fn check(&self, orders: Orders) -> Result<Outcome, AgentError> {
         let loader = self.loader();
-        let session = Session::begin(self, loader.as_ref())?;
+        let session = Session::begin(self, loader.as_ref(), orders.run)?;
         if self.settings.keys.is_none() && orders.signatures == Signatures::Required {
             return self.check_without_key(&session).await;
         }
@@ -145,14 +152,16 @@ impl Agent {
             let mut session = session;
             return match self.ask(&mut session, &trust, Run::Dry).await? {
                 Asked::UpToDate(version) => Ok(Outcome::UpToDate(version)),
-                Asked::Install(manifest) => Ok(Outcome::Available(manifest.get().version.clone())),
+                Asked::Install(manifest, _) => {
+                    Ok(Outcome::Available(manifest.get().version.clone()))
+                }
                 Asked::Refused(refusal) => Err(refusal.into()),
             };
         }
         let mut session = session;
         match self.find(&mut session, &trust).await? {
             None => Ok(Outcome::UpToDate(session.seen.running.clone())),
-            Some(manifest) => Ok(Outcome::Available(manifest.get().version.clone())),
+            Some((manifest, _)) => Ok(Outcome::Available(manifest.get().version.clone())),
         }
     }
 
@@ -166,22 +175,24 @@ impl Agent {
         progress: &mut dyn Progress,
     ) -> Result<Outcome, AgentError> {
         let loader = self.loader();
-        let mut session = Session::begin(self, loader.as_ref())?;
-        session.refusable(|session| self.gate_window(session, orders))?;
-        let trust = self.trust(orders)?;
+        let mut session = Session::begin(self, loader.as_ref(), orders.run)?;
+        session.refusable(|_| self.gate_window(orders))?;
+        let trust = self.trust(orders).inspect_err(|error| drop(session.remember_why(error)))?;
         if orders.run == Run::Dry {
             return match self.ask(&mut session, &trust, Run::Dry).await? {
                 Asked::UpToDate(version) => Ok(Outcome::UpToDate(version)),
-                Asked::Install(manifest) => Ok(Outcome::Available(manifest.get().version.clone())),
+                Asked::Install(manifest, _) => {
+                    Ok(Outcome::Available(manifest.get().version.clone()))
+                }
                 Asked::Refused(refusal) => Err(refusal.into()),
             };
         }
-        let Some(manifest) = self.find(&mut session, &trust).await? else {
+        let Some((manifest, base)) = self.find(&mut session, &trust).await? else {
             return Ok(Outcome::UpToDate(session.seen.running.clone()));
         };
         let version = manifest.get().version.clone();
         if !matches!(session.engine.record().state, State::Staged(..)) {
-            let staged = self.stage(&mut session, &trust, &manifest, progress).await;
+            let staged = self.stage(&mut session, &trust, &manifest, &base, progress).await;
             session.or_failed(staged)?;
         }
         Ok(Outcome::Staged(version))
@@ -193,8 +204,8 @@ impl Agent {
     /// When nothing is staged, or it is damaged, or this is not the time.
     pub fn activate(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
         let loader = self.loader();
-        let mut session = Session::begin(self, loader.as_ref())?;
-        session.refusable(|session| self.gate_window(session, orders))?;
+        let mut session = Session::begin(self, loader.as_ref(), orders.run)?;
+        session.refusable(|_| self.gate_window(orders))?;
         let State::Staged(release, slot) = session.engine.record().state.clone() else {
             let state = session.engine.record().state.to_string();
             return Err(AgentError::NothingStaged(state));
@@ -206,11 +217,15 @@ impl Agent {
             let damaged = Err(AgentError::Corrupted { slot: slot.to_string() });
             return session.or_failed(damaged);
         }
+        if !self.trusts(session.engine.record().staged_by.as_ref()) {
+            let unsigned = Err(AgentError::StagedUntrusted { slot: slot.to_string() });
+            return session.or_failed(unsigned);
+        }
         if orders.run == Run::Dry {
             return Ok(Outcome::Staged(release.version));
         }
         // It may have taken a while to read it.
-        session.refusable(|session| self.gate_window(session, orders))?;
+        session.refusable(|_| self.gate_window(orders))?;
         let nonce = Sha256Digest::of(&random::bytes::<16>()?).to_string()[..16].to_owned();
         let boot_id = session.seen.boot_id.clone();
         session.happen(Event::Activate { nonce, boot_id })?;
@@ -226,7 +241,7 @@ impl Agent {
     /// When there is none.
     pub fn rollback(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
         let loader = self.loader();
-        let mut session = Session::begin(self, loader.as_ref())?;
+        let mut session = Session::begin(self, loader.as_ref(), orders.run)?;
         let reason = "an operator rolled it back".to_owned();
         let event = match &session.engine.record().state {
             State::Trial(trial) if session.seen.booted.slot != Some(trial.slot) => {
@@ -235,12 +250,20 @@ impl Agent {
             State::Trial(_) => Event::Unhealthy(reason),
             State::Committed(_, slot) => {
                 way_back(&session, *slot)?;
+                self.passive(&session)?.fingerprint()?.ok_or(AgentError::NoWayBack)?;
                 Event::GiveUp(reason)
             }
-            State::Staged(..) => Event::GiveUp(reason),
+            State::Staged(release, _) => {
+                let dropped = Outcome::Dropped(release.version.clone());
+                if orders.run == Run::Real {
+                    session.happen(Event::GiveUp(reason))?;
+                }
+                return Ok(dropped);
+            }
             State::Idle | State::Available(_) | State::Blocked { .. } | State::Failed(_) => {
                 let slot = session.seen.booted.slot.ok_or(AgentError::NoSlot)?;
                 way_back(&session, slot)?;
+                self.passive(&session)?.fingerprint()?.ok_or(AgentError::NoWayBack)?;
                 // Seen from the other slot, what runs is the passive one.
                 let runs = Passive::beside(&HostFiles, self.layout(), !slot)?.fingerprint()?;
                 let fingerprint = runs.ok_or(AgentError::NoWayBack)?;
@@ -265,8 +288,19 @@ impl Agent {
     /// # Errors
     /// When it is not well.
     pub async fn healthcheck(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
+        let checked = self.judge_boot(orders, reboot).await;
+        if let (Err(error), Run::Real) = (&checked, orders.run)
+            && !matches!(error, AgentError::Unhealthy(_) | AgentError::Busy)
+        {
+            give_up_undecided(&self.settings, reboot)?;
+        }
+        checked
+    }
+
+    async fn judge_boot(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
         let loader = self.loader();
-        let mut session = Session::begin_after_boot(self, loader.as_ref(), reboot)?;
+        let mut session =
+            Session::begin_after_boot(self, loader.as_ref(), orders.run, reboot).await?;
         let trial = match &session.engine.record().state {
             State::Trial(trial) if trial.boot_id != session.seen.boot_id => Some(trial.clone()),
             _ => None,
@@ -316,8 +350,20 @@ impl Agent {
         Ok(machine::observe(&self.settings, self.loader().as_ref())?)
     }
 
-    fn gate_window(&self, session: &Session<'_>, orders: Orders) -> Result<(), Refusal> {
-        window(self.settings.window, self.settings.zone, session.now(), orders.hours)
+    /// By the clock as people see it: a time that is merely not earlier than another opens nothing.
+    fn gate_window(&self, orders: Orders) -> Result<(), Refusal> {
+        let (hours, zone) = (self.settings.window, self.settings.zone);
+        match machine::wall_time() {
+            Some(now) => window(hours, zone, now, orders.hours),
+            None if hours == Window::Always || orders.hours == Hours::Ignore => Ok(()),
+            None => Err(Refusal::WindowClosed { window: hours, zone }),
+        }
+    }
+
+    /// Whether whoever signed is believed now: keys may have changed since.
+    fn trusts(&self, signer: Option<&KeyId>) -> bool {
+        let Some(keys) = &self.settings.keys else { return true };
+        signer.is_some_and(|signer| keys.get(signer).is_some())
     }
 
     fn trust(&self, orders: Orders) -> Result<Trust, AgentError> {
@@ -334,33 +380,28 @@ impl Agent {
         Ok(Passive::beside(&HostFiles, self.layout(), booted)?)
     }
 
-    /// The release that is to be installed, with the state saying so; none if there is none.
+    /// The release that is to be installed and where its manifest was, with the state saying so;
+    /// none if there is none.
     async fn find(
         &self,
         session: &mut Session<'_>,
         trust: &Trust,
-    ) -> Result<Option<Box<Verified<Manifest>>>, AgentError> {
+    ) -> Result<Option<Found>, AgentError> {
         let before = session.engine.record().state.clone();
         session.happen(Event::Check)?;
         let asked = self.ask(session, trust, Run::Real).await;
-        let manifest = match session.or_failed(asked)? {
+        let (manifest, base) = match session.or_as_before(asked, &before)? {
             Asked::UpToDate(_) => {
                 session.happen(Event::UpToDate)?;
                 session.engine.remember(|record| record.last_error = None)?;
                 return Ok(None);
             }
             Asked::Refused(refusal) => {
-                let event = match &refusal {
-                    Refusal::NeedsStep(step) => {
-                        Event::Needs { offered: step.offered.clone(), needs: step.needs.clone() }
-                    }
-                    _ => Event::UpToDate,
-                };
-                session.happen(event)?;
-                session.refused(&refusal)?;
+                session.happen(after_refusal(&refusal, before))?;
+                session.remember_why(&refusal)?;
                 return Err(refusal.into());
             }
-            Asked::Install(manifest) => manifest,
+            Asked::Install(manifest, base) => (manifest, base),
         };
         let release = ReleaseId {
             version: manifest.get().version.clone(),
@@ -375,8 +416,13 @@ impl Agent {
             _ => Event::Found(release),
         };
         session.happen(event)?;
-        session.engine.remember(|record| record.last_error = None)?;
-        Ok(Some(manifest))
+        // What lies there is what this manifest's digests say, whoever signed it first.
+        let signer = signer(&manifest);
+        session.engine.remember(|record| {
+            record.last_error = None;
+            record.staged_by = signer;
+        })?;
+        Ok(Some((manifest, base)))
     }
 
     fn lies_there(&self, session: &Session<'_>, release: &ReleaseId) -> bool {
@@ -389,10 +435,10 @@ impl Agent {
         session: &mut Session<'_>,
         trust: &Trust,
         manifest: &Verified<Manifest>,
+        base: &Url,
         progress: &mut dyn Progress,
     ) -> Result<(), AgentError> {
-        let (client, rules, server) = self.server()?;
-        let base = server.child(LATEST)?;
+        let (client, rules, _) = self.server()?;
         let passive = self.passive(session)?;
         let into = passive.slot();
         session.happen(Event::Fetch { into })?;
@@ -422,6 +468,29 @@ impl Agent {
     }
 }
 
+/// A release to install, and the address of its manifest, which others in it are relative to.
+type Found = (Box<Verified<Manifest>>, Url);
+
+fn signer(manifest: &Verified<Manifest>) -> Option<KeyId> {
+    match manifest.signed_by() {
+        SignedBy::Key(id) => Some(id.clone()),
+        SignedBy::NobodyAsInsisted => None,
+    }
+}
+
+/// What a refusal means: nothing has changed. What was staged is not what the server wants, though.
+fn after_refusal(refusal: &Refusal, before: State) -> Event {
+    match (refusal, before) {
+        (Refusal::NeedsStep(step), _) => {
+            Event::Needs { offered: step.offered.clone(), needs: step.needs.clone() }
+        }
+        (_, before @ (State::Committed(..) | State::RolledBack { .. })) => {
+            Event::Kept(Box::new(before))
+        }
+        _ => Event::UpToDate,
+    }
+}
+
 /// Whether the slot beside this one, which has to run, can be started.
 fn way_back(session: &Session<'_>, slot: Slot) -> Result<(), AgentError> {
     let other = session.seen.boot.as_ref().map(|view| view.status(!slot));
@@ -429,21 +498,4 @@ fn way_back(session: &Session<'_>, slot: Slot) -> Result<(), AgentError> {
         return Ok(());
     }
     Err(AgentError::NoWayBack)
-}
-
-/// Writes the files of a fresh GRUB installation: both copies of the environment, with this slot
-/// first.
-///
-/// # Errors
-/// When they cannot be written.
-pub fn install_grub(boot_dir: &Path, first: Slot) -> Result<PathBuf, AgentError> {
-    let layout = Layout::under(boot_dir);
-    for copy in banger_update::ENV_COPIES {
-        if let Some(dir) = boot_dir.join(copy).parent() {
-            create_private_dir(dir)?;
-        }
-    }
-    let view = BootView::starting(first).with(!first, SlotStatus::Bad);
-    Grub::new(&HostFiles, layout).install(&view)?;
-    Ok(boot_dir.join(banger_update::ENV_COPIES[0]))
 }

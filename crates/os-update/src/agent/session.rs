@@ -1,44 +1,86 @@
 //! A run that holds the lock of the state directory.
 
+use std::time::Duration;
+
+use banger_host::clock::Deadline;
 use banger_host::fs::create_private_dir;
 use banger_host::lock::FileLock;
 use banger_model::Timestamp;
 use banger_trust::gates::Refusal;
-use banger_update::{BootLoader, Effect, Engine, Event, HostFiles, Observed};
+use banger_update::{BootLoader, Effect, Engine, Event, HostFiles, Observed, State};
 
-use super::{Agent, AgentError, Reboot};
+use super::{Agent, AgentError, Reboot, Run};
 use crate::health::chain;
 use crate::machine;
 
-/// A run that holds the lock, with the state as it was left and settled.
+/// Between two looks at a lock that another run holds.
+const LOCK_PAUSE: Duration = Duration::from_millis(500);
+
+/// A run that holds the lock, with the state as it was left and settled. A dry run holds nothing and
+/// changes nothing.
 pub(super) struct Session<'a> {
     pub(super) engine: Engine<'a, HostFiles>,
     pub(super) seen: Observed,
-    _lock: FileLock,
+    run: Run,
+    /// What was left open takes another boot.
+    needs_reboot: bool,
+    _lock: Option<FileLock>,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn begin(agent: &Agent, loader: &'a dyn BootLoader) -> Result<Self, AgentError> {
-        Self::begin_after_boot(agent, loader, Reboot::Later)
-    }
-
-    pub(super) fn begin_after_boot(
+    pub(super) fn begin(
         agent: &Agent,
         loader: &'a dyn BootLoader,
+        run: Run,
+    ) -> Result<Self, AgentError> {
+        match run {
+            Run::Dry => Self::look(agent, loader),
+            Run::Real => Self::with(agent, loader, lock(agent)?.ok_or(AgentError::Busy)?),
+        }
+    }
+
+    /// After a boot: whoever holds the lock is waited for, and what was left open may need another
+    /// boot.
+    pub(super) async fn begin_after_boot(
+        agent: &Agent,
+        loader: &'a dyn BootLoader,
+        run: Run,
         reboot: Reboot,
     ) -> Result<Self, AgentError> {
+        if run == Run::Dry {
+            return Self::look(agent, loader);
+        }
+        let deadline = Deadline::after(agent.settings().health.deadline);
+        let held = loop {
+            match lock(agent)? {
+                Some(held) => break held,
+                None if deadline.passed() => return Err(AgentError::Busy),
+                None => tokio::time::sleep(LOCK_PAUSE.min(deadline.left())).await,
+            }
+        };
+        let session = Self::with(agent, loader, held)?;
+        if session.needs_reboot && reboot == Reboot::Now {
+            machine::reboot()?;
+        }
+        Ok(session)
+    }
+
+    fn with(agent: &Agent, loader: &'a dyn BootLoader, lock: FileLock) -> Result<Self, AgentError> {
         let settings = agent.settings();
-        create_private_dir(&settings.state_dir)?;
-        let lock = FileLock::try_acquire(&settings.state_dir.join("lock"))?;
-        let lock = lock.ok_or(AgentError::Busy)?;
         let seen = machine::observe(settings, loader)?;
         let (dir, tries) = (&settings.state_dir, settings.tries);
         let now = machine::system_time();
         let (engine, effects) = Engine::open(&HostFiles, dir, loader, tries, &seen, now)?;
-        if effects.contains(&Effect::Reboot) && reboot == Reboot::Now {
-            machine::reboot()?;
-        }
-        Ok(Self { engine, seen, _lock: lock })
+        let needs_reboot = effects.contains(&Effect::Reboot);
+        Ok(Self { engine, seen, run: Run::Real, needs_reboot, _lock: Some(lock) })
+    }
+
+    fn look(agent: &Agent, loader: &'a dyn BootLoader) -> Result<Self, AgentError> {
+        let settings = agent.settings();
+        let seen = machine::observe(settings, loader)?;
+        let (dir, tries) = (&settings.state_dir, settings.tries);
+        let engine = Engine::peek(&HostFiles, dir, loader, tries, &seen);
+        Ok(Self { engine, seen, run: Run::Dry, needs_reboot: false, _lock: None })
     }
 
     /// The time to assume.
@@ -51,10 +93,13 @@ impl<'a> Session<'a> {
         Ok(self.engine.happen(event, now)?)
     }
 
-    /// Remembers why something was refused. Nothing else changes.
-    pub(super) fn refused(&mut self, refusal: &Refusal) -> Result<(), AgentError> {
-        let text = chain(refusal);
-        Ok(self.engine.remember(|record| record.last_error = Some(text))?)
+    /// Remembers why something did not come about. Nothing else changes.
+    pub(super) fn remember_why(&mut self, error: &dyn std::error::Error) -> Result<(), AgentError> {
+        if self.run == Run::Real {
+            let text = chain(error);
+            self.engine.remember(|record| record.last_error = Some(text))?;
+        }
+        Ok(())
     }
 
     pub(super) fn refusable(
@@ -62,16 +107,43 @@ impl<'a> Session<'a> {
         gate: impl FnOnce(&Self) -> Result<(), Refusal>,
     ) -> Result<(), AgentError> {
         let Err(refusal) = gate(self) else { return Ok(()) };
-        self.refused(&refusal)?;
+        self.remember_why(&refusal)?;
         Err(refusal.into())
     }
 
     /// Writes down what failed, if something did.
     pub(super) fn or_failed<T>(&mut self, outcome: Result<T, AgentError>) -> Result<T, AgentError> {
-        if let Err(error) = &outcome {
+        if let Err(error) = &outcome
+            && self.run == Run::Real
+        {
             let event = Event::Error { error: chain(error), retryable: error.is_retryable() };
             self.happen(event)?;
         }
         outcome
     }
+
+    /// The same where a server was asked: what was settled before that stays so.
+    pub(super) fn or_as_before<T>(
+        &mut self,
+        outcome: Result<T, AgentError>,
+        before: &State,
+    ) -> Result<T, AgentError> {
+        let settled =
+            matches!(before, State::Staged(..) | State::Committed(..) | State::RolledBack { .. });
+        if let Err(error) = &outcome
+            && settled
+        {
+            self.happen(Event::Kept(Box::new(before.clone())))?;
+            self.remember_why(error)?;
+            return outcome;
+        }
+        self.or_failed(outcome)
+    }
+}
+
+/// The lock, if nobody else holds it.
+fn lock(agent: &Agent) -> Result<Option<FileLock>, AgentError> {
+    let dir = &agent.settings().state_dir;
+    create_private_dir(dir)?;
+    Ok(FileLock::try_acquire(&dir.join("lock"))?)
 }

@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use banger_trust::gates::Hours;
 use banger_trust::{SecretKey, Sha256Digest};
-use banger_update::{BootLoader as _, Engine, Grub, HostFiles, Layout, Record, Slot, SlotStatus};
+use banger_update::{
+    BootLoader as _, Engine, Grub, HostFiles, KernelArgs, Layout, Record, Slot, SlotStatus,
+};
 use os_update::agent::{
-    Agent, AgentError, Orders, Outcome, Reboot, Run, Signatures, install_grub, settle,
+    Agent, AgentError, Orders, Outcome, Reboot, Run, Signatures, install, settle,
 };
 use os_update::dns::Resolver;
 use os_update::fetch::Silent;
 use os_update::http::Patience;
-use os_update::settings::{Key, Merged, parse_conf};
+use os_update::settings::{Key, Loader, Merged, parse_conf};
 
 /// Orders without anything special.
 pub(crate) const PLAIN: Orders =
@@ -49,7 +51,8 @@ impl Appliance {
         }
         fs::write(this.path("boot/os/a/vmlinuz"), b"kernel 1").unwrap();
         fs::write(this.path("boot/os/a/kubesolo-os.gz"), b"system 1").unwrap();
-        install_grub(&this.path("boot"), Slot::A).unwrap();
+        let args = KernelArgs::parse("").unwrap();
+        install(&this.path("boot"), Loader::Grub, &args, Slot::A).unwrap();
         this.say_booted(Slot::A, "none", "1.0.0");
         let pairs = [
             (Key::StateDir, this.text("state")),

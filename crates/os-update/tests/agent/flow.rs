@@ -146,7 +146,9 @@ fn an_operator_can_go_back_long_after_the_update_too() {
 
 #[test]
 fn f04_two_at_once_do_not_meet() {
-    let (appliance, _server) = served(&Release::new("2.0.0"));
+    let (mut appliance, _server) = served(&Release::new("2.0.0"));
+    // A health check waits so long.
+    appliance.set(Key::HealthDeadline, "1s");
     fs::create_dir_all(appliance.path("state")).unwrap();
     let _held = banger_host::lock::FileLock::acquire(&appliance.path("state/lock")).unwrap();
     for error in [

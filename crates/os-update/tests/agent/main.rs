@@ -5,6 +5,7 @@
 
 mod appliance;
 mod attacks;
+mod faults;
 mod flow;
 mod gates;
 mod server;

@@ -5,21 +5,29 @@ use std::process::Command;
 
 use banger_host::lock::FileLock;
 
-/// What a virtio disk takes, in the order of loading.
-pub(crate) const MODULES: [&str; 6] = [
-    "virtio/virtio_ring",
-    "virtio/virtio",
-    "virtio/virtio_pci_modern_dev",
-    "virtio/virtio_pci_legacy_dev",
-    "virtio/virtio_pci",
-    "block/virtio_blk",
+/// What a virtio disk takes, FAT on it, and a watchdog, in the order of loading.
+pub(crate) const MODULES: [&str; 11] = [
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci",
+    "drivers/block/virtio_blk",
+    "fs/nls/nls_cp437",
+    "fs/nls/nls_ascii",
+    "fs/fat/fat",
+    "fs/fat/vfat",
+    "drivers/watchdog/watchdog",
 ];
+/// A watchdog of the kernel alone, which is loaded by whoever wants it.
+const SOFTDOG: &str = "drivers/watchdog/softdog";
 
 /// An unpacked package.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     pub(crate) image: PathBuf,
     pub(crate) modules: Vec<PathBuf>,
+    pub(crate) softdog: PathBuf,
 }
 
 impl Kernel {
@@ -34,9 +42,10 @@ impl Kernel {
         }
         let image = only(&tree.join("boot"), "vmlinuz-")?;
         let release = only(&tree.join("lib/modules"), "")?;
-        let drivers = release.join("kernel/drivers");
-        let modules = MODULES.map(|name| drivers.join(format!("{name}.ko"))).to_vec();
-        Ok(Self { image, modules })
+        let kernel = release.join("kernel");
+        let module = |name| kernel.join(format!("{name}.ko"));
+        let (modules, softdog) = (MODULES.map(module).to_vec(), module(SOFTDOG));
+        Ok(Self { image, modules, softdog })
     }
 }
 

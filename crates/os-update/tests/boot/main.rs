@@ -4,18 +4,27 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers, too")]
 #![expect(clippy::disallowed_methods, reason = "these tests make and damage disks")]
 
+mod cuts;
 mod disk;
+mod image;
 mod initramfs;
 mod kernel;
 mod machine;
-
-use std::time::Duration;
+mod recording;
+mod systemd;
 
 use disk::{Disk, Firmware, Loader, System};
-use machine::{Machine, Seen};
+use machine::Machine;
 
 /// Serves and applies the release that lies on the disk, and starts it.
 const UPDATE: &str = "serve\nos-update apply && os-update activate --reboot\n";
+/// What ends in a panic of the kernel, and soon in a boot: PID 1 ends.
+const PANIC: &str = "echo 1 > /proc/sys/kernel/panic; exit 1";
+/// What never does anything again, under a watchdog.
+const HANG: &str = "insmod /softdog soft_margin=2; exec 3>/dev/watchdog; echo @HANGS; \
+                    while :; do sleep 1000; done";
+/// What a system says of one that was tried and never said anything.
+const NEVER_UP: &str = "it did not prove itself in any of its boots";
 
 /// What a test needs, or nothing after saying what is missing.
 macro_rules! needed {
@@ -28,18 +37,9 @@ macro_rules! needed {
 }
 
 #[test]
-fn a_good_update_is_committed() {
-    let kit = needed!();
-    let disk = Disk::make(&kit, System::new("2.0.0"), UPDATE, Loader::Ours);
-    let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
-    seen.assert_ends("2.0.0", "Committed", None);
-    assert_eq!(seen.boots(), ["1.0.0", "2.0.0"]);
-}
-
-#[test]
 fn a_good_update_is_committed_under_uefi() {
     let kit = needed!();
-    let disk = Disk::make(&kit, System::new("2.0.0"), UPDATE, Loader::Ours);
+    let disk = Disk::make(&kit, System::new("2.0.0"), UPDATE, Loader::Grub);
     let seen = Machine::start(&kit, &disk, Firmware::Uefi).run_to_end();
     seen.assert_ends("2.0.0", "Committed", None);
 }
@@ -47,16 +47,23 @@ fn a_good_update_is_committed_under_uefi() {
 #[test]
 fn a_system_that_panics_or_hangs_is_given_up() {
     let kit = needed!();
-    let panics = Disk::make(&kit, System::new("2.0.0").with("exit 1"), UPDATE, Loader::Ours);
+    let panics = Disk::make(&kit, System::new("2.0.0").with(PANIC), UPDATE, Loader::Grub);
     let seen = Machine::start(&kit, &panics, Firmware::Bios).run_to_end();
-    seen.assert_ends("1.0.0", "RolledBack", Some("it did not prove itself in any of its boots"));
+    seen.assert_ends("1.0.0", "RolledBack", Some(NEVER_UP));
 
-    let hangs = System::new("2.0.0").with("echo @HANGS; while :; do sleep 1000; done");
-    let hangs = Disk::make(&kit, hangs, UPDATE, Loader::Ours);
-    // The test is the watchdog.
-    Machine::start(&kit, &hangs, Firmware::Bios).run_to("@HANGS").cut();
+    let hangs = Disk::make(&kit, System::new("2.0.0").with(HANG), UPDATE, Loader::Grub);
     let seen = Machine::start(&kit, &hangs, Firmware::Bios).run_to_end();
-    seen.assert_ends("1.0.0", "RolledBack", Some("it did not prove itself in any of its boots"));
+    assert!(seen.text.contains("@HANGS"), "{}", seen.text);
+    seen.assert_ends("1.0.0", "RolledBack", Some(NEVER_UP));
+}
+
+#[test]
+fn a_system_that_cannot_even_be_judged_is_given_up() {
+    let kit = needed!();
+    let nameless = System::new("2.0.0").with("echo nonsense > /etc/version");
+    let disk = Disk::make(&kit, nameless, UPDATE, Loader::Grub);
+    let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
+    seen.assert_ends("1.0.0", "RolledBack", Some("it was given up"));
 }
 
 #[test]
@@ -64,76 +71,62 @@ fn a_system_that_is_not_well_is_given_up() {
     let kit = needed!();
     let sick =
         System::new("2.0.0").with("echo health_command=/bin/false >> /etc/kubesolo/update.conf");
-    let disk = Disk::make(&kit, sick, UPDATE, Loader::Ours);
+    let disk = Disk::make(&kit, sick, UPDATE, Loader::Grub);
     let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
     seen.assert_ends("1.0.0", "RolledBack", Some("the health check failed: command"));
 }
 
 #[test]
-fn a_slot_that_is_damaged_after_it_was_activated_is_not_started() {
+fn a_slot_that_is_damaged_is_not_activated_and_not_started() {
     let kit = needed!();
-    let after = "serve\nos-update apply && os-update activate\necho x > /boot/os/b/vmlinuz\n\
-                 sync; reboot -f\n";
-    let disk = Disk::make(&kit, System::new("2.0.0"), after, Loader::Ours);
+    let plan = "serve\nos-update apply\n\
+                printf x | dd of=/boot/os/b/vmlinuz bs=1 seek=4096 conv=notrunc; sync\n\
+                os-update activate --reboot\nreport\n\
+                os-update apply && os-update activate\n\
+                echo x > /boot/os/b/vmlinuz; sync; reboot -f\n";
+    let disk = Disk::make(&kit, System::new("2.0.0"), plan, Loader::Grub);
     let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
+    seen.assert_told("1.0.0", "Failed", "slot B does not hold what was staged in it");
     seen.assert_ends("1.0.0", "RolledBack", Some("the boot loader could not start it"));
+    assert_eq!(seen.boots(), ["1.0.0"]);
 }
 
 #[test]
 fn a_boot_loader_that_reads_another_environment_is_told_of() {
     let kit = needed!();
-    let disk = Disk::make(&kit, System::new("2.0.0"), UPDATE, Loader::Deaf);
+    let disk = Disk::make(&kit, System::new("2.0.0"), UPDATE, Loader::DeafGrub);
     let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
     seen.assert_ends("1.0.0", "RolledBack", Some("the boot loader ignores our environment"));
 }
 
-/// Set to the number of cuts.
-const ROUNDS: &str = "BANGER_POWER_CUTS";
-/// Cuts in a plain run.
-const DEFAULT_ROUNDS: u64 = 4;
-/// An update with both boots takes longer than this nowhere.
-const LONGEST: Duration = Duration::from_secs(120);
-
 #[test]
-fn the_power_may_go_at_any_moment_of_an_update() {
+fn a_damaged_copy_of_the_environment_does_not_count_for_grub_either() {
     let kit = needed!();
-    let rounds = std::env::var(ROUNDS).ok().and_then(|text| text.parse().ok());
-    let rounds: u64 = rounds.unwrap_or(DEFAULT_ROUNDS);
-    let disk = Disk::make(&kit, System::new("2.0.0"), UPDATE, Loader::Ours);
-    let whole = {
-        let measured = disk.copy("measured");
-        let begun = std::time::Instant::now();
-        Machine::start(&kit, &measured, Firmware::Bios).run_to_end().assert_ends(
-            "2.0.0",
-            "Committed",
-            None,
-        );
-        begun.elapsed().min(LONGEST)
-    };
-    for round in 0..rounds {
-        let disk = disk.copy(&format!("round{round}"));
-        // Evenly over the time that an update takes, and each round of a longer run elsewhere.
-        let part = (f64::from(u32::try_from(round).unwrap()) * 0.618_034 + 0.2).fract();
-        let at = whole.mul_f64(part);
-        let cut = Machine::start(&kit, &disk, Firmware::Bios).run_for(at);
-        let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
-        let (version, state) =
-            assert_settled(&seen, &format!("round {round}, cut after {at:?}, after\n{}", cut.text));
-        println!("round {round}: cut after {:.2} s: {version}, {state}", at.as_secs_f32());
-        std::fs::remove_file(&disk.path).unwrap();
-    }
+    let plan = "serve\nos-update apply && os-update activate\n\
+                sed 's/^slot_b=1/slot_b=x/' /boot/os/env1/env > /tmp/env\n\
+                cat /tmp/env > /boot/os/env1/env; sync; reboot -f\n";
+    let disk = Disk::make(&kit, System::new("2.0.0"), plan, Loader::Grub);
+    let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
+    seen.assert_ends("2.0.0", "Committed", None);
 }
 
-/// Whatever runs is whole, since it says what it is, and what is remembered fits it.
-fn assert_settled(seen: &Seen, context: &str) -> (String, String) {
-    let (version, state) = seen.end();
-    let fits = match version.as_str() {
-        "1.0.0" => {
-            ["Idle", "Available", "Staged", "Failed", "RolledBack"].contains(&state.as_str())
-        }
-        "2.0.0" => state == "Committed",
-        _ => false,
-    };
-    assert!(fits, "{version} runs, {state}: {context}\nthen\n{}", seen.text);
-    (version, state)
+#[test]
+fn systemd_boot_starts_what_was_updated() {
+    let kit = needed!();
+    let disk = Disk::make(&kit, System::new("2.0.0"), UPDATE, Loader::SystemdBoot);
+    let seen = Machine::start(&kit, &disk, Firmware::Uefi).run_to_end();
+    seen.assert_ends("2.0.0", "Committed", None);
+    assert_eq!(seen.boots(), ["1.0.0", "2.0.0"]);
+    // It stays.
+    let seen = Machine::start(&kit, &disk, Firmware::Uefi).run_to_end();
+    seen.assert_ends("2.0.0", "Committed", None);
+}
+
+#[test]
+fn systemd_boot_goes_back_to_the_old_entry() {
+    let kit = needed!();
+    let panics = System::new("2.0.0").with(PANIC);
+    let disk = Disk::make(&kit, panics, UPDATE, Loader::SystemdBoot);
+    let seen = Machine::start(&kit, &disk, Firmware::Uefi).run_to_end();
+    seen.assert_ends("1.0.0", "RolledBack", Some(NEVER_UP));
 }

@@ -4,12 +4,11 @@ use std::future::Future;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use banger_host::HostError;
-use banger_host::fs::read_bounded;
+use banger_host::tls::Roots;
+pub use banger_host::tls::RootsError;
 use hyper::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
@@ -17,31 +16,7 @@ use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
-
-/// Where distributions keep the certificates that they trust; the first that is there is taken.
-const SYSTEM_ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-/// Most bytes of a file of certificates: those of Debian have 230 KiB.
-const MAX_ROOTS: u64 = 8 * 1024 * 1024;
-
-/// Why certificates to trust cannot be had.
-#[derive(Debug, Error)]
-pub enum RootsError {
-    /// A file of certificates.
-    #[error("cannot read the certificates to trust")]
-    Read(#[from] HostError),
-    /// One without any.
-    #[error("{0} has no certificate in it: it should be in PEM")]
-    Empty(String),
-}
+use tokio_rustls::rustls::{self, pki_types::ServerName};
 
 /// Why there is no connection.
 #[derive(Debug, Error)]
@@ -102,19 +77,12 @@ impl Connection for Box<dyn Io> {
 impl Connector {
     /// `extra` is a file of certificates to trust besides those of the system.
     pub(super) fn new(extra: Option<&Path>, patience: Duration) -> Result<Self, RootsError> {
-        let mut roots = RootCertStore::empty();
-        for path in SYSTEM_ROOTS.iter().map(Path::new) {
-            if path.exists() {
-                add_roots(&mut roots, path)?;
-                break;
-            }
-        }
-        if let Some(path) = extra
-            && add_roots(&mut roots, path)? == 0
-        {
-            return Err(RootsError::Empty(path.display().to_string()));
-        }
-        let tls = (!roots.is_empty()).then(|| tls(roots)).flatten();
+        let system = Roots::of_system()?;
+        let roots = match extra {
+            Some(path) => system.and_file(path)?,
+            None => system,
+        };
+        let tls = roots.connector();
         Ok(Self { tls, patience })
     }
 
@@ -134,24 +102,6 @@ impl Connector {
         let stream = tls.connect(name, tcp).await.map_err(ConnectError::Tls)?;
         Ok(TokioIo::new(Box::new(stream)))
     }
-}
-
-fn tls(roots: RootCertStore) -> Option<TlsConnector> {
-    let provider = Arc::new(ring::default_provider());
-    // The versions that the provider has are always there.
-    let versions =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config = versions.ok()?.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Some(TlsConnector::from(Arc::new(config)))
-}
-
-/// Adds what can be used of a file, and tells how many that are.
-fn add_roots(roots: &mut RootCertStore, path: &Path) -> Result<usize, RootsError> {
-    let pem = read_bounded(path, MAX_ROOTS)?;
-    let certificates = CertificateDer::pem_slice_iter(&pem).flatten();
-    // One strange certificate among many must not keep the others from being trusted.
-    Ok(roots.add_parsable_certificates(certificates).0)
 }
 
 impl tower_service::Service<Uri> for Connector {
