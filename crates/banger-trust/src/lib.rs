@@ -38,6 +38,6 @@ pub use manifest::{Artifact, ArtifactName, Channel, Manifest, Via};
 pub use rollout::{Rollout, RolloutSeed};
 pub use signature::{ParseSignatureError, Signature};
 pub use time::{ParseTimeError, parse_time, show_time};
-pub use verified::{Check, Content, Expected, SignedBy, Trust, Unverified, Verified};
+pub use verified::{Check, Content, Expected, Job, SignedBy, Trust, Unverified, Verified};
 pub use version::{ParseVersionError, Version};
 pub use window::{ParseWindowError, ParseZoneError, Window, Zone};

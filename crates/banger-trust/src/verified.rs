@@ -113,6 +113,9 @@ pub enum Unverified {
     UnknownKey(KeyId),
 }
 
+/// Part of a verification, to be run once.
+pub type Job<'a> = &'a mut (dyn FnMut() + Send);
+
 /// Bytes being verified while they stream by.
 pub struct Check {
     expected: Expected,
@@ -209,14 +212,31 @@ impl Check {
     /// # Errors
     /// As soon as there are too many.
     pub fn update(&mut self, bytes: &[u8]) -> Result<(), Unverified> {
+        self.update_by(bytes, |one, other| {
+            one();
+            other();
+        })
+    }
+
+    /// The same, where `both` has two jobs done, perhaps at the same time: the digest and the signature
+    /// take the same bytes, and neither needs the other. What is left out is missing in the verdict.
+    ///
+    /// # Errors
+    /// As soon as there are too many bytes.
+    pub fn update_by(
+        &mut self,
+        bytes: &[u8],
+        both: impl FnOnce(Job<'_>, Job<'_>),
+    ) -> Result<(), Unverified> {
         let max = self.expected.limit();
         self.len = self.len.saturating_add(bytes.len() as u64);
         if self.len > max {
             return Err(Unverified::TooLong { max });
         }
-        self.digest.update(bytes);
-        if let Some(signature) = &mut self.signature {
-            signature.update(bytes);
+        let digest = &mut self.digest;
+        match &mut self.signature {
+            Some(signature) => both(&mut || digest.update(bytes), &mut || signature.update(bytes)),
+            None => digest.update(bytes),
         }
         Ok(())
     }

@@ -113,6 +113,26 @@ fn n01_what_is_too_long_is_refused_before_its_end() {
 /// The vectors of <https://github.com/C2SP/wycheproof>, by streams in pieces and by the library's
 /// own strict function.
 #[test]
+fn a_job_that_is_not_done_is_missing_in_the_verdict() {
+    let by = SignedBy::Key(secret(1).public().id());
+    let signature = secret(1).sign(b"text");
+    let expected = Expected { max_len: 100, len: Some(4), digest: Some(Sha256Digest::of(b"text")) };
+    fn backwards(one: Job<'_>, other: Job<'_>) {
+        other();
+        one();
+    }
+    let verdict = |both: fn(Job<'_>, Job<'_>)| {
+        let mut check = trust(&[1]).check(&by, Some(&signature), expected).unwrap();
+        check.update_by(b"text", both).unwrap();
+        check.finish()
+    };
+    assert!(verdict(backwards).is_ok(), "in any order");
+    assert!(matches!(verdict(|_, other| other()), Err(Unverified::Digest { .. })));
+    assert_eq!(verdict(|one, _| one()), Err(Unverified::BadSignature));
+    assert!(verdict(|_, _| {}).is_err());
+}
+
+#[test]
 fn t04_signatures_are_judged_as_wycheproof_says() {
     let set = wycheproof::eddsa::TestSet::load(wycheproof::eddsa::TestName::Ed25519).unwrap();
     let mut count = 0;
