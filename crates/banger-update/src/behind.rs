@@ -59,7 +59,7 @@ impl Behind {
 /// a hundredth of the time that a piece does.
 fn side_by_side(one: Job<'_>, other: Job<'_>) {
     let both = thread::scope(|scope| {
-        let beside = Builder::new().name("digest".to_owned()).spawn_scoped(scope, || one());
+        let beside = Builder::new().name("digest".to_owned()).spawn_scoped(scope, &mut *one);
         other();
         beside.is_ok()
     });
