@@ -331,3 +331,35 @@ fn f03_a_disk_that_is_full_is_not_left_so() {
     }
     assert!(finished > 100, "{finished}");
 }
+
+/// Takes in a kernel that does not say its size, on a disk with so much room.
+fn take_in(content: &[u8], room: usize, told: Told) -> (Result<(), StageError>, Vec<String>) {
+    let disk = installed();
+    let secret = SecretKey::from_seed([1; 32]);
+    let trust = Trust::Keys(KeySet::new([secret.public()]).unwrap());
+    let by = SignedBy::Key(secret.public().id());
+    let (name, sha256) = (ArtifactName::Kernel, Sha256Digest::of(content));
+    let artifact = Artifact { name, url: String::new(), signature_url: None, sha256, size: None };
+    let passive = Passive::beside(&disk, layout(), Slot::A).unwrap();
+    disk.give_room(room, told);
+    let mut incoming =
+        passive.incoming(&artifact, &trust, &by, Some(secret.sign(content))).unwrap();
+    let taken = incoming.write(content.to_vec()).and_then(|()| incoming.finish().map(drop));
+    (taken, disk.list(&layout().slot(Slot::B)).unwrap())
+}
+
+#[test]
+fn f03_a_file_without_a_size_takes_the_room_that_there_is_and_no_more() {
+    let old = STALE.iter().map(|file| file.len()).sum::<usize>();
+    let (taken, names) = take_in(&vec![1; old + 3], 3, Told::Truth);
+    assert!(
+        taken.is_ok() && names.len() == 1,
+        "what the slot held makes room: {taken:?} {names:?}"
+    );
+    let (taken, names) = take_in(&vec![1; old + 4], 3, Told::Truth);
+    assert!(matches!(taken, Err(StageError::NoRoom { .. })) && names.is_empty(), "{names:?}");
+    // Somebody else was faster.
+    let (taken, names) = take_in(&[1; 8], 3, Told::Plenty);
+    assert!(matches!(taken, Err(StageError::Host(_))), "{taken:?}");
+    assert!(!names.iter().any(|name| name.ends_with(".part")), "{names:?}");
+}
