@@ -113,7 +113,7 @@ pub async fn kvm_verdict(
         return Ok(Finding::Known(verdict));
     }
     let verdict = judge(try_kvm(&facts, vmm, guest).await?);
-    remember(&path, &key, &verdict).map_err(ProbeError::Facts)?;
+    remember(&path, key, verdict.clone()).map_err(ProbeError::Facts)?;
     Ok(Finding::New(verdict))
 }
 
