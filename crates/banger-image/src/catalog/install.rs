@@ -103,6 +103,14 @@ pub enum InstallError {
         /// Its name.
         kernel: KernelName,
     },
+    /// The kernel that an image wants.
+    #[error("the image wants the kernel {kernel}, which cannot be had")]
+    Wanted {
+        /// Its name.
+        kernel: KernelName,
+        /// Why not.
+        source: Box<InstallError>,
+    },
     /// A kernel that cannot be made.
     #[error(transparent)]
     Kernel(#[from] EnsureKernelError),
@@ -153,7 +161,7 @@ impl Install {
         let bundle = self.fitting(name.as_str(), bundles)?.clone();
         if let Some(image) = self.same_as_before(called, &bundle)? {
             if let Some(kernel) = &image.info().kernel {
-                self.need_kernel(kernel).await?;
+                self.wanted_kernel(kernel).await?;
             }
             return Ok(image);
         }
@@ -165,11 +173,19 @@ impl Install {
             in_thread(move || this.unpack_image(&its_name, &called, &blob, &architecture));
         let unpacked = unpacked.await?;
         if let Some(kernel) = &unpacked.content.kernel {
-            self.need_kernel(kernel).await?;
+            self.wanted_kernel(kernel).await?;
         }
         let (name, digest) = (name.clone(), bundle.sha256);
         let now = self.now;
         in_thread(move || unpacked.publish(name, digest, now)).await
+    }
+
+    async fn wanted_kernel(&self, kernel: &KernelName) -> Result<(), InstallError> {
+        let failed = |source: InstallError| InstallError::Wanted {
+            kernel: kernel.clone(),
+            source: source.into(),
+        };
+        self.need_kernel(kernel).await.map_err(failed)
     }
 
     /// Has a kernel here: made, or from the catalog.
