@@ -9,26 +9,26 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::command::Program;
 use crate::place::Place;
 use crate::steps::Steps;
-use crate::{build, packages};
+use crate::{build, packages, rounds};
 
 /// Sizes in MiB of kernel and initramfs: together what the aim is about.
 const SIZES_MIB: [u64; 2] = [100, 924];
 /// The files of a release.
 const FILES: [&str; 2] = ["vmlinuz", "kubesolo-os.gz"];
 /// Rounds when nothing is said.
-const ROUNDS: usize = 5;
+const ROUNDS: u32 = 5;
 /// Between two looks at the memory of what is measured.
 const LOOK: Duration = Duration::from_millis(10);
 /// Ticks of a second in `/proc`, on every Linux that banger runs on.
 const TICKS: u64 = 100;
 
 pub(crate) fn run(place: &Place, args: Vec<OsString>) -> Result<ExitCode> {
-    let rounds = parse(&args)?;
+    let rounds = rounds::parse("bench-update", &args, ROUNDS)?;
     let mut steps = Steps::new(4);
     steps.next("Looking for the host's packages");
     packages::ensure(&packages::TO_RUN)?;
@@ -49,18 +49,6 @@ pub(crate) fn run(place: &Place, args: Vec<OsString>) -> Result<ExitCode> {
     turns.sort_by(|a, b| a.share().total_cmp(&b.share()));
     println!("median {}", turns[turns.len() / 2]);
     Ok(steps.finish("Measured"))
-}
-
-fn parse(args: &[OsString]) -> Result<usize> {
-    let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
-    match args.iter().map(AsRef::as_ref).collect::<Vec<&str>>().as_slice() {
-        [] => Ok(ROUNDS),
-        ["--rounds", number] => {
-            let rounds = number.parse().ok().filter(|rounds| *rounds > 0);
-            rounds.context("--rounds needs a whole number")
-        }
-        _ => bail!("usage: cargo xtask bench-update [--rounds N]"),
-    }
 }
 
 /// What one run took.
@@ -263,13 +251,5 @@ mod tests {
         assert!(cost.processor > Duration::ZERO && cost.processor <= cost.clock * 2);
         assert!(cost.peak_kib > 100);
         assert!(measure(Command::new("false")).is_err());
-    }
-
-    #[test]
-    fn rounds_are_a_number() {
-        let check = |args: &[&str]| parse(&args.iter().map(OsString::from).collect::<Vec<_>>());
-        assert_eq!(check(&[]).unwrap(), ROUNDS);
-        assert_eq!(check(&["--rounds", "9"]).unwrap(), 9);
-        assert!(check(&["--rounds", "0"]).is_err() && check(&["x"]).is_err());
     }
 }

@@ -22,6 +22,7 @@ mod kernel;
 mod packages;
 mod place;
 mod power_cut;
+mod rounds;
 mod steps;
 mod test;
 mod try_it;

@@ -4,18 +4,18 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 
 use crate::command::Program;
 use crate::place::Place;
 use crate::steps::Steps;
-use crate::{build, packages};
+use crate::{build, packages, rounds};
 
 /// Random cuts when nothing is said. Each is a boot of about ten seconds; two go on at once.
 const ROUNDS: u32 = 20;
 
 pub(crate) fn run(place: &Place, args: Vec<OsString>) -> Result<ExitCode> {
-    let rounds = parse(args)?;
+    let rounds = rounds::parse("power-cut", &args, ROUNDS)?;
     let mut steps = Steps::new(3);
     steps.next("Looking for the host's packages");
     packages::ensure(&[packages::TO_RUN.as_slice(), packages::TO_TEST.as_slice()].concat())?;
@@ -31,31 +31,4 @@ pub(crate) fn run(place: &Place, args: Vec<OsString>) -> Result<ExitCode> {
         .env("BANGER_REQUIRE_ALL", "1")
         .run()?;
     Ok(steps.finish("Every machine booted the old system or the new one"))
-}
-
-fn parse(args: Vec<OsString>) -> Result<u32> {
-    let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
-    match args.iter().map(AsRef::as_ref).collect::<Vec<&str>>().as_slice() {
-        [] => Ok(ROUNDS),
-        ["--rounds", number] => {
-            let rounds = number.parse().ok().filter(|rounds| *rounds > 0);
-            rounds.context("--rounds needs a whole number")
-        }
-        _ => bail!("usage: cargo xtask power-cut [--rounds N]"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounds_are_a_number() {
-        let check = |args: &[&str]| parse(args.iter().map(OsString::from).collect());
-        assert_eq!(check(&[]).unwrap(), ROUNDS);
-        assert_eq!(check(&["--rounds", "200"]).unwrap(), 200);
-        for bad in [&["--rounds"][..], &["--rounds", "0"], &["x"]] {
-            assert!(check(bad).is_err(), "{bad:?}");
-        }
-    }
 }
