@@ -48,23 +48,30 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let context = Context::from_process()?;
-    let imported = match &args.vmlinux {
-        Some(vmlinux) => {
-            let name = kernel_name(args.name.as_ref(), &args.source)?;
-            Some(kernel::import_files(&name, vmlinux, args.modules.as_deref(), verbosity)?)
-        }
+    let with_kernel = match args.vmlinux {
+        Some(vmlinux) => Some((kernel_name(args.name.as_ref(), &args.source)?, vmlinux)),
         None => None,
     };
     let from = From::parse(&context.home, args.source)?;
+    let imported = match with_kernel {
+        Some((name, vmlinux)) => {
+            Some(kernel::import_files(&name, &vmlinux, args.modules.as_deref(), verbosity)?)
+        }
+        None => None,
+    };
     let wanted = PullImage {
         source: from.source.clone(),
         name: args.name,
         kernel: imported.clone().or(args.kernel_ref),
     };
     let pulled = fetching::run(&context, &Wanted::Image(&wanted), verbosity);
-    if let (Some(kernel), Err(_)) = (imported, &pulled) {
-        // It was for this image alone.
-        with_daemon(verbosity, async |client| Ok(client.delete_kernel(&kernel).await?))?;
+    if let Some(kernel) = imported
+        && !matches!(pulled, Ok(ExitCode::SUCCESS))
+    {
+        // It was for this image alone. Why there is none tells more than that it remains.
+        let removed =
+            with_daemon(verbosity, async |client| Ok(client.delete_kernel(&kernel).await?));
+        return pulled.and_then(|code| removed.map(|_| code));
     }
     pulled
 }
