@@ -21,6 +21,7 @@ pub mod process;
 pub mod random;
 pub mod readiness;
 pub mod socket;
+mod spawn;
 pub mod staged;
 pub mod terminal;
 #[cfg(feature = "tls")]

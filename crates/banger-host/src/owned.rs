@@ -109,8 +109,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let other = dir.path().join("other");
         assert!(find(dir.path()).unwrap().is_empty());
-        let script = ["-c", "read line </dev/zero", "sh"];
-        let launch = |tag| Launch::new("sh", Path::new("/")).args(script).args([tag]).start();
+        let script = ["-c", "echo >&7; read line <&8", "sh"];
+        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        // They end with this test, however that ends: nobody else has `_held`.
+        let ((began, begins), (holds, _held)) = (pipe(), pipe());
+        let launch = |tag| {
+            let launch = Launch::new("sh", Path::new("/")).args(script).args([tag]);
+            let launch = launch.fd(begins.try_clone().unwrap(), 7);
+            let launched = launch.fd(holds.try_clone().unwrap(), 8).start();
+            // /proc knows the arguments a moment after the program began.
+            assert_eq!(rustix::io::read(&began, &mut [0; 1]).unwrap(), 1);
+            launched
+        };
         let named = |tag: OsString| {
             let mut name = OsString::from(NAME_KEY);
             name.push(tag);

@@ -3,14 +3,11 @@
 //! A bare pid is never trusted: the kernel hands it to another process once its owner is gone.
 //! A process is known by (boot, pid, start time), and dealt with through a pidfd, which means
 //! that one process and no other.
-#![expect(unsafe_code, reason = "a child must set itself up between fork and exec")]
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -21,9 +18,10 @@ use rustix::process::{
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Deadline;
-use crate::error::{AtPath as _, HostError, Result};
+use crate::error::{HostError, Result};
 use crate::facts::boot_id;
 use crate::fs::read_text;
+use crate::spawn::Start;
 
 /// Inherited descriptors are first moved above this number, so that no target number in use by
 /// another source is overwritten while they are put into place.
@@ -106,39 +104,19 @@ impl Launch {
     ///
     /// # Errors
     /// [`HostError::NoProgram`] when it is not installed, else what the system says.
-    #[expect(clippy::disallowed_methods, reason = "this is the door")]
     pub fn start(self) -> Result<Process> {
-        let name = self.program.to_string_lossy().into_owned();
         let staged = self.staged_fds()?;
-        let mut command = Command::new(&self.program);
-        command.args(&self.args).current_dir(&self.dir).stdin(Stdio::null());
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
-        match &self.output {
-            Some(file) => {
-                let clone = || file.try_clone().at("duplicate the descriptor of", &self.dir);
-                command.stdout(clone()?).stderr(clone()?);
-            }
-            None => {
-                command.stdout(Stdio::null()).stderr(Stdio::null());
-            }
-        }
-        let pairs: Vec<_> = staged.iter().map(|(fd, number)| (fd.as_raw_fd(), *number)).collect();
-        // SAFETY: between fork and exec only async-signal-safe calls are made: setsid(2) and
-        // dup2(2) on descriptors that `staged` keeps open; nothing is allocated.
-        // JUSTIFICATION: std has no stable way to start a session or to pass descriptors on.
-        unsafe {
-            command.pre_exec(move || {
-                rustix::process::setsid()?;
-                for (from, to) in &pairs {
-                    if libc_dup2(*from, *to) < 0 {
-                        return Err(std::io::Error::last_os_error());
-                    }
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn().map_err(|source| spawn_error(name, source))?;
-        let pid = i32::try_from(child.id()).unwrap_or(i32::MAX);
+        let fds: Vec<_> = staged.iter().map(|(fd, number)| (fd.as_fd(), *number)).collect();
+        let start = Start {
+            program: &self.program,
+            args: &self.args,
+            env: &self.env,
+            dir: &self.dir,
+            output: self.output.as_ref().map(AsFd::as_fd),
+            fds: &fds,
+        };
+        let failed = |source| spawn_error(self.program.to_string_lossy().into_owned(), source);
+        let pid = start.spawn().map_err(failed)?;
         // Not waited for yet, the child keeps its pid even if it has ended already.
         Process::open(pid)?
             .ok_or_else(|| HostError::system(format!("find process {pid}"), Errno::SRCH))
@@ -154,14 +132,6 @@ impl Launch {
             })
             .collect()
     }
-}
-
-/// dup2(2) on raw numbers: the target need not be open, which no safe type can express.
-fn libc_dup2(from: i32, to: i32) -> i32 {
-    unsafe extern "C" {
-        safe fn dup2(from: i32, to: i32) -> i32;
-    }
-    dup2(from, to)
 }
 
 pub(crate) fn spawn_error(program: String, source: std::io::Error) -> HostError {
@@ -341,6 +311,29 @@ mod tests {
         assert_eq!(&line[..n], b"through-fd\n");
         let printed = read_text(&out, 4096).unwrap();
         assert_eq!(Path::new(printed.trim()), dir.path().canonicalize().unwrap());
+    }
+
+    #[test]
+    fn a_launched_process_leads_a_session_and_has_the_signals_of_a_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        let process = Launch::new("sh", dir.path())
+            .args(["-c", "sed -n 's/^Sig.*[kn]:.//p' /proc/$$/status; echo $HOME $ONE"])
+            .env("ONE", "1")
+            .env("HOME", "/nowhere")
+            .output(crate::fs::create_new(&out).unwrap())
+            .start()
+            .unwrap();
+        let pid = Pid::from_raw(process.identity().pid).unwrap();
+        assert_eq!(rustix::process::getsid(Some(pid)).unwrap(), pid);
+        assert!(process.wait(Deadline::after(SOON)).unwrap());
+        let printed = read_text(&out, 4096).unwrap();
+        let [blocked, ignored, env] = printed.lines().collect::<Vec<_>>()[..] else {
+            panic!("{printed}")
+        };
+        let set = |mask| u64::from_str_radix(mask, 16).unwrap();
+        let pipe = 1 << (Signal::PIPE.as_raw() - 1);
+        assert_eq!((set(blocked), set(ignored) & pipe, env), (0, 0, "/nowhere 1"));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::assets::Sources;
 use crate::checkpoint::Checkpoints;
 use crate::config::Fetching;
 use crate::images::Images;
-use crate::machine::HelperProgram;
+use crate::machine::{HelperProgram, HostSize};
 use crate::metrics::Metrics;
 use crate::operations::{MAX_FINISHED, Operations, now};
 use crate::recovery::{recover, settle_leases};
@@ -83,6 +83,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         volumes: Volumes::below(home.volumes()),
         images: Arc::new(Images::new(home.clone(), fetching)),
         home,
+        host: HostSize::known().context("cannot tell how large this host is")?,
         arsenal: Arsenal::new(sources),
         relay,
         spares: Spares::new(spares),

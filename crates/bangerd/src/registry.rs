@@ -21,7 +21,6 @@ use tracing::warn;
 
 use crate::driver::{self, Beginning, Handle, View};
 use crate::leases;
-use crate::machine;
 use crate::operations::now;
 use crate::shared::Shared;
 use crate::snapshots::Need;
@@ -184,7 +183,7 @@ impl Registry {
     ) -> Result<(MadeOf, Option<Need>), CreateError> {
         let from = match (&wanted.spec, &wanted.from) {
             (Some(spec), None) => {
-                machine::check_size(spec).map_err(CreateError::Impossible)?;
+                self.shared.host.check(spec).map_err(CreateError::Impossible)?;
                 return Ok((MadeOf { spec: spec.clone(), from: None }, None));
             }
             (None, Some(from)) => from,
@@ -201,7 +200,7 @@ impl Registry {
         let (snapshot, need) =
             found.ok_or_else(|| CreateError::NoSnapshot(from.snapshot.clone()))?;
         let mut spec = snapshot.about.spec.clone();
-        machine::check_size(&spec).map_err(CreateError::Impossible)?;
+        self.shared.host.check(&spec).map_err(CreateError::Impossible)?;
         spec.network = from.network.unwrap_or(spec.network);
         let from = FromSnapshot { snapshot: snapshot.id.clone(), part: from.part, up: None };
         Ok((MadeOf { spec, from: Some(from) }, Some(need)))

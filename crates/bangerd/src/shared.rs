@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::arsenal::Arsenal;
 use crate::checkpoint::Checkpoints;
 use crate::images::Images;
-use crate::machine::HelperProgram;
+use crate::machine::{HelperProgram, HostSize};
 use crate::metrics::Metrics;
 use crate::operations::Operations;
 use crate::snapshots::Snapshots;
@@ -28,6 +28,8 @@ pub(crate) const MAX_BOOTS: usize = 16;
 pub(crate) struct Shared {
     /// The owner's directories.
     pub home: Home,
+    /// How large machines may be.
+    pub host: HostSize,
     /// What sandboxes are made from.
     pub arsenal: Arsenal,
     /// Images that are fetched.

@@ -4,6 +4,7 @@
 pub(crate) mod base;
 pub(crate) mod fill;
 mod furnish;
+mod host;
 pub(crate) mod memory;
 mod network;
 mod space;
@@ -18,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use banger_host::fs::ensure_private_dir;
-use banger_host::{clock, facts, random};
+use banger_host::{clock, random};
 use banger_link::{Identity, Request};
-use banger_model::{Accelerator, Bytes, GuestNet, InitMode, SandboxId, SandboxName, SandboxSpec};
+use banger_model::{Accelerator, GuestNet, InitMode, SandboxId, SandboxName, SandboxSpec};
 use banger_net::UserNet;
 use banger_vmm::{EndReason, RunState, Running, SavedMachine, Vmm, VolumeFiles, reap};
 use tokio::task::spawn_blocking;
@@ -34,6 +35,7 @@ use crate::templates::{Template, Templates};
 use furnish::{Furnished, NEW_DISK, machine_id, read_notes};
 
 pub(crate) use furnish::{furnish, template_of};
+pub(crate) use host::HostSize;
 pub use network::{Network, network_end, wait_for_network_end};
 pub use space::{MIN_FREE, check_space, resume_when_there_is_space};
 pub(crate) use volumes::VolumeNotMounted;
@@ -393,24 +395,6 @@ pub fn make_dir(dir: &Path) -> Result<PathBuf> {
     ensure_private_dir(dir)?;
     // QEMU is told relative names and a tag of the path: both want the real one.
     dir.canonicalize().with_context(|| format!("cannot resolve {}", dir.display()))
-}
-
-/// A machine larger than its host starts and then stands still, which says nothing to anyone.
-///
-/// # Errors
-/// When `spec` asks for more than the host has.
-pub fn check_size(spec: &SandboxSpec) -> Result<()> {
-    let (total, _) = facts::memory()?;
-    let total = Bytes::new(total);
-    if spec.memory.bytes() > total {
-        bail!("{} of memory is more than the {total} that this host has", spec.memory);
-    }
-    let Some(cpus) = spec.cpus else { return Ok(()) };
-    let (_, processors) = facts::processor()?;
-    if usize::from(cpus.get()) > processors {
-        bail!("{cpus} CPUs are more than the {processors} that this host has");
-    }
-    Ok(())
 }
 
 fn begin_link(machine: &Arc<dyn Running>) -> Result<Link> {
