@@ -4,7 +4,7 @@ use banger_model::{
     Limits, OperationId, OperationRecord, SandboxId, SandboxName, SandboxRecord, Timestamp,
 };
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Transaction, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Params, Transaction, params, params_from_iter};
 use thiserror::Error;
 
 use crate::row::{self, COLUMNS, Stored};
@@ -112,7 +112,7 @@ struct Counts {
 
 impl Counts {
     fn read(conn: &Connection) -> rusqlite::Result<Self> {
-        let count = |query: &str| conn.query_row(query, [], |row| row.get(0));
+        let count = |query| conn.prepare_cached(query)?.query_row([], |row| row.get(0));
         Ok(Self {
             sandboxes: count("SELECT count(*) FROM sandbox")?,
             operations: count("SELECT count(*) FROM operation")?,
@@ -153,7 +153,7 @@ fn apply(conn: &Connection, change: &Write, counts: &mut Counts) -> Result<(), H
         Write::Insert(record) => insert(conn, record, counts),
         Write::Update(record) => update(conn, record),
         Write::Remove(id) => {
-            match conn.execute("DELETE FROM sandbox WHERE id = ?1", [id.as_str()])? {
+            match execute(conn, "DELETE FROM sandbox WHERE id = ?1", [id.as_str()])? {
                 0 => Err(Refused::Unknown(id.clone()).into()),
                 gone => {
                     counts.sandboxes -= row::count(gone);
@@ -163,7 +163,7 @@ fn apply(conn: &Connection, change: &Write, counts: &mut Counts) -> Result<(), H
         }
         Write::PutOperation(record) => put_operation(conn, record, counts),
         Write::RemoveOperation(id) => {
-            let gone = conn.execute("DELETE FROM operation WHERE id = ?1", [id.as_str()])?;
+            let gone = execute(conn, "DELETE FROM operation WHERE id = ?1", [id.as_str()])?;
             counts.operations -= row::count(gone);
             Ok(())
         }
@@ -179,7 +179,7 @@ fn insert(conn: &Connection, record: &SandboxRecord, counts: &mut Counts) -> Res
     // The indexes decide who is first; the loser is told why afterwards.
     let query = "INSERT INTO sandbox (id, name, state, created, record)
         VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING";
-    if conn.execute(query, params_from_iter(encode(record)?))? == 0 {
+    if execute(conn, query, params_from_iter(encode(record)?))? == 0 {
         let taken = name_taken(conn, record)?;
         return Err(taken.unwrap_or_else(|| Refused::Exists(record.id.clone())).into());
     }
@@ -193,7 +193,7 @@ fn insert(conn: &Connection, record: &SandboxRecord, counts: &mut Counts) -> Res
 fn update(conn: &Connection, record: &SandboxRecord) -> Result<(), Halt> {
     let query = "UPDATE OR IGNORE sandbox
         SET name = ?2, state = ?3, created = ?4, record = ?5 WHERE id = ?1";
-    if conn.execute(query, params_from_iter(encode(record)?))? == 0 {
+    if execute(conn, query, params_from_iter(encode(record)?))? == 0 {
         let taken = name_taken(conn, record)?;
         return Err(taken.unwrap_or_else(|| Refused::Unknown(record.id.clone())).into());
     }
@@ -219,7 +219,7 @@ fn put_operation(
     let values = encode(record)?;
     let query = "UPDATE operation
         SET sandbox = ?2, started = ?3, finished = ?4, record = ?5 WHERE id = ?1";
-    if conn.execute(query, params_from_iter(&values))? > 0 {
+    if execute(conn, query, params_from_iter(&values))? > 0 {
         return Ok(());
     }
     if counts.operations >= row::count(MAX_OPERATIONS) {
@@ -227,9 +227,15 @@ fn put_operation(
     }
     let query = "INSERT INTO operation (id, sandbox, started, finished, record)
         VALUES (?1, ?2, ?3, ?4, ?5)";
-    conn.execute(query, params_from_iter(&values))?;
+    execute(conn, query, params_from_iter(&values))?;
     counts.operations += 1;
     Ok(())
+}
+
+/// Carries a statement out that is understood once; answers how many rows it changed. SQLite takes
+/// longer to understand one than to carry it out.
+fn execute(conn: &Connection, query: &str, values: impl Params) -> rusqlite::Result<usize> {
+    conn.prepare_cached(query)?.execute(values)
 }
 
 /// Forgets final operations; answers how many.
@@ -237,7 +243,7 @@ fn prune(conn: &Connection, before: Timestamp, keep: usize) -> rusqlite::Result<
     let query = "DELETE FROM operation WHERE finished < ?1 OR id IN (
         SELECT id FROM operation WHERE finished IS NOT NULL
         ORDER BY finished DESC, id DESC LIMIT -1 OFFSET ?2)";
-    conn.execute(query, params![row::time(before), row::count(keep)])
+    execute(conn, query, params![row::time(before), row::count(keep)])
 }
 
 /// The values of a row: its columns, then its text.
