@@ -29,7 +29,7 @@ use crate::machine::{HelperProgram, HostSize};
 use crate::metrics::Metrics;
 use crate::operations::{MAX_FINISHED, Operations, now};
 use crate::recovery::{recover, settle_leases};
-use crate::registry::Registry;
+use crate::registry::{Registry, Reservations};
 use crate::shared::{MAX_BOOTS, Shared};
 use crate::snapshots::Snapshots;
 use crate::spares::Spares;
@@ -91,6 +91,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         operations: Operations::default(),
         metrics: Metrics::default(),
         checkpoints,
+        reservations: Reservations::default(),
         boots: Semaphore::new(MAX_BOOTS),
         shutdown: watch::Sender::new(false),
     });

@@ -1,6 +1,7 @@
 //! Every sandbox there is: making new ones, finding those that are there.
 
 mod fork;
+mod queue;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,6 +29,7 @@ use crate::spares::Spare;
 use crate::store::NotStored;
 
 pub(crate) use fork::ForkError;
+pub(crate) use queue::Reservations;
 
 /// Names that are tried for a sandbox that was given none. Each is longer than the one before.
 const NAME_ATTEMPTS: usize = 8;
@@ -143,6 +145,7 @@ impl Registry {
         self: &Arc<Self>,
         wanted: CreateSandbox,
     ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
+        let _under_way = self.shared.reservations.begin();
         let spare = match (&wanted.spec, wanted.start) {
             (Some(spec), true) => self.shared.spares.take(&self.shared, spec),
             _ => None,

@@ -13,6 +13,7 @@ use crate::images::Images;
 use crate::machine::{HelperProgram, HostSize};
 use crate::metrics::Metrics;
 use crate::operations::Operations;
+use crate::registry::Reservations;
 use crate::snapshots::Snapshots;
 use crate::spares::Spares;
 use crate::store::Memory;
@@ -52,6 +53,8 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     /// Where a test stops the daemon.
     pub checkpoints: Checkpoints,
+    /// Who waits to be told that a sandbox is theirs.
+    pub reservations: Reservations,
     /// Turns to boot.
     pub boots: Semaphore,
     /// Becomes true when the daemon ends.

@@ -172,10 +172,15 @@ pub(super) fn effect(
     let Given { live, spare, audience } = given;
     Begin::new(Kind::Changes, |superseded| async move {
         match effect {
-            Effect::Boot(Origin::Disk) => match record.begins_with() {
-                Some(from) => restore::begin(&shared, &record, from, superseded, audience).await,
-                None => start(&shared, &record, spare, superseded, audience).await,
-            },
+            Effect::Boot(Origin::Disk) => {
+                shared.reservations.go_first().await;
+                match record.begins_with() {
+                    Some(from) => {
+                        restore::begin(&shared, &record, from, superseded, audience).await
+                    }
+                    None => start(&shared, &record, spare, superseded, audience).await,
+                }
+            }
             Effect::End(StopKind::PowerOff) => {
                 power_off(&shared, &record, live, superseded, audience).await
             }
