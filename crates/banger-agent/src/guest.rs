@@ -27,8 +27,17 @@ use crate::tool::{VolumeError, mount_volume, run_tool};
 /// service managers allow.
 const MAX_FILES: u64 = 524_288;
 
-/// Who may ping without privilege: every group, as in containers.
-const PING_GROUPS: (&str, &[u8]) = ("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647");
+/// How the kernel is set before anything runs; one that lacks a setting does without.
+const SETTINGS: [(&str, &[u8]); 4] = [
+    // Every group may ping without privilege, as in containers.
+    ("/proc/sys/net/ipv4/ping_group_range", b"0 2147483647"),
+    // These three woke an idle machine some ten times a second: to look for memory to put together
+    // (it does that when somebody asks for some), to sum up counters (every second), and to see
+    // whether a processor hangs, which a machine that is paused always seems to do.
+    ("/proc/sys/vm/compaction_proactiveness", b"0"),
+    ("/proc/sys/vm/stat_interval", b"30"),
+    ("/proc/sys/kernel/watchdog", b"0"),
+];
 
 /// Why a machine does not serve.
 #[derive(Debug, Error)]
@@ -204,8 +213,9 @@ fn serve() -> Result<Served, GuestError> {
         Booted::Probe => return Ok(Served::Nothing),
         Booted::Sandbox { disk, init, volumes, timeline } => (disk, init, volumes, timeline),
     };
-    // A kernel without unprivileged ping does without.
-    let _without = files::set(Path::new(PING_GROUPS.0), PING_GROUPS.1);
+    for (setting, value) in SETTINGS {
+        let _without = files::set(Path::new(setting), value);
+    }
     network::loopback_up()?;
     timeline.mark("loopback");
     let cgroups = Cgroups::set_up();
