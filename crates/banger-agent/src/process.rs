@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use banger_link::{AgentLink, ProcessId, Stdin, Stream};
 use banger_model::ProcessEnd;
 use rustix::io::Errno;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 use rustix::termios::{LocalModes, SpecialCodeIndex};
 
 use crate::cgroup::Tree;
@@ -36,6 +36,8 @@ pub(crate) struct Process {
     pub(crate) stdout: Option<Output>,
     pub(crate) stderr: Option<Output>,
     pub(crate) end: Option<ProcessEnd>,
+    /// What it is asked to end with when the machine goes off, before all others.
+    pub(crate) ends_with: Option<Signal>,
 }
 
 impl Process {

@@ -36,6 +36,10 @@ use crate::table::Table;
 /// How long the reply to a power-off may take to leave before the agent powers off all the same.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long processes that have a signal of their own to end with may take: what container engines
+/// allow.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Why an agent cannot serve.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -122,6 +126,8 @@ pub struct Server<M> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
     No,
+    /// When those have ended that were asked before all others, or at this time.
+    Ending(Instant),
     /// When the last reply has left, or at this time.
     By(Instant),
 }
@@ -163,13 +169,16 @@ impl<M: Machine> Server<M> {
     pub fn run(mut self) -> Result<(), ServeError> {
         let mut progress = Progress::GoesOn;
         loop {
+            if progress == Progress::Waits {
+                self.go_on_ending();
+            }
             let timeout = match (progress, self.stop) {
                 (_, Stop::By(end)) if self.port.is_flushed() || Instant::now() >= end => {
                     return Ok(());
                 }
                 (Progress::GoesOn, _) => Some(Timespec::default()),
                 (Progress::Waits, Stop::No) => None,
-                (Progress::Waits, Stop::By(end)) => {
+                (Progress::Waits, Stop::Ending(end) | Stop::By(end)) => {
                     Timespec::try_from(end.saturating_duration_since(Instant::now())).ok()
                 }
             };
@@ -216,7 +225,20 @@ impl<M: Machine> Server<M> {
     }
 
     fn stop(&mut self) {
-        if self.stop == Stop::No {
+        if self.stop != Stop::No {
+            return;
+        }
+        self.stop = Stop::Ending(Instant::now() + ENDING_TIMEOUT);
+        for (pid, signal) in self.table.ending() {
+            // One that takes no notice ends with all others.
+            let _unheard = spawn::signal_group(pid, signal);
+        }
+    }
+
+    /// Called when all is said that there was to say: their last words, too.
+    fn go_on_ending(&mut self) {
+        let Stop::Ending(end) = self.stop else { return };
+        if self.table.ending().next().is_none() || Instant::now() >= end {
             self.stop = Stop::By(Instant::now() + FLUSH_TIMEOUT);
         }
     }
@@ -239,6 +261,7 @@ impl<M: Machine> Server<M> {
                 })
             }
             Request::Signal { process, signal, scope } => self.signal(process, signal, scope),
+            Request::EndWith { process, signal } => self.end_with(process, signal),
             Request::Resize { process, window } => self.resize(process, window),
             Request::List => Ok(Reply::Processes(self.table.list())),
             Request::Release { process } => self.release(process),
@@ -330,11 +353,16 @@ impl<M: Machine> Server<M> {
         self.table.get(id).ok_or(Refusal::UnknownProcess)
     }
 
+    fn end_with(&mut self, id: ProcessId, signal: u8) -> Result<Reply, Refusal> {
+        match self.table.end_with(id, named(signal)?) {
+            true => Ok(Reply::Done),
+            false => Err(Refusal::UnknownProcess),
+        }
+    }
+
     fn signal(&self, id: ProcessId, signal: u8, scope: SignalScope) -> Result<Reply, Refusal> {
         let process = self.known(id)?;
-        let Some(signal) = Signal::from_named_raw(i32::from(signal)) else {
-            return Err(Refusal::Failed(format!("there is no signal {signal}")));
-        };
+        let signal = named(signal)?;
         // The number of an ended process may be another's by now; its cgroup is still its own.
         let sent = match (scope, &process.tree, process.end) {
             (SignalScope::Tree, Some(tree), _) => tree.signal(signal),
@@ -377,6 +405,11 @@ impl<M: Machine> Server<M> {
             ready_us: self.ready_us,
         }
     }
+}
+
+fn named(signal: u8) -> Result<Signal, Refusal> {
+    Signal::from_named_raw(i32::from(signal))
+        .ok_or_else(|| Refusal::Failed(format!("there is no signal {signal}")))
 }
 
 /// What is at a path, which counts from the root.

@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use banger_link::{AgentLink, ProcessId, ProcessInfo, Stream};
 use banger_model::ProcessEnd;
 use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, WaitStatus};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus};
 
 use crate::cgroup::Tree;
 use crate::poller::{Interest, Poller, Token};
@@ -43,6 +43,18 @@ impl Table {
 
     pub(crate) fn get(&self, id: ProcessId) -> Option<&Process> {
         self.processes.get(&id)
+    }
+
+    /// Remembers what a process is to end with; whether there is one of this name.
+    pub(crate) fn end_with(&mut self, id: ProcessId, signal: Signal) -> bool {
+        let process = self.processes.get_mut(&id);
+        process.map(|process| process.ends_with = Some(signal)).is_some()
+    }
+
+    /// The processes that have a signal of their own to end with, and have not ended.
+    pub(crate) fn ending(&self) -> impl Iterator<Item = (Pid, Signal)> {
+        let lives = self.processes.values().filter(|process| process.end.is_none());
+        lives.filter_map(|process| Some((process.pid, process.ends_with?)))
     }
 
     /// Every process as the host sees it.
@@ -87,6 +99,7 @@ impl Table {
             stdout: Some(Output::new(streams.stdout)),
             stderr: streams.stderr.map(Output::new),
             end: None,
+            ends_with: None,
         };
         self.processes.insert(id, process);
         Ok(())

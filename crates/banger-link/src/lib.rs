@@ -48,4 +48,4 @@ pub use message::{
 
 /// The versions of the protocol that this build speaks, oldest and newest. What each request needs
 /// is [`Request::since`].
-pub const VERSIONS: Versions = Versions { min: 1, max: 5 };
+pub const VERSIONS: Versions = Versions { min: 1, max: 6 };

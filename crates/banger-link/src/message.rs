@@ -161,6 +161,14 @@ pub enum Request {
         /// By so many nanoseconds; nothing to be told alone.
         adjust_ns: i64,
     },
+    /// What a process is asked to end with when the machine goes off, instead of SIGTERM; it is asked
+    /// before all others. Answered by [`Reply::Done`]. Since version 6.
+    EndWith {
+        /// Which process.
+        process: ProcessId,
+        /// Number of the signal.
+        signal: u8,
+    },
 }
 
 impl Request {
@@ -171,6 +179,7 @@ impl Request {
             Self::Stats | Self::StartTool { .. } | Self::Look { .. } => 2,
             Self::Settle | Self::Freeze | Self::Thaw => 3,
             Self::Clock { .. } => 4,
+            Self::EndWith { .. } => 6,
             _ => 1,
         }
     }
@@ -204,6 +213,7 @@ impl Request {
             | Self::Settle
             | Self::Freeze
             | Self::Thaw
+            | Self::EndWith { .. }
             | Self::CloseOutput { .. } => matches!(reply, Reply::Done),
         }
     }

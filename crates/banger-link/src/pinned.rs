@@ -95,6 +95,7 @@ fn what_a_host_says() {
             tool: Tool::MountVolume { slot: 2, path: b"/a".to_vec() },
         }),
         request(Request::StartTool { process: P, tool: Tool::PackRoot }),
+        request(Request::EndWith { process: P, signal: 3 }),
         hex(&encode(&HostMessage::Ack { process: P, stream: Stream::Stderr, offset: 7 })),
         hex(&encode(&HostMessage::End { process: P, offset: 7 })),
     ];

@@ -29,6 +29,13 @@ pub(crate) enum BadCommand {
 const INITS: [&[u8]; 4] =
     [b"/sbin/init", b"/usr/sbin/init", b"/lib/systemd/systemd", b"/usr/lib/systemd/systemd"];
 
+/// The signals by their numbers, from 1 on (signal(7), x86 and ARM).
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+
 /// What the guest is told to run.
 ///
 /// # Errors
@@ -44,6 +51,21 @@ pub(crate) fn program(
             Program::Tool(Tool::Unpack { path: path.0, name: name.map(|name| name.0) })
         }
     })
+}
+
+/// The number of the signal that the image's own command is to end with, where the image names one
+/// that it knows. Those of real time are for inits, which are asked otherwise.
+pub(crate) fn stop_signal(wanted: &types::StartProcess, image: &ImageConfig) -> Option<u8> {
+    let types::StartProcess::Command(types::Command { main: Some(_), .. }) = wanted else {
+        return None;
+    };
+    let text = image.stop_signal.as_deref()?;
+    let name = text.strip_prefix("SIG").unwrap_or(text);
+    let at = match name.parse::<usize>() {
+        Ok(number) => number.checked_sub(1).filter(|at| *at < SIGNALS.len())?,
+        Err(_) => SIGNALS.iter().position(|known| *known == name)?,
+    };
+    u8::try_from(at + 1).ok()
 }
 
 fn command(wanted: types::Command, image: &ImageConfig) -> Result<Command, BadCommand> {
@@ -142,6 +164,23 @@ mod tests {
         assert_eq!(command.cwd.as_deref(), Some(&b"/root"[..]));
         assert_eq!(command.user.as_deref(), Some(&b"root"[..]));
         assert_eq!(command.env.len(), 1);
+    }
+
+    #[test]
+    fn a_stop_signal_is_for_the_main_command() {
+        let asks = |main, signal: &str| {
+            let image = ImageConfig { stop_signal: Some(signal.to_owned()), ..image() };
+            let wanted = types::Command { main, ..types::Command::default() };
+            stop_signal(&types::StartProcess::Command(wanted), &image)
+        };
+        let main = || Some(types::MainCommand { entrypoint: None });
+        for (text, number) in [("SIGQUIT", 3), ("WINCH", 28), ("15", 15), ("SIGSYS", 31)] {
+            assert_eq!(asks(main(), text), Some(number), "{text}");
+            assert_eq!(asks(None, text), None, "{text}");
+        }
+        for bad in ["", "SIG", "0", "32", "SIGRTMIN+3", "quit", "-1"] {
+            assert_eq!(asks(main(), bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -150,3 +150,21 @@ fn a_power_off_is_answered_before_it_happens() {
     assert_eq!(host.request(Request::PowerOff), Ok(Reply::Done));
     assert!(host.agent_end().success());
 }
+
+#[test]
+fn a_process_ends_with_its_own_signal_before_the_power_goes() {
+    let mut host = Host::new();
+    let script = "trap 'echo quits; sleep 0.2; echo gone; exit 0' QUIT; trap 'echo ends' TERM; \
+                  echo ready; while :; do sleep 0.05; done";
+    let process = host.start(shell(script)).unwrap();
+    host.until(|host| host.seen.text(process).contains("ready").then_some(()));
+    let unknown = Request::EndWith { process: banger_link::ProcessId(7), signal: 3 };
+    assert_eq!(host.request(unknown), Err(Refusal::UnknownProcess));
+    let nothing = Request::EndWith { process, signal: 0 };
+    assert!(matches!(host.request(nothing), Err(Refusal::Failed(_))));
+    assert_eq!(host.request(Request::EndWith { process, signal: 3 }), Ok(Reply::Done));
+    assert_eq!(host.request(Request::PowerOff), Ok(Reply::Done));
+    host.until(|host| host.seen.exit(process));
+    assert_eq!(host.seen.output(process, Stream::Stdout), b"ready\nquits\ngone\n");
+    assert!(host.agent_end().success());
+}

@@ -172,7 +172,10 @@ impl Guest<'_> {
             }
             Request::Freeze => self.remember(|memory| memory.freeze(1)),
             Request::Thaw => self.remember(|memory| memory.freeze(0)),
-            Request::Settle | Request::Resize { .. } | Request::CloseOutput { .. } => Reply::Done,
+            Request::Settle
+            | Request::Resize { .. }
+            | Request::CloseOutput { .. }
+            | Request::EndWith { .. } => Reply::Done,
             // The link answers the first itself.
             Request::Attach { .. } | Request::StartTool { .. } => {
                 Reply::Refused(Refusal::Unsupported)

@@ -1,6 +1,8 @@
 //! Images from a real registry become sandboxes, whatever is in them and however little.
 
+use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
+use std::process::Stdio;
 
 use banger_testkit::oci::images::{TestImage, TestLayer};
 use banger_testkit::oci::registry::{Auth, Registry, lay_out, skopeo};
@@ -169,6 +171,32 @@ fn an_image_is_pulled_when_it_is_missing_and_its_config_is_honoured() {
 }
 
 #[test]
+fn an_images_command_ends_with_the_signal_that_the_image_names() {
+    let Some(place) = Place::new() else { return };
+    let Some(tools) = busybox() else { return };
+    let script = "trap 'echo quits; exit 7' QUIT; trap 'echo ends' TERM; echo ready; \
+                  while :; do sleep 1; done";
+    let config = json!({
+        "Env": ["PATH=/bin"], "Entrypoint": ["/bin/sh", "-c", script], "StopSignal": "SIGQUIT",
+    });
+    let Some(reference) = place.push("quits", &image(vec![tools], &config)) else { return };
+    let env = &place.env;
+    let run = ["vm", "run", "--network", "none", "--image", &reference];
+    let mut child = env.command(run).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let list: Value = serde_json::from_str(&env.run(["vm", "list", "-o", "json"]).ok()).unwrap();
+    let name = list[0]["name"].as_str().unwrap();
+    // Whoever ran the command may delete the sandbox before it is off.
+    let _ = env.run(["vm", "stop", name]);
+    let mut rest = String::new();
+    stdout.read_to_string(&mut rest).unwrap();
+    assert_eq!((rest.as_str(), child.wait().unwrap().code()), ("quits\n", Some(7)));
+}
+
+#[test]
 fn one_program_and_nothing_else_is_enough_of_an_image() {
     let Some(place) = Place::new() else { return };
     let Some(program) = std::fs::read(BUSYBOX).ok() else { return };
@@ -315,12 +343,7 @@ fn two_pulls_of_one_image_make_one_and_a_killed_daemon_leaves_no_half() {
     };
     let env = &place.env;
     let pulls: Vec<_> = (0..2)
-        .map(|_| {
-            env.command(["image", "pull", &reference])
-                .stdout(std::process::Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
+        .map(|_| env.command(["image", "pull", &reference]).stdout(Stdio::piped()).spawn().unwrap())
         .collect();
     for pull in pulls {
         let output = pull.wait_with_output().unwrap();
@@ -330,11 +353,7 @@ fn two_pulls_of_one_image_make_one_and_a_killed_daemon_leaves_no_half() {
     gives(env, "image delete large-v1", "large-v1\n");
     assert_eq!(stored(&env.home()), 1);
     // Again, this time with a daemon that dies in the midst of it.
-    let pull = env
-        .command(["image", "pull", &reference])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let pull = env.command(["image", "pull", &reference]).stdout(Stdio::piped()).spawn().unwrap();
     crate::support::wait_until("it is being written", || making(&env.home()));
     env.kill_daemon();
     let output = pull.wait_with_output().unwrap();

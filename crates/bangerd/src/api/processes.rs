@@ -103,6 +103,7 @@ pub(super) async fn start(
     let shared = registry.shared();
     let base = base_of(&shared.dir(&view.record.id), spec)?;
     let config = shared.arsenal.image_config(&base, spec.kernel.as_ref()).await?;
+    let stop_signal = exec::stop_signal(&wanted, &config);
     let program = exec::program(wanted, &config)?;
     view.activity.touch();
     let id = banger_link::ProcessId(process.0);
@@ -116,6 +117,13 @@ pub(super) async fn start(
         // It was started by this very request, the first time that it came.
         Err(LinkFailed::Refused(Refusal::WrongState(_))) => {}
         Err(error) => return Err(error.into()),
+    }
+    if let Some(signal) = stop_signal {
+        match live.link.request(Request::EndWith { process: id, signal }).await {
+            // An agent that is too old sends SIGTERM, and one that has ended needs none.
+            Ok(_) | Err(LinkFailed::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok((StatusCode::CREATED, Answer(StartedProcess { process })))
 }
