@@ -6,6 +6,7 @@ mod qmp;
 mod running;
 
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -68,7 +69,7 @@ impl Qemu {
         let volumes = sizes(&machine.disks.volumes)
             .map_err(|source| PrepareError::Directory { dir: dir.clone(), source })?;
         let qemu = self.clone();
-        // A fork of a large process takes milliseconds, and a sync as long as the disk likes.
+        // A new process takes milliseconds, and a sync as long as the disk likes.
         let launched = spawn_blocking(move || qemu.launch(machine)).await;
         let (owned, memory) = launched.map_err(PrepareError::BrokeOff)??;
         let qmp =
@@ -221,11 +222,20 @@ async fn connect_control(dir: &Path, patience: Duration) -> Result<Qmp, QmpError
 fn gave_up(dir: &Path, error: QmpError) -> PrepareError {
     let log = console::tail(&dir.join(VMM_LOG), LOG_TAIL);
     let last = log.lines().rev().find(|line| !line.trim().is_empty());
-    match (error, last) {
-        (QmpError::Closed | QmpError::Socket(_), Some(line)) => {
-            PrepareError::GaveUp { said: printable(line) }
-        }
-        (error, _) => PrepareError::Control(error),
+    match last {
+        Some(line) if hung_up(&error) => PrepareError::GaveUp { said: printable(line) },
+        _ => PrepareError::Control(error),
+    }
+}
+
+/// Whether nobody is there any more. QEMU may have given up before anyone connected.
+fn hung_up(error: &QmpError) -> bool {
+    match error {
+        QmpError::Closed | QmpError::Socket(_) => true,
+        QmpError::Connect(source) => source
+            .downcast_ref::<HostError>()
+            .is_some_and(|error| error.io_kind() == Some(ErrorKind::ConnectionRefused)),
+        _ => false,
     }
 }
 
@@ -280,6 +290,16 @@ impl Prepared for PreparedQemu {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_reason_is_known_when_qemu_is_gone_before_anyone_connects() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(socket::listen(&dir.path().join(QMP_SOCKET)).unwrap());
+        banger_host::fs::write_atomic(&dir.path().join(VMM_LOG), b"qemu: no disk\n").unwrap();
+        let error = connect_control(dir.path(), START_PATIENCE).await.unwrap_err();
+        let said = gave_up(dir.path(), error).to_string();
+        assert_eq!(said, "the virtual machine monitor gave up: qemu: no disk");
+    }
 
     #[test]
     fn the_reason_is_what_qemu_said_last() {
