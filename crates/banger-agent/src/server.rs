@@ -169,9 +169,7 @@ impl<M: Machine> Server<M> {
     pub fn run(mut self) -> Result<(), ServeError> {
         let mut progress = Progress::GoesOn;
         loop {
-            if progress == Progress::Waits {
-                self.go_on_ending();
-            }
+            self.go_on_ending(progress);
             let timeout = match (progress, self.stop) {
                 (_, Stop::By(end)) if self.port.is_flushed() || Instant::now() >= end => {
                     return Ok(());
@@ -228,18 +226,23 @@ impl<M: Machine> Server<M> {
         if self.stop != Stop::No {
             return;
         }
-        self.stop = Stop::Ending(Instant::now() + ENDING_TIMEOUT);
+        let now = Instant::now();
+        self.stop = Stop::By(now + FLUSH_TIMEOUT);
         for (pid, signal) in self.table.ending() {
+            self.stop = Stop::Ending(now + ENDING_TIMEOUT);
             // One that takes no notice ends with all others.
             let _unheard = spawn::signal_group(pid, signal);
         }
     }
 
-    /// Called when all is said that there was to say: their last words, too.
-    fn go_on_ending(&mut self) {
+    /// Those that were asked have ended when their last words are said, too; who never stops talking
+    /// holds nothing up.
+    fn go_on_ending(&mut self, progress: Progress) {
         let Stop::Ending(end) = self.stop else { return };
-        if self.table.ending().next().is_none() || Instant::now() >= end {
-            self.stop = Stop::By(Instant::now() + FLUSH_TIMEOUT);
+        let now = Instant::now();
+        let ended = self.table.ending().next().is_none() && progress == Progress::Waits;
+        if ended || now >= end {
+            self.stop = Stop::By(now + FLUSH_TIMEOUT);
         }
     }
 
