@@ -116,7 +116,7 @@ mod tests {
         let launch = |tag| {
             let launch = Launch::new("sh", Path::new("/")).args(script).args([tag]);
             let launch = launch.fd(begins.try_clone().unwrap(), 7);
-            let launched = launch.fd(holds.try_clone().unwrap(), 8).start();
+            let launched = launch.fd(holds.try_clone().unwrap(), 8).start().unwrap();
             // /proc knows the arguments a moment after the program began.
             assert_eq!(rustix::io::read(&began, &mut [0; 1]).unwrap(), 1);
             launched
@@ -126,9 +126,9 @@ mod tests {
             name.push(tag);
             name
         };
-        let mine = launch(tag(dir.path())).unwrap();
-        let machine = launch(named(tag(dir.path()))).unwrap();
-        let others = [launch(tag(&other)).unwrap(), launch(named(tag(&other))).unwrap()];
+        let mine = launch(tag(dir.path()));
+        let machine = launch(named(tag(dir.path())));
+        let others = [launch(tag(&other)), launch(named(tag(&other)))];
         let found = find(dir.path()).unwrap();
         let mut pids: Vec<_> = found.iter().map(|process| process.identity().pid).collect();
         let mut expected = [mine.identity().pid, machine.identity().pid];

@@ -11,7 +11,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
-use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::ptr;
 
@@ -56,8 +56,7 @@ impl Start<'_> {
         let mut env: BTreeMap<_, _> = std::env::vars_os().collect();
         env.extend(self.env.iter().cloned());
         let env = Strings::of(env.into_iter().map(|(name, value)| {
-            let both = [name.as_bytes(), b"=", value.as_bytes()].concat();
-            text(&OsString::from_vec(both))
+            Ok(CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())?)
         }))?;
         let actions = self.actions()?;
         let attributes = Attributes::new()?;

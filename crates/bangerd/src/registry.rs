@@ -1,7 +1,7 @@
 //! Every sandbox there is: making new ones, finding those that are there.
 
 mod fork;
-mod queue;
+mod reservations;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,7 +29,7 @@ use crate::spares::Spare;
 use crate::store::NotStored;
 
 pub(crate) use fork::ForkError;
-pub(crate) use queue::Reservations;
+pub(crate) use reservations::Reservations;
 
 /// Names that are tried for a sandbox that was given none. Each is longer than the one before.
 const NAME_ATTEMPTS: usize = 8;
