@@ -8,13 +8,27 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::clock::Deadline;
 use crate::error::Result;
 use crate::fs::{list_dir, read_bounded};
 use crate::process::Process;
 
 /// Most bytes of a command line: twice what Linux allows arguments and environment by default.
 const MAX_COMMAND_LINE: u64 = 4 * 1024 * 1024;
+
+/// For so long after its start, a process without a command line may be a program that is being
+/// put into place: Linux knows its arguments a moment after it has left its starter's behind.
+const SETTLING: Duration = Duration::from_secs(5);
+
+/// How long to wait between two looks at one that settles.
+const GLANCE: Duration = Duration::from_millis(1);
+
+/// Most bytes of `/proc/<pid>/statm`: seven numbers.
+const MAX_STATM_LEN: u64 = 256;
 
 /// What may stand before the tag in its argument. QEMU takes a name that has a `=` in it for an
 /// option of another name, unless it is told that this is the name.
@@ -35,8 +49,9 @@ pub fn tag(dir: &Path) -> OsString {
 
 /// The live processes that belong to `dir`.
 ///
-/// A process between fork and exec is not seen: it still has its parent's command line. Hold the
-/// directory's lock while looking, if those who start processes hold it, too.
+/// A process between fork and exec is not seen: it still has its parent's command line.
+/// [`Launch::start`](crate::process::Launch::start) returns after that. Hold the directory's lock
+/// while looking, if those who start processes hold it, too.
 ///
 /// # Errors
 /// When /proc cannot be read.
@@ -65,8 +80,7 @@ fn each_process<T>(judge: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<(Process, T
     let mut found = Vec::new();
     for name in list_dir(Path::new("/proc"))? {
         let Some(pid) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let path = Path::new("/proc").join(&name).join("cmdline");
-        let judged = || judge(&read_bounded(&path, MAX_COMMAND_LINE).ok()?);
+        let judged = || judge(&command_line(pid)?);
         if judged().is_none() {
             continue;
         }
@@ -78,6 +92,38 @@ fn each_process<T>(judge: impl Fn(&[u8]) -> Option<T>) -> Result<Vec<(Process, T
         }
     }
     Ok(found)
+}
+
+/// The command line of a process, waited for while its program is being put into place. Empty for
+/// one that has none: a thread of the kernel, or one that has ended and was not reaped.
+fn command_line(pid: i32) -> Option<Vec<u8>> {
+    let dir = Path::new("/proc").join(pid.to_string());
+    loop {
+        let line = read_bounded(&dir.join("cmdline"), MAX_COMMAND_LINE).ok()?;
+        let is_mapped = || {
+            let statm = read_bounded(&dir.join("statm"), MAX_STATM_LEN);
+            statm.is_ok_and(|pages| !pages.starts_with(b"0 "))
+        };
+        if !line.is_empty() || !is_mapped() {
+            return Some(line);
+        }
+        let process = Process::open(pid).ok()??;
+        let is_gone = process.ended(Deadline::after(GLANCE)).ok()?;
+        if is_gone || age(&process) > SETTLING {
+            return Some(line);
+        }
+    }
+}
+
+/// How long ago a process was forked.
+fn age(process: &Process) -> Duration {
+    let now = clock_gettime(ClockId::Boottime);
+    let now = Duration::from_secs(now.tv_sec.unsigned_abs())
+        + Duration::from_nanos(now.tv_nsec.unsigned_abs());
+    let ticks = process.identity().start_time;
+    let per_second = rustix::param::clock_ticks_per_second();
+    let begun = Duration::from_millis(ticks.saturating_mul(1000) / per_second.max(1));
+    now.saturating_sub(begun)
 }
 
 /// The first component of a path as it is in a tag.
@@ -100,27 +146,42 @@ fn bare(arg: &[u8]) -> &[u8] {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+
     use super::*;
     use crate::process::Launch;
-    use std::time::Duration;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    /// What launched shells wait for: they end with the test, however that ends.
+    fn held() -> (OwnedFd, OwnedFd) {
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap()
+    }
+
+    fn launch(holds: &OwnedFd, tag: OsString) -> Process {
+        let launch = Launch::new("sh", Path::new("/")).args(["-c", "read line <&8", "sh"]);
+        launch.args([tag]).fd(holds.try_clone().unwrap(), 8).start().unwrap()
+    }
+
+    #[test]
+    fn a_process_is_found_from_the_moment_it_was_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let (holds, _held) = held();
+        for number in 0..300 {
+            let process = launch(&holds, tag(dir.path()));
+            let found = find(dir.path()).unwrap();
+            process.kill(SOON).unwrap();
+            assert_eq!(found.len(), 1, "start {number}");
+        }
+    }
 
     #[test]
     fn a_tagged_process_is_found_and_no_other() {
         let dir = tempfile::tempdir().unwrap();
         let other = dir.path().join("other");
         assert!(find(dir.path()).unwrap().is_empty());
-        let script = ["-c", "echo >&7; read line <&8", "sh"];
-        let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-        // They end with this test, however that ends: nobody else has `_held`.
-        let ((began, begins), (holds, _held)) = (pipe(), pipe());
-        let launch = |tag| {
-            let launch = Launch::new("sh", Path::new("/")).args(script).args([tag]);
-            let launch = launch.fd(begins.try_clone().unwrap(), 7);
-            let launched = launch.fd(holds.try_clone().unwrap(), 8).start().unwrap();
-            // /proc knows the arguments a moment after the program began.
-            assert_eq!(rustix::io::read(&began, &mut [0; 1]).unwrap(), 1);
-            launched
-        };
+        let (holds, _held) = held();
+        let launch = |tag| launch(&holds, tag);
         let named = |tag: OsString| {
             let mut name = OsString::from(NAME_KEY);
             name.push(tag);
@@ -141,7 +202,7 @@ mod tests {
         let below = directories_below(dir.path()).unwrap();
         assert_eq!(below.into_iter().collect::<Vec<_>>(), ["other"]);
         for process in [mine, machine].into_iter().chain(others) {
-            process.kill(Duration::from_secs(10)).unwrap();
+            process.kill(SOON).unwrap();
         }
         assert!(find(dir.path()).unwrap().is_empty());
     }

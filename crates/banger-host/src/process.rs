@@ -27,6 +27,9 @@ use crate::spawn::Start;
 /// another source is overwritten while they are put into place.
 const FD_STAGING: i32 = 100;
 
+/// How long a program that was started may take to leave what it shares with its starter.
+const BEGINNING: Duration = Duration::from_secs(5);
+
 /// Longest `/proc/<pid>/stat` that makes sense: fifty numbers and a 16-byte name.
 const MAX_STAT_LEN: u64 = 4096;
 
@@ -102,6 +105,9 @@ impl Launch {
 
     /// Starts the program. It belongs to no terminal and does not end with this process.
     ///
+    /// Returns when Linux no longer takes the new process for a copy of this one, so that whoever
+    /// looks for it by its command line does not see this process's.
+    ///
     /// # Errors
     /// [`HostError::NoProgram`] when it is not installed, else what the system says.
     pub fn start(self) -> Result<Process> {
@@ -116,7 +122,9 @@ impl Launch {
             fds: &fds,
         };
         let failed = |source| spawn_error(self.program.to_string_lossy().into_owned(), source);
+        let departure = Departure::new()?;
         let pid = start.spawn().map_err(failed)?;
+        departure.wait()?;
         // Not waited for yet, the child keeps its pid even if it has ended already.
         Process::open(pid)?
             .ok_or_else(|| HostError::system(format!("find process {pid}"), Errno::SRCH))
@@ -126,11 +134,38 @@ impl Launch {
         self.fds
             .iter()
             .map(|(fd, number)| {
-                let staged = rustix::io::fcntl_dupfd_cloexec(fd, FD_STAGING)
-                    .map_err(|error| HostError::system("duplicate a descriptor", error))?;
+                let staged = above_targets(fd)?;
                 Ok((staged, *number))
             })
             .collect()
+    }
+}
+
+fn above_targets(fd: &OwnedFd) -> Result<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(fd, FD_STAGING)
+        .map_err(|error| HostError::system("duplicate a descriptor", error))
+}
+
+/// A pipe whose other end a new process holds until its program takes the place of its starter's:
+/// posix_spawn(3) returns a moment earlier.
+struct Departure {
+    hears: OwnedFd,
+    held: OwnedFd,
+}
+
+impl Departure {
+    fn new() -> Result<Self> {
+        let (hears, held) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| HostError::system("make a pipe", error))?;
+        Ok(Self { hears, held: above_targets(&held)? })
+    }
+
+    /// Waits for it, and goes on after [`BEGINNING`] as well.
+    fn wait(self) -> Result<()> {
+        drop(self.held);
+        wait_readable(self.hears.as_fd(), Deadline::after(BEGINNING))
+            .map_err(|error| HostError::system("wait for a program to begin", error))?;
+        Ok(())
     }
 }
 
@@ -198,18 +233,9 @@ impl Process {
     /// # Errors
     /// When waiting fails.
     pub fn ended(&self, deadline: Deadline) -> Result<bool> {
-        let failed = |error: Errno| {
+        wait_readable(self.pidfd.as_fd(), deadline).map_err(|error| {
             HostError::system(format!("wait for process {}", self.identity.pid), error)
-        };
-        loop {
-            let timeout = deadline.left().try_into().map_err(|_| failed(Errno::INVAL))?;
-            match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(failed(error)),
-            }
-        }
+        })
     }
 
     /// Ends the process at once and waits until it is gone.
@@ -232,6 +258,19 @@ impl AsFd for Process {
     /// The pidfd: readable once the process has ended.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+}
+
+/// Whether the descriptor can be read from, or has ended, before the deadline.
+fn wait_readable(fd: BorrowedFd<'_>, deadline: Deadline) -> std::result::Result<bool, Errno> {
+    loop {
+        let timeout = deadline.left().try_into().map_err(|_| Errno::INVAL)?;
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -317,8 +356,11 @@ mod tests {
     fn a_launched_process_leads_a_session_and_has_the_signals_of_a_program() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("out");
+        // It looks at itself: a shell that starts another program blocks signals for that moment.
+        let script = "while read -r name value; do case $name in SigBlk:|SigIgn:) \
+                      echo $value;; esac; done </proc/$$/status; echo $HOME $ONE";
         let process = Launch::new("sh", dir.path())
-            .args(["-c", "sed -n 's/^Sig.*[kn]:.//p' /proc/$$/status; echo $HOME $ONE"])
+            .args(["-c", script])
             .env("ONE", "1")
             .env("HOME", "/nowhere")
             .output(crate::fs::create_new(&out).unwrap())
