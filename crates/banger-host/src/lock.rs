@@ -14,7 +14,7 @@ use crate::fs::open_file;
 /// An exclusive lock, held as long as the value lives. Children do not inherit it.
 #[derive(Debug)]
 pub struct FileLock {
-    _file: File,
+    file: File,
 }
 
 impl FileLock {
@@ -27,7 +27,7 @@ impl FileLock {
         loop {
             let file = open(path)?;
             match flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) if is_at(&file, path)? => return Ok(Self { _file: file }),
+                Ok(()) if is_at(&file, path)? => return Ok(Self { file }),
                 Ok(()) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error).at("lock", path),
             }
@@ -42,12 +42,19 @@ impl FileLock {
         loop {
             let file = open(path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) if is_at(&file, path)? => return Ok(Some(Self { _file: file })),
+                Ok(()) if is_at(&file, path)? => return Ok(Some(Self { file })),
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => return Err(error).at("lock", path),
             }
         }
+    }
+}
+
+impl Drop for FileLock {
+    /// Closing would do, were it not for children between fork and exec, which have it open, too.
+    fn drop(&mut self) {
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -157,6 +164,16 @@ mod tests {
         assert!(FileLock::try_acquire(&path).unwrap().is_some());
     }
     #[test]
+    fn a_descriptor_that_somebody_inherited_holds_no_lock_that_was_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = FileLock::acquire(&path).unwrap();
+        let _inherited = held.file.try_clone().unwrap();
+        drop(held);
+        assert!(FileLock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
     fn what_is_read_is_not_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("blob");
@@ -173,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_that_somebody_inherited_holds_no_lock_of_who_let_go() {
+    fn a_descriptor_that_somebody_inherited_keeps_no_file_that_was_let_go() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("blob");
         crate::fs::write_atomic(&path, b"content").unwrap();

@@ -101,7 +101,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d".repeat(120)).join("s");
         std::fs::create_dir(path.parent().unwrap()).unwrap();
-        drop(listen(&path).unwrap());
+        // Closed alone, it would be held on by a program of another test that is just started.
+        let died = listen(&path).unwrap();
+        rustix::net::shutdown(&died, rustix::net::Shutdown::Both).unwrap();
+        drop(died);
         assert!(connect_now(&path).is_err(), "the path is there, but nobody listens");
         let _listener = listen(&path).unwrap();
         connect_now(&path).unwrap();
