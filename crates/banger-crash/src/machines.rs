@@ -1,9 +1,11 @@
 //! Talks to everything that runs: which machine it is, and what is in its memory.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use banger_api::client::Client;
+use banger_api::types::Sandbox;
 
 use crate::book::{Book, Boot, Entry, Rest};
 use crate::burst::{self, RunFailed};
@@ -11,6 +13,9 @@ use crate::check::{Said, Wrongs};
 use crate::lives::{self, Expected, Life};
 use crate::scripted::LIFE_SCRIPT;
 use crate::shelf::Shelf;
+
+/// How long a machine may take to say which it is, before that is a fault.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A machine that runs.
 #[derive(Clone, Debug)]
@@ -45,7 +50,7 @@ pub(crate) async fn look(
         if let Err(RunFailed::Otherwise(why)) = burst::run(client, name, &["true"], &[]).await {
             wrongs.push(format!("true does not run in {name}: {why}"));
         }
-        let shown = client.show(name).await?;
+        let shown = shown_whole(client, name).await?;
         let detail = shown.detail.as_ref();
         let pid = detail.and_then(|detail| detail.vmm_pid);
         let id = detail.and_then(|detail| detail.boot_id.clone());
@@ -80,6 +85,19 @@ pub(crate) async fn look(
         all.insert(name.clone(), Found { boot, life, remembers });
     }
     Ok((all, wrongs))
+}
+
+/// What is shown of a sandbox that runs, asked for again while its machine is not heard: the daemon
+/// waits two seconds for it, and a host full of machines may need more.
+async fn shown_whole(client: &Client, name: &str) -> Result<Sandbox> {
+    let begin = Instant::now();
+    loop {
+        let shown = client.show(name).await?;
+        let is_told = shown.detail.as_ref().is_some_and(|detail| detail.boot_id.is_some());
+        if is_told || shown.state != "running" || begin.elapsed() > PATIENCE {
+            return Ok(shown);
+        }
+    }
 }
 
 /// What is wrong when it is not in the machine, or not in the boot of it, in which it has to be.
