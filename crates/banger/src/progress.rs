@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use banger_api::client::{Client, ClientError, Events};
 use banger_api::types::{Operation, Stage};
-use banger_model::{OperationId, Progress};
+use banger_model::{OperationId, Progress, Silent};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep_until};
 
@@ -19,9 +19,15 @@ const SOON: Duration = Duration::from_millis(300);
 /// What is over within this is not worth a line that stays.
 const LATE: Duration = Duration::from_secs(10);
 
+/// Set to `none`, nobody is told of what takes long: for scripts that read standard error.
+const SWITCH: &str = "BANGER_PROGRESS";
+
 /// Progress for whoever looks at standard error.
+#[expect(clippy::disallowed_methods, reason = "one switch, read where it matters")]
 pub(crate) fn to_stderr() -> Arc<dyn Progress> {
-    if banger_host::terminal::is_terminal(std::io::stderr()) {
+    if std::env::var_os(SWITCH).is_some_and(|value| value == "none") {
+        Arc::new(Silent)
+    } else if banger_host::terminal::is_terminal(std::io::stderr()) {
         Arc::new(Bar(Mutex::new(None)))
     } else {
         Arc::new(Lines)

@@ -122,6 +122,8 @@ impl TestEnv {
             .env("HOME", self.root.path())
             .env("BANGER_HOME", self.home())
             .env("BANGER_SPARES", self.spares.to_string())
+            // On a busy host anything may take so long that it is told.
+            .env("BANGER_PROGRESS", "none")
             .current_dir(self.root.path());
         command
     }

@@ -1,6 +1,6 @@
 //! Sandboxes that stay: made, listed, shown, stopped, started, deleted.
 
-use crate::support::TestEnv;
+use crate::support::{TestEnv, wait_until};
 
 /// What `vm list` and others say of a sandbox that is not there.
 const UNKNOWN: &str = "banger: there is no sandbox \"nobody\"\n\
@@ -118,10 +118,16 @@ fn completion_knows_the_sandboxes_and_starts_no_daemon() {
     assert!(!offered(&["vm", "stop", ""]).contains("web"));
     assert_eq!(env.daemon(), None);
     says(&env, "vm create --no-start web", "web\n");
+    // A daemon that does not answer at once is not waited for: nothing is offered then.
+    let is_offered = |line: &[&str], what: &str| {
+        wait_until(&format!("{what} is offered to {line:?}"), || {
+            offered(line).lines().any(|line| line == what)
+        });
+    };
     for command in ["start", "stop", "show", "delete", "logs", "stats", "exec"] {
-        assert!(offered(&["vm", command, ""]).lines().any(|line| line == "web"), "{command}");
+        is_offered(&["vm", command, ""], "web");
     }
-    assert!(offered(&["vm", "cp", "we"]).lines().any(|line| line == "web:"));
+    is_offered(&["vm", "cp", "we"], "web:");
 }
 
 #[test]
