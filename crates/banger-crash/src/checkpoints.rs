@@ -11,7 +11,7 @@ use bangerd::checkpoint::CHECKPOINTS;
 
 use crate::ask::Request;
 use crate::book::{Afterwards, Entry, Heard, Made, Wish};
-use crate::burst::kill_machine;
+use crate::burst::{self, kill_machine};
 use crate::check;
 use crate::daemon::{Daemon, LOOK_AGAIN};
 use crate::place::Tools;
@@ -368,6 +368,9 @@ async fn live(scene: &mut Scene, daemon: &Daemon, name: &str, life: &[Step]) -> 
     for step in life {
         if *step == Step::Ask(Wish::Dies) {
             let client = daemon.client();
+            // A daemon that has not taken it over yet finds it gone: that is another way.
+            let heard = daemon.unless_it_ends(burst::run(client, name, &["true"], &[])).await;
+            ensure!(matches!(heard, Some(Ok(()))), "nobody hears the machine that is to die");
             kill_machine_of(scene, name)?;
             if daemon.unless_it_ends(runs_no_more(client, name)).await.is_none() {
                 return Ok(());
