@@ -40,7 +40,8 @@ pub(crate) fn run(place: &Place, filters: Vec<OsString>) -> Result<ExitCode> {
     // In CI, what a test needs is installed or the run has a fault: nothing may be skipped.
     let in_ci = std::env::var_os("CI").is_some_and(|ci| !ci.is_empty() && ci != "false");
     let tests = if in_ci { tests.env("BANGER_REQUIRE_ALL", "1") } else { tests };
-    tests.arg("--").args(filters).run()?;
+    // Whoever has waited for all of it wants to know everything that failed.
+    tests.args(["--no-fail-fast", "--"]).args(filters).run()?;
     Ok(steps.finish("All tests passed"))
 }
 
