@@ -98,7 +98,8 @@ impl Spelling {
                 .flatten()
                 .map(|(stand_in, name)| (name.as_bstr(), stand_in.as_str()))
                 .collect();
-            for (name, &node) in children.iter().filter(|(_, node)| on_the_way.contains(node)) {
+            let children = children.iter().map(|(name, child)| (name, child.node));
+            for (name, node) in children.filter(|(_, node)| on_the_way.contains(node)) {
                 let spelled = spelled.get(name.as_bstr()).map_or(name.as_bytes(), |s| s.as_bytes());
                 let ino = *written.get(spelled).ok_or_else(|| gone("what was written"))?;
                 match &tree.node(node).kind {

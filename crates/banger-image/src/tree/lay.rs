@@ -3,21 +3,17 @@
 //! The directories of a path are looked up as the kernel would, and made where they are missing.
 //! The last component is not followed: it is what the entry is about.
 
-use bstr::{BStr, BString, ByteSlice as _};
+use std::mem;
 
+use bstr::{BStr, ByteSlice as _};
+
+use super::hide::Marks;
 use super::way::{Stop, Way};
 use super::{
-    IMPLIED, MAX_DETOURS, MAX_IMPLIED, MAX_NODES, Node, NodeId, NodeKind, Place, Refused, Tree,
-    TreeError, Whiteouts,
+    Child, IMPLIED, MAX_DETOURS, MAX_IMPLIED, MAX_NODES, Node, NodeId, NodeKind, Place, Refused,
+    Tree, TreeError, Whiteouts,
 };
 use crate::archive::{Attributes, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN};
-
-/// Names of whiteouts begin so.
-const WHITEOUT: &[u8] = b".wh.";
-/// Marks a directory of which nothing is seen that was below.
-const OPAQUE: &[u8] = b".wh..wh..opq";
-/// Names for the use of the file system that invented whiteouts; they mean nothing here.
-const RESERVED: &[u8] = b".wh..wh.";
 
 /// What happens when a directory is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,52 +26,35 @@ impl Tree {
     pub(super) fn lay_entries(
         &mut self,
         archive: usize,
-        entries: Vec<Entry>,
+        mut entries: Vec<Entry>,
         whiteouts: Whiteouts,
     ) -> Result<(), TreeError> {
-        let is_mark = |entry: &Entry| {
-            whiteouts == Whiteouts::Hide && split(entry.path.as_bstr()).1.starts_with(WHITEOUT)
-        };
-        // A layer hides only what is below it, wherever in the layer the whiteout stands.
-        for entry in entries.iter().filter(|entry| is_mark(entry)) {
-            self.hide(entry.path.as_bstr()).map_err(|problem| refused(&entry.path, problem))?;
-        }
-        for entry in entries {
-            if !is_mark(&entry) {
-                let path = entry.path.clone();
-                self.put(archive, entry).map_err(|problem| refused(&path, problem))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn hide(&mut self, path: &BStr) -> Result<(), Refused> {
-        let (dir, mark) = split(path);
-        let hidden = &mark[WHITEOUT.len()..];
-        if mark != OPAQUE && mark.starts_with(RESERVED) {
-            return Ok(());
-        }
-        if matches!(hidden.as_bytes(), b"" | b"." | b"..") {
-            return Err("it is a whiteout of nothing that has a name");
-        }
-        let Some(dir) = self.directory(dir, Missing::Tell)? else { return Ok(()) };
+        self.layer = u32::try_from(archive).unwrap_or(u32::MAX);
+        self.bare.clear();
         self.recent = None;
-        if let NodeKind::Directory(children) = &mut self.nodes[dir.index()].kind {
-            if mark == OPAQUE {
-                children.clear();
-            } else {
-                children.remove(hidden);
-            }
+        // Beside the entries, as each of these may be asked for all of them.
+        let paths: Vec<_> = entries.iter_mut().map(|entry| mem::take(&mut entry.path)).collect();
+        let marks = match whiteouts {
+            Whiteouts::Hide => Marks::among(&paths),
+            Whiteouts::AreFiles => Marks::default(),
+        };
+        for (number, entry) in entries.into_iter().enumerate() {
+            let path = paths[number].as_bstr();
+            let done = match marks.is_one(path) {
+                true => self.hide(number, path, &marks),
+                false => self.put(archive, path, entry),
+            };
+            done.map_err(|problem| TreeError { path: path.into(), problem })?;
         }
         Ok(())
     }
 
-    fn put(&mut self, archive: usize, entry: Entry) -> Result<(), Refused> {
-        let Entry { path, kind, attributes, xattrs } = entry;
-        let (dir, name) = split(path.as_bstr());
+    fn put(&mut self, archive: usize, path: &BStr, entry: Entry) -> Result<(), Refused> {
+        let Entry { kind, attributes, xattrs, .. } = entry;
+        let (dir, name) = split(path);
         let kind = match kind {
-            Kind::HardLink(target) => return self.link(path.as_bstr(), target.as_bstr()),
-            Kind::Directory => return self.put_directory(path.as_bstr(), attributes, xattrs),
+            Kind::HardLink(target) => return self.link(path, target.as_bstr()),
+            Kind::Directory => return self.put_directory(path, attributes, xattrs),
             _ if name.is_empty() => return Err("the root can only be a directory"),
             Kind::File(content) => NodeKind::File(Place { archive, content }),
             Kind::Symlink(target) => NodeKind::Symlink(target),
@@ -105,14 +84,14 @@ impl Tree {
             NodeId::ROOT
         } else {
             let parent = self.parent(dir)?;
-            match self.child(parent, name) {
-                Some(child) if self.node(child).children().is_some() => child,
-                _ => {
-                    let made = self.make(Node::directory(IMPLIED))?;
-                    self.name(parent, name, made);
-                    made
-                }
-            }
+            let found = self.child(parent, name);
+            let directory = match found.filter(|child| self.node(*child).children().is_some()) {
+                Some(child) => child,
+                None => self.make(Node::directory(IMPLIED))?,
+            };
+            // Also one that was there is of this layer now.
+            self.name(parent, name, directory);
+            directory
         };
         let node = &mut self.nodes[node.index()];
         node.attributes = attributes;
@@ -141,8 +120,10 @@ impl Tree {
 
     /// Gives a node a name, which another may have had.
     fn name(&mut self, parent: NodeId, name: &BStr, node: NodeId) {
+        let layer = self.layer;
         if let NodeKind::Directory(children) = &mut self.nodes[parent.index()].kind
-            && children.insert(name.into(), node).is_some()
+            && let Some(before) = children.insert(name.into(), Child { node, layer })
+            && before.node != node
         {
             self.recent = None;
         }
@@ -175,7 +156,7 @@ impl Tree {
         let found = loop {
             match (way.go_on(self)?, missing) {
                 (Stop::Arrived(directory), _) => break Some(directory),
-                (Stop::File(_), _) => return Err("what it is in is not a directory"),
+                (Stop::File(_) | Stop::Link, _) => return Err("what it is in is not a directory"),
                 (Stop::Missing(..), Missing::Tell) => break None,
                 (Stop::Missing(parent, name), Missing::Make) => {
                     way.enter(self.imply(parent, name.as_bstr())?);
@@ -212,13 +193,9 @@ impl Tree {
 }
 
 /// A path's directory and its last component.
-fn split(path: &BStr) -> (&BStr, &BStr) {
+pub(super) fn split(path: &BStr) -> (&BStr, &BStr) {
     match path.rfind_byte(b'/') {
         Some(slash) => (path[..slash].as_bstr(), path[slash + 1..].as_bstr()),
         None => (b"".as_bstr(), path),
     }
-}
-
-fn refused(path: &BString, problem: Refused) -> TreeError {
-    TreeError { path: path.clone(), problem }
 }

@@ -6,11 +6,12 @@
 //! first byte of an image is written. Whiteouts are those of the OCI image specification, section
 //! "Representing Changes" of `layer.md`.
 
+mod hide;
 mod lay;
 mod walk;
 mod way;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 
 use bstr::{BStr, BString};
@@ -82,7 +83,15 @@ pub(crate) enum NodeKind {
 }
 
 /// What is in a directory.
-pub(crate) type Children = BTreeMap<BString, NodeId>;
+pub(crate) type Children = BTreeMap<BString, Child>;
+
+/// What a name in a directory stands for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Child {
+    pub(crate) node: NodeId,
+    /// The layer that spoke of this name last.
+    layer: u32,
+}
 
 /// Where a file's bytes are.
 #[derive(Debug)]
@@ -102,6 +111,10 @@ pub struct Tree {
     archives: Vec<File>,
     implied: usize,
     detours: usize,
+    /// Which of the archives is being laid.
+    layer: u32,
+    /// Directories that show nothing of lower layers, by a whiteout of the layer that is being laid.
+    bare: BTreeSet<NodeId>,
     /// The directory that the last entry was in: the next one is mostly there, too.
     recent: Option<(BString, NodeId)>,
 }
@@ -115,10 +128,15 @@ impl Default for Tree {
 impl Tree {
     /// An empty directory.
     pub fn new() -> Self {
-        let mut tree =
-            Self { nodes: Vec::new(), archives: Vec::new(), implied: 0, detours: 0, recent: None };
-        tree.nodes.push(Node::directory(IMPLIED));
-        tree
+        Self {
+            nodes: vec![Node::directory(IMPLIED)],
+            archives: Vec::new(),
+            implied: 0,
+            detours: 0,
+            layer: 0,
+            bare: BTreeSet::new(),
+            recent: None,
+        }
     }
 
     /// What one archive says.
@@ -172,7 +190,7 @@ impl Tree {
     }
 
     fn child(&self, directory: NodeId, name: &BStr) -> Option<NodeId> {
-        self.node(directory).children()?.get(name).copied()
+        Some(self.node(directory).children()?.get(name)?.node)
     }
 }
 

@@ -96,6 +96,76 @@ fn a_whiteout_hides_nothing_of_its_own_layer_and_may_hide_nothing_at_all() {
 }
 
 #[test]
+fn whiteouts_go_through_nothing_that_their_layer_replaces() {
+    let opaque = "a/.wh..wh..opq";
+    let base = || vec![symlink("a", "b"), directory("b"), text("b/x", "1"), text("f", "1")];
+    let expected = "a/ b/ b/x=1 f=1";
+    lays(vec![base(), vec![directory("a"), text(opaque, "")]], expected);
+    lays(vec![base(), vec![text(opaque, ""), directory("a")]], expected);
+    lays(vec![base(), vec![directory("a"), text("a/.wh.x", "")]], expected);
+    lays(vec![base(), vec![text("a/.wh.x", ""), directory("a")]], expected);
+    lays(vec![base(), vec![text("a", "2"), text("a/.wh.x", "")]], "a=2 b/ b/x=1 f=1");
+    lays(vec![base(), vec![text("a/.wh.x", ""), text("a", "2")]], "a=2 b/ b/x=1 f=1");
+    // The same further down, and where a path is only like that of a whiteout.
+    let deep = || vec![symlink("d/a", "../b"), text("b/c/x", "1")];
+    let upper = || vec![directory("d/a"), directory("d/a/c"), text("d/a/c/.wh.x", "")];
+    lays(vec![deep(), upper()], "b/ b/c/ b/c/x=1 d/ d/a/ d/a/c/");
+    let [a, c, mark] = upper().try_into().unwrap();
+    lays(vec![deep(), vec![mark, a, c]], "b/ b/c/ b/c/x=1 d/ d/a/ d/a/c/");
+    lays(vec![deep(), vec![text("d/a/.wh.c", ""), directory("d/ab")]], "b/ d/ d/a->../b d/ab/");
+    // What the layer leaves as it was is gone through.
+    lays(vec![base(), vec![text(opaque, "")]], "a->b b/ f=1");
+    lays(
+        vec![base(), vec![symlink("a", "c"), text("c/y", "2"), text(opaque, "")]],
+        "a->c b/ b/x=1 c/ c/y=2 f=1",
+    );
+}
+
+#[test]
+fn whiteouts_where_there_is_no_directory_hide_nothing() {
+    let base = || vec![text("f", "1"), symlink("loop", "loop"), symlink("none", "no/where")];
+    let kept = "f=1 loop->loop none->no/where";
+    for dir in ["f", "loop", "none", "f/g"] {
+        let marks = ["x", ".wh..opq"].map(|mark| text(&format!("{dir}/.wh.{mark}"), ""));
+        lays(vec![base(), marks.to_vec()], kept);
+    }
+    // As it is where a directory takes the place of a file.
+    let upper = || vec![directory("f"), text("f/.wh..wh..opq", ""), text("f/g", "2")];
+    let replaced = "f/ f/g=2 loop->loop none->no/where";
+    lays(vec![base(), upper()], replaced);
+    let [dir, mark, file] = upper().try_into().unwrap();
+    lays(vec![base(), vec![mark, dir, file]], replaced);
+}
+
+#[test]
+fn a_whiteout_behind_what_its_layer_has_leaves_that() {
+    let base = || vec![text("d/a", "1"), text("d/sub/b", "1"), text("d/sub/deep/c", "1")];
+    let upper = |mark: &str| vec![text("d/sub/new", "2"), text(mark, "")];
+    lays(vec![base(), upper(".wh.d")], "d/ d/sub/ d/sub/new=2");
+    lays(vec![base(), upper("d/.wh..wh..opq")], "d/ d/sub/ d/sub/new=2");
+    lays(vec![base(), upper("d/.wh.sub")], "d/ d/a=1 d/sub/ d/sub/new=2");
+    // The directory alone; twice; inner ones first; and then by a further layer.
+    lays(vec![base(), vec![directory("d/sub"), text(".wh.d", "")]], "d/ d/sub/");
+    lays(vec![base(), vec![text(".wh.d", ""), directory("d"), text(".wh.d", "")]], "d/");
+    let inner = || vec![text("d/sub/.wh..wh..opq", ""), text(".wh.d", "")];
+    lays(vec![base(), inner()], "");
+    lays(vec![base(), vec![directory("d")], inner()], "");
+    // Links: a name is a layer's own, the file need not be.
+    let link = vec![hard_link("g", "d/a"), text(".wh.d", ""), text(".wh.g", "")];
+    lays(vec![base(), link], "g=1");
+}
+
+#[test]
+fn many_whiteouts_cost_no_more_than_what_they_hide() {
+    let n = 50_000;
+    let many = |path: &str| (0..n).map(|k| text(&format!("{path}{k}"), "")).collect::<Vec<_>>();
+    lays(vec![many("d/"), many("d/.wh.")], "d/");
+    let twice = [many("d/"), vec![text(".wh.d", ""); n]].concat();
+    let tree = laid(vec![vec![text("d/below", "1")], twice]).unwrap();
+    assert_eq!(tree.count(), n + 2);
+}
+
+#[test]
 fn whiteouts_without_a_name_are_refused() {
     for bad in [".wh.", "d/.wh.", ".wh..", "d/.wh..."] {
         let said = problem(vec![vec![directory("d"), text(bad, "")]]);

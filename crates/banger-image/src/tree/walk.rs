@@ -4,7 +4,7 @@ use std::collections::btree_map;
 
 use bstr::{BStr, BString, ByteSlice as _};
 
-use super::{NodeId, Tree};
+use super::{Child, NodeId, Tree};
 
 /// Whether what a name stands for was met before, under another name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) struct Step<'a> {
 pub(crate) struct Walk<'a> {
     tree: &'a Tree,
     seen: Vec<bool>,
-    open: Vec<(NodeId, btree_map::Iter<'a, BString, NodeId>)>,
+    open: Vec<(NodeId, btree_map::Iter<'a, BString, Child>)>,
 }
 
 impl Tree {
@@ -61,7 +61,7 @@ impl<'a> Iterator for Walk<'a> {
         loop {
             let (parent, names) = self.open.last_mut()?;
             let parent = *parent;
-            let Some((name, &node)) = names.next() else {
+            let Some((name, &Child { node, .. })) = names.next() else {
                 self.open.pop();
                 continue;
             };

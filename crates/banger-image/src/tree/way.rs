@@ -14,6 +14,8 @@ pub(super) struct Way<'a> {
     /// The names that are still to be looked up, last first.
     ahead: Vec<Cow<'a, BStr>>,
     links: usize,
+    /// Bytes of the path itself that are behind.
+    gone: usize,
     /// Names that were looked up because of symbolic links.
     pub(super) detours: usize,
 }
@@ -26,18 +28,34 @@ pub(super) enum Stop {
     File(NodeId),
     /// There is nothing of this name in this directory.
     Missing(NodeId, BString),
+    /// To go on it would have to follow a link that is not to be followed.
+    Link,
 }
 
 impl<'a> Way<'a> {
     pub(super) fn to(path: &'a BStr) -> Self {
         let ahead = path.rsplit_str("/").map(|part| Cow::Borrowed(part.as_bstr())).collect();
-        Self { behind: vec![NodeId::ROOT], ahead, links: 0, detours: 0 }
+        Self { behind: vec![NodeId::ROOT], ahead, links: 0, gone: 0, detours: 0 }
     }
 
     /// Goes as far as it leads.
     pub(super) fn go_on(&mut self, tree: &Tree) -> Result<Stop, Refused> {
+        self.go_on_unless(tree, |_| false)
+    }
+
+    /// Goes as far as it leads, and not through links for which `stop` is true: it is told how many
+    /// bytes of the path lead to one, when the path itself leads there and no other link.
+    pub(super) fn go_on_unless(
+        &mut self,
+        tree: &Tree,
+        stop: impl Fn(usize) -> bool,
+    ) -> Result<Stop, Refused> {
         while let Some(name) = self.ahead.pop() {
             let here = self.here();
+            let of_path = matches!(name, Cow::Borrowed(_));
+            if of_path {
+                self.gone += usize::from(self.gone > 0) + name.len();
+            }
             match name.as_bytes() {
                 b"" | b"." => continue,
                 b".." => {
@@ -51,6 +69,7 @@ impl<'a> Way<'a> {
             };
             match &tree.node(child).kind {
                 NodeKind::Directory(_) => self.behind.push(child),
+                NodeKind::Symlink(_) if of_path && stop(self.gone) => return Ok(Stop::Link),
                 NodeKind::Symlink(target) => self.follow(target.as_bstr())?,
                 _ => return Ok(Stop::File(child)),
             }

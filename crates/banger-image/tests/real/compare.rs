@@ -17,7 +17,7 @@ use tar::{EntryType, Header};
 
 use crate::mount::{mounted, seen};
 
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(600);
 
 /// A layer, entry by entry.
 struct Layer {
@@ -142,14 +142,72 @@ fn varied() -> TestImage {
     TestImage::new(vec![base, changes, names])
 }
 
+/// Whiteouts beside what their own layer replaces, and behind what it brings.
+fn hiding() -> TestImage {
+    let plain = |_: &mut Header| {};
+    let base = Layer::new()
+        .put(EntryType::Directory, b"./", |header| header.set_mode(0o755))
+        .directory(b"b/")
+        .directory(b"b/deep/")
+        .file(b"b/x", b"x", plain)
+        .file(b"b/deep/x", b"x", plain);
+    let links = [&b"opaque"[..], b"plain", b"file", b"follow"];
+    let base =
+        links.into_iter().fold(base, |layer, link| layer.link(EntryType::Symlink, link, b"b"));
+    let base = base
+        .file(b"was-file", b"x", plain)
+        .directory(b"kept/")
+        .file(b"kept/old", b"x", plain)
+        .directory(b"kept/sub/")
+        .file(b"kept/sub/old", b"x", plain)
+        .directory(b"gone/")
+        .file(b"gone/old", b"x", plain)
+        .done();
+    let upper = Layer::new()
+        .directory(b"opaque/")
+        .file(b"opaque/.wh..wh..opq", b"", plain)
+        .directory(b"plain/")
+        .file(b"plain/.wh.x", b"", plain)
+        .directory(b"plain/deep/")
+        .file(b"plain/deep/.wh.x", b"", plain)
+        .file(b"file", b"a file now", plain)
+        .file(b"follow/.wh.x", b"", plain)
+        .directory(b"was-file/")
+        .file(b"was-file/.wh..wh..opq", b"", plain)
+        .file(b"was-file/now", b"x", plain)
+        .directory(b"kept/")
+        .directory(b"kept/sub/")
+        .file(b"kept/sub/new", b"x", plain)
+        .file(b"kept/.wh..wh..opq", b"", plain)
+        .file(b".wh.kept", b"", plain)
+        .file(b".wh.gone", b"", plain)
+        .file(b"none/.wh.x", b"", plain)
+        // umoci leaves them with the time at which it removed something.
+        .directory(b"b/")
+        .directory(b"kept/sub/")
+        .directory(b"kept/")
+        .directory(b"./")
+        .done();
+    TestImage::new(vec![base, upper])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_what_umoci_unpacks() {
+    is_what_umoci_unpacks(&varied()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whiteouts_hide_what_they_do_for_umoci() {
+    is_what_umoci_unpacks(&hiding()).await;
+}
+
+async fn is_what_umoci_unpacks(image: &TestImage) {
     if facts::user_id() != 0 {
         return banger_testkit::skipped_on_this_machine("only root can unpack devices and mount");
     }
     let dir = tempfile::tempdir().unwrap();
     let (layout, bundle) = (dir.path().join("layout"), dir.path().join("bundle"));
-    lay_out(&layout, "v1", &varied());
+    lay_out(&layout, "v1", image);
     let unpacked = Tool::new("umoci")
         .args(["unpack", "--image", &format!("{}:v1", layout.display())])
         .arg(&bundle)
