@@ -5,10 +5,11 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is a command line tool")]
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use banger_host::fs::{create_new, create_private_dir, remove_all};
-use banger_image::oci::{Cache, Settings, Source, pull};
+use banger_image::oci::{Allowance, Cache, Settings, Source, pull};
 use banger_model::Silent;
 
 #[tokio::main]
@@ -24,12 +25,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let pulled = pull(source, &cache, &settings, &Silent).await?;
     eprintln!("pulled {} in {:.2?}", pulled.manifest_digest, begin.elapsed());
     create_private_dir(Path::new(out))?;
+    let allowance = Arc::new(Allowance::of(&pulled.layers));
     let mut unpacking = tokio::task::JoinSet::new();
     for (n, layer) in pulled.layers.iter().cloned().enumerate() {
         let path = Path::new(out).join(format!("{n}.tar"));
+        let allowance = allowance.clone();
         unpacking.spawn_blocking(move || {
             remove_all(&path)?;
-            let unpacked = layer.unpack_into(&create_new(&path)?)?;
+            let unpacked = layer.unpack_into(&create_new(&path)?, &allowance)?;
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>((path, unpacked.size))
         });
     }

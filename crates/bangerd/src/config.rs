@@ -52,7 +52,7 @@ struct Images {
     max_layers: Option<usize>,
     /// Most bytes of all compressed layers of one image.
     max_image: Option<Bytes>,
-    /// Most bytes of one unpacked layer.
+    /// Most bytes of all unpacked layers of one image.
     max_unpacked: Option<Bytes>,
 }
 

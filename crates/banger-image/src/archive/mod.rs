@@ -10,6 +10,7 @@
 
 mod header;
 mod pax;
+mod quota;
 mod sparse;
 
 use std::fs::File;
@@ -21,25 +22,17 @@ use thiserror::Error;
 
 use header::Headers;
 pub(crate) use header::check_sum;
+pub use quota::{MAX_CONTENT, MAX_ENTRIES, MAX_HOLES, MAX_METADATA, Quota};
 pub use sparse::Extent;
 
-/// Most entries of one archive: several times what the largest distributions unpack to.
-pub const MAX_ENTRIES: usize = 2_000_000;
 /// Longest path of an entry in bytes, as Linux has it (`PATH_MAX`).
 pub const MAX_PATH_LEN: usize = 4096;
 /// Longest name between two slashes, as Linux file systems have it (`NAME_MAX`).
 pub const MAX_NAME_LEN: usize = 255;
-/// Most bytes of file content in one archive.
-pub const MAX_CONTENT: u64 = 1 << 40;
-/// Most bytes of one archive that are zeros because it says nothing of them: they cost no space, but
-/// the time to pass over them.
-pub const MAX_HOLES: u64 = 64 << 30;
 /// What an entry costs in memory beside its texts, in bytes, about.
 const ENTRY_COST: usize = 200;
 /// The same for an extended attribute.
 const XATTR_COST: usize = 100;
-/// Most bytes of memory that the entries take, with names, targets and extended attributes.
-pub const MAX_METADATA: usize = 512 << 20;
 
 /// Why an archive is not taken.
 #[derive(Debug, Error)]
@@ -69,6 +62,9 @@ pub enum ArchiveError {
     /// More than any file system image is made from.
     #[error("the archive has more than {0}")]
     TooMuch(&'static str),
+    /// The same of all layers of an image together.
+    #[error("the image has more than {0} in all its layers")]
+    TooMuchInAll(&'static str),
 }
 
 /// Where a file's bytes are.
@@ -234,8 +230,16 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
     pub fn open(file: File) -> Result<Self, ArchiveError> {
+        Self::open_within(file, &Quota::of_archive())
+    }
+
+    /// Reads what is in an archive that shares its bounds with others.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
+    pub fn open_within(file: File, quota: &Quota) -> Result<Self, ArchiveError> {
         // Headers are far apart: a larger buffer would read mostly content.
-        let entries = read_entries(&mut BufReader::with_capacity(4096, &file))?;
+        let entries = entries_within(&mut BufReader::with_capacity(4096, &file), quota)?;
         Ok(Self { entries, file })
     }
 
@@ -297,27 +301,17 @@ impl Archive {
 /// # Errors
 /// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
 pub fn read_entries(source: &mut (impl Read + Seek)) -> Result<Vec<Entry>, ArchiveError> {
+    entries_within(source, &Quota::of_archive())
+}
+
+fn entries_within(
+    source: &mut (impl Read + Seek),
+    quota: &Quota,
+) -> Result<Vec<Entry>, ArchiveError> {
     let mut headers = Headers::new(source)?;
     let mut entries = Vec::new();
-    let (mut content, mut holes, mut metadata) = (0u64, 0u64, 0usize);
     while let Some(entry) = headers.next_entry()? {
-        if let Kind::File(file) = &entry.kind {
-            content = content.saturating_add(file.len());
-            holes = holes.saturating_add(file.holes());
-        }
-        metadata = metadata.saturating_add(entry.metadata_len());
-        if content > MAX_CONTENT {
-            return Err(ArchiveError::TooMuch("1 TiB of content"));
-        }
-        if holes > MAX_HOLES {
-            return Err(ArchiveError::TooMuch("64 GiB of holes"));
-        }
-        if metadata > MAX_METADATA {
-            return Err(ArchiveError::TooMuch("512 MiB of names and attributes"));
-        }
-        if entries.len() == MAX_ENTRIES {
-            return Err(ArchiveError::TooMuch("2,000,000 entries"));
-        }
+        quota.take(&entry)?;
         entries.push(entry);
     }
     Ok(entries)

@@ -3,7 +3,6 @@
 //! Layers are unpacked beside each other into files without names, laid over each other by name,
 //! and written once, as one read-only file.
 
-use std::fs::File;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,9 +14,9 @@ use thiserror::Error;
 
 use super::wishes::image_config;
 use super::{Image, ImageInfo, NewImage, Origin};
-use crate::archive::{Archive, ArchiveError};
+use crate::archive::{Archive, ArchiveError, Quota};
 use crate::ext4::WriteImageError;
-use crate::oci::{Pulled, UnpackError};
+use crate::oci::{Allowance, Pulled, UnpackError};
 use crate::space::{NoSpace, require_space};
 use crate::tree::{Tree, TreeError, Whiteouts};
 
@@ -215,13 +214,17 @@ impl Import<'_> {
         let whole: u64 = layers.iter().map(|layer| layer.size().get()).sum();
         let done = Mutex::new((0u64, Vec::new()));
         let next = AtomicUsize::new(0);
+        let (allowance, quota) = (Allowance::of(layers), Quota::of_image());
         let one_after_the_other = || loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let Some(layer) = layers.get(number) else { return };
             let made = self.check_wanted().and_then(|()| {
                 let file = fs::nameless(new.dir())?;
-                layer.unpack_into(&file)?;
-                self.open(layer.digest().to_string(), file)
+                layer.unpack_into(&file, &allowance)?;
+                Archive::open_within(file, &quota).map_err(|source| {
+                    let layer = layer.digest().to_string();
+                    ImportError::Archive { layer, source }
+                })
             });
             if made.is_err() {
                 next.store(layers.len(), Ordering::Relaxed);
@@ -241,10 +244,6 @@ impl Import<'_> {
         let (_, mut made) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
         made.sort_by_key(|(number, _)| *number);
         made.into_iter().map(|(_, archive)| archive).collect()
-    }
-
-    fn open(&self, layer: String, file: File) -> Result<Archive, ImportError> {
-        Archive::open(file).map_err(|source| ImportError::Archive { layer, source })
     }
 
     fn lay(&self, layers: Vec<Archive>) -> Result<Tree, ImportError> {

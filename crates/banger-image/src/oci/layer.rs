@@ -8,6 +8,7 @@ use banger_model::{Bytes, Digest};
 use flate2::bufread::MultiGzDecoder;
 use thiserror::Error;
 
+use super::allowance::Allowance;
 use super::cache::{Blob, BlobReader, Cache};
 use super::document::Compression;
 use super::hash::Hasher;
@@ -55,13 +56,21 @@ pub enum UnpackError {
         /// Why not.
         source: io::Error,
     },
-    /// It unpacks to more than is taken.
-    #[error("the layer {digest} unpacks to more than {max}")]
-    TooLarge {
-        /// The layer.
-        digest: Digest,
+    /// It unpacks, with the other layers of the image, to more than is taken.
+    #[error(
+        "the layers of the image unpack to more than {max} in all; `max_unpacked` in config.toml says how much is taken"
+    )]
+    ImageTooLarge {
         /// The bound.
         max: Bytes,
+    },
+    /// It unpacks, with the other layers of the image, to far more than images do.
+    #[error(
+        "the layers of the image unpack to more than {ratio} times what was fetched: it may be made to fill disks"
+    )]
+    ImageBomb {
+        /// The bound.
+        ratio: u64,
     },
     /// It unpacks to far more than layers do.
     #[error(
@@ -117,6 +126,11 @@ impl Layer {
         self.blob.digest()
     }
 
+    /// What it was pulled with.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Bytes of the compressed file.
     pub fn size(&self) -> Bytes {
         self.blob.size()
@@ -138,13 +152,18 @@ impl Layer {
         self.blob.reader()
     }
 
-    /// Writes the tar to a file, from where that stands. It is written before it is known to be
+    /// Writes the tar to a file, from where that stands, and takes what it has of the image's
+    /// allowance. It is written before it is known to be
     /// right: after an error it is worth nothing. Nothing is synced.
     ///
     /// # Errors
     /// [`UnpackError`]; a file that was damaged in the cache is gone from it.
-    pub fn unpack_into(&self, target: &File) -> Result<Unpacked, UnpackError> {
-        match self.unpack(target) {
+    pub fn unpack_into(
+        &self,
+        target: &File,
+        allowance: &Allowance,
+    ) -> Result<Unpacked, UnpackError> {
+        match self.unpack(target, allowance) {
             // Who is to blame: the image, or this host's disk?
             Err(UnpackError::DiffId { .. } | UnpackError::Decompress { .. })
                 if !self.blob.is_intact() =>
@@ -159,7 +178,7 @@ impl Layer {
         }
     }
 
-    fn unpack(&self, target: &File) -> Result<Unpacked, UnpackError> {
+    fn unpack(&self, target: &File, allowance: &Allowance) -> Result<Unpacked, UnpackError> {
         let mut source = self.decoder()?;
         let mut hash = Hasher::new(self.diff_id.algorithm());
         let mut chunk = vec![0; CHUNK];
@@ -175,8 +194,9 @@ impl Layer {
             };
             size += n as u64;
             if size > bound {
-                return Err(self.over(size));
+                return Err(UnpackError::Bomb { digest: digest(), ratio: self.limits.max_ratio });
             }
+            allowance.take(n as u64)?;
             hash.update(&chunk[..n]);
             (&*target)
                 .write_all(&chunk[..n])
@@ -202,19 +222,10 @@ impl Layer {
         decoder(self.open(), compression).map_err(failed)
     }
 
-    /// Most bytes that may come out.
+    /// Most bytes that may come out of this one layer.
     fn bound(&self) -> u64 {
-        let limits = &self.limits;
-        let by_ratio = self.size().get().saturating_mul(limits.max_ratio);
-        by_ratio.saturating_add(limits.ratio_free.get()).min(limits.max_unpacked.get())
-    }
-
-    fn over(&self, size: u64) -> UnpackError {
-        let (digest, max) = (self.digest().clone(), self.limits.max_unpacked);
-        if size > max.get() {
-            return UnpackError::TooLarge { digest, max };
-        }
-        UnpackError::Bomb { digest, ratio: self.limits.max_ratio }
+        let by_ratio = self.size().get().saturating_mul(self.limits.max_ratio);
+        by_ratio.saturating_add(self.limits.ratio_free.get())
     }
 }
 

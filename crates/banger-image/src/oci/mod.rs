@@ -10,6 +10,7 @@
 //! **Invariant:** everything that comes from outside has a bound: see [`Limits`], [`Patience`]
 //! and the `MAX_` constants.
 
+mod allowance;
 mod cache;
 pub mod document;
 mod download;
@@ -23,6 +24,7 @@ mod settings;
 mod site;
 mod source;
 
+pub use allowance::Allowance;
 pub use cache::{Blob, BlobReader, Cache, CacheEntry, Extent, Pruned};
 pub use document::{Compression, Config, DocumentError, HealthCheck, NoPlatform, Platform};
 pub use download::BlobError;

@@ -23,7 +23,7 @@ const MAX_LAYERS: usize = 256;
 const MAX_LAYER: Bytes = Bytes::gib(32);
 /// Most bytes of all compressed layers of one image.
 const MAX_IMAGE: Bytes = Bytes::gib(64);
-/// Most bytes of one unpacked layer.
+/// Most bytes of all unpacked layers of one image.
 const MAX_UNPACKED: Bytes = Bytes::gib(128);
 /// Most bytes that one compressed byte may become: gzip can make 1030 at most, and what people
 /// pack makes 2 to 20.
@@ -40,11 +40,11 @@ pub struct Limits {
     pub max_layer: Bytes,
     /// Most bytes of all compressed layers of one image.
     pub max_image: Bytes,
-    /// Most bytes of one unpacked layer; also of an archive that comes compressed.
+    /// Most bytes of all unpacked layers of one image; also of an archive that comes compressed.
     pub max_unpacked: Bytes,
     /// Most bytes that one compressed byte may become on average, beyond [`Limits::ratio_free`].
     pub max_ratio: u64,
-    /// Unpacked bytes of each layer that the ratio does not count.
+    /// Unpacked bytes of each layer that the ratio does not count; of an image four times as many.
     pub ratio_free: Bytes,
 }
 

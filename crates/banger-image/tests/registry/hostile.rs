@@ -1,9 +1,11 @@
 //! Registries and images that mean harm, or are something else than images.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use banger_image::oci::UnpackError;
-use banger_model::Bytes;
+use banger_host::home::Home;
+use banger_image::image::{Import, Naming};
+use banger_image::oci::{Allowance, Pulled, UnpackError};
+use banger_model::{Bytes, Silent, Timestamp};
 use serde_json::{Value, json};
 
 use crate::fake::{Content, Fake, Reply};
@@ -283,17 +285,83 @@ async fn a_bomb_does_not_fill_the_disk() {
         settings.limits.max_ratio = 20;
         let pulled = Place::new().pull(&source, &settings).await.unwrap();
         let file = tempfile::tempfile().unwrap();
-        let error = pulled.layers[0].unpack_into(&file).unwrap_err();
+        let error =
+            pulled.layers[0].unpack_into(&file, &Allowance::of(&pulled.layers)).unwrap_err();
         assert!(matches!(error, UnpackError::Bomb { .. }), "{}", told(&error));
         assert!(file.metadata().unwrap().len() < 40 << 20);
         settings.limits.ratio_free = Bytes::gib(1);
         settings.limits.max_unpacked = Bytes::mib(10);
         let pulled = Place::new().pull(&source, &settings).await.unwrap();
         let file = tempfile::tempfile().unwrap();
-        let error = pulled.layers[0].unpack_into(&file).unwrap_err();
-        assert!(matches!(error, UnpackError::TooLarge { .. }), "{}", told(&error));
+        let error =
+            pulled.layers[0].unpack_into(&file, &Allowance::of(&pulled.layers)).unwrap_err();
+        assert!(matches!(error, UnpackError::ImageTooLarge { .. }), "{}", told(&error));
         assert!(file.metadata().unwrap().len() <= 10 << 20);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_layer_that_is_named_again_and_again_does_not_fill_the_disk() {
+    let zeros = vec![0; 4 << 20];
+    let layer = TestLayer { media_type: LAYER_GZIP, bytes: gzip(&zeros), tar: zeros };
+    let image = TestImage::new(vec![layer; 64]);
+    let fake = Fake::good(Content::of("app", "1", &image)).await;
+    let source = format!("{}/app:1", fake.host());
+    let mut settings = settings(&[&fake.host()]);
+    settings.limits.ratio_free = Bytes::mib(5);
+    settings.limits.max_ratio = 20;
+    let place = Place::new();
+    let pulled = place.pull(&source, &settings).await.unwrap();
+    assert_eq!(pulled.layers.len(), 64);
+    let told = stopped(&pulled);
+    assert!(told.0 < 6 && told.1.contains("more than 20 times what was fetched"), "{told:?}");
+    settings.limits.ratio_free = Bytes::gib(1);
+    settings.limits.max_unpacked = Bytes::mib(10);
+    let told = stopped(&place.pull(&source, &settings).await.unwrap());
+    assert!(told.0 == 2 && told.1.contains("`max_unpacked` in config.toml"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn holes_of_all_layers_count_together() {
+    let hole = |name: &str| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let size = (40u64 << 30).to_string();
+        let records = [("path", name), ("GNU.sparse.size", &size), ("GNU.sparse.map", "0,0")];
+        tar.append_pax_extensions(records.map(|(key, value)| (key, value.as_bytes()))).unwrap();
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_size(0);
+        header.set_path(name).unwrap();
+        header.set_cksum();
+        tar.append(&header, &b""[..]).unwrap();
+        TestLayer::gzip(tar.into_inner().unwrap())
+    };
+    let image = TestImage::new(vec![hole("one"), hole("two")]);
+    let fake = Fake::good(Content::of("app", "1", &image)).await;
+    let (place, source) = (Place::new(), format!("{}/app:1", fake.host()));
+    let pulled = place.pull(&source, &settings(&[&fake.host()])).await.unwrap();
+    let import = Import {
+        kernel: None,
+        home: &Home::under(&place.dir.path().join("home")),
+        pulled: &pulled,
+        source: "a test",
+        now: Timestamp(0),
+        called_off: &AtomicBool::new(false),
+    };
+    let naming = Naming::Exactly("app".parse().unwrap());
+    let said = told(&import.run(&naming, &Silent).unwrap_err());
+    assert!(said.contains("the image has more than 64 GiB of holes in all its layers"), "{said}");
+}
+
+/// How many layers are unpacked before it is too much, and what is said then.
+fn stopped(pulled: &Pulled) -> (usize, String) {
+    let allowance = Allowance::of(&pulled.layers);
+    for (number, layer) in pulled.layers.iter().enumerate() {
+        if let Err(error) = layer.unpack_into(&tempfile::tempfile().unwrap(), &allowance) {
+            return (number, told(&error));
+        }
+    }
+    panic!("all of it was taken");
 }
 
 #[tokio::test(flavor = "multi_thread")]

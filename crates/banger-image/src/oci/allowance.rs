@@ -1,0 +1,57 @@
+//! How many bytes the layers of an image may unpack to, all of them together.
+//!
+//! A bound on each layer is none on an image, which may name one small layer again and again.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use banger_model::Bytes;
+
+use super::layer::{Layer, UnpackError};
+
+/// So many layers of an image may each be what one may be whatever its ratio.
+const FREE_LAYERS: u64 = 4;
+
+/// What the layers of an image may still unpack to. Those that are unpacked at once share it.
+#[derive(Debug)]
+pub struct Allowance {
+    left: AtomicU64,
+    bound: Bound,
+}
+
+/// What has been exceeded when nothing is left.
+#[derive(Clone, Copy, Debug)]
+enum Bound {
+    Unpacked(Bytes),
+    Ratio(u64),
+}
+
+impl Allowance {
+    /// That of an image with these layers, by the limits that it was pulled with. A layer that occurs
+    /// twice has been fetched once, and is the reason for as much as one.
+    pub fn of(layers: &[Layer]) -> Self {
+        let Some(limits) = layers.first().map(Layer::limits) else {
+            return Self { left: AtomicU64::new(0), bound: Bound::Unpacked(Bytes::new(0)) };
+        };
+        let fetched: BTreeMap<_, _> =
+            layers.iter().map(|layer| (layer.digest(), layer.size().get())).collect();
+        let fetched = fetched.values().fold(0u64, |sum, size| sum.saturating_add(*size));
+        let free = limits.ratio_free.get().saturating_mul(FREE_LAYERS);
+        let by_ratio = fetched.saturating_mul(limits.max_ratio).saturating_add(free);
+        let (left, bound) = match limits.max_unpacked {
+            max if max.get() <= by_ratio => (max.get(), Bound::Unpacked(max)),
+            _ => (by_ratio, Bound::Ratio(limits.max_ratio)),
+        };
+        Self { left: AtomicU64::new(left), bound }
+    }
+
+    /// Takes some bytes of it.
+    pub(super) fn take(&self, bytes: u64) -> Result<(), UnpackError> {
+        let less = |left: u64| left.checked_sub(bytes);
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.map(drop).map_err(|_| match self.bound {
+            Bound::Unpacked(max) => UnpackError::ImageTooLarge { max },
+            Bound::Ratio(ratio) => UnpackError::ImageBomb { ratio },
+        })
+    }
+}
