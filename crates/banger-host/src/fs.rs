@@ -242,11 +242,20 @@ pub fn nameless(dir: &Path) -> Result<File> {
 /// # Errors
 /// When the system refuses, or something else than a link or a file is there.
 pub fn replace_link(target: &Path, link: &Path) -> Result<()> {
+    place_link(target, link)?;
+    sync_parent(link)
+}
+
+/// The same without waiting for the disk: [`sync_parent`] does.
+///
+/// # Errors
+/// When the system refuses, or something else than a link or a file is there.
+pub fn place_link(target: &Path, link: &Path) -> Result<()> {
     let name = link.file_name().unwrap_or_default().to_string_lossy();
     let aside = link.with_file_name(format!(".{name}.link"));
     remove_all(&aside)?;
     std::os::unix::fs::symlink(target, &aside).at("make the link", &aside)?;
-    rename(&aside, link)
+    fs::rename(&aside, link).at("rename to", link)
 }
 
 /// What a symbolic link says; `None` when there is nothing of that name.

@@ -2,16 +2,17 @@
 //!
 //! An entry is built aside, under a lock that lasts exactly as long as its builder lives, and
 //! renamed into place when everything in it is on the disk. What a killed builder left aside is
-//! removed by the next one, never mistaken for an entry.
+//! removed by the next one, never mistaken for an entry. An entry is removed the other way round.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
 use crate::error::{AtPath as _, Result};
-use crate::fs::{create_private_dir, list_dir, remove_all, sync_parent};
+use crate::fs::{create_private_dir, is_there, list_dir, remove_all, sync_parent};
 use crate::lock::FileLock;
 
 /// A directory in the making. Dropped before [`Staged::commit`], it is gone.
@@ -54,19 +55,85 @@ impl Staged {
     /// # Errors
     /// When syncing or renaming fails; what stood there before then still stands.
     pub fn commit(self) -> Result<()> {
+        let target = self.target.clone();
+        self.sync()?.publish()?;
+        sync_parent(&target)
+    }
+
+    /// Waits until all files in it have reached the disk, which may take long.
+    ///
+    /// # Errors
+    /// When syncing fails.
+    pub fn sync(self) -> Result<Synced> {
         for name in list_dir(&self.path)? {
             let file = self.path.join(name);
             File::open(&file).and_then(|f| f.sync_all()).at("sync", &file)?;
         }
         File::open(&self.path).and_then(|dir| dir.sync_all()).at("sync", &self.path)?;
-        match renameat_with(CWD, &self.path, CWD, &self.target, RenameFlags::EXCHANGE) {
-            Ok(()) => {}
-            Err(Errno::NOENT) => {
-                fs::rename(&self.path, &self.target).at("rename into place", &self.target)?;
-            }
-            Err(error) => return Err(error).at("rename into place", &self.target),
+        Ok(Synced(self))
+    }
+}
+
+/// A directory that only lacks its place. Dropped before [`Synced::publish`], it is gone.
+#[derive(Debug)]
+pub struct Synced(Staged);
+
+impl Synced {
+    /// Puts the directory into its place, replacing what stood there. That is a rename and nothing
+    /// more: it survives a power cut after [`sync_parent`].
+    ///
+    /// # Errors
+    /// When renaming fails; what stood there before then still stands.
+    pub fn publish(self) -> Result<()> {
+        let Staged { path, target, .. } = &self.0;
+        match renameat_with(CWD, path, CWD, target, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(()),
+            Err(Errno::NOENT) => fs::rename(path, target).at("rename into place", target),
+            Err(error) => Err(error).at("rename into place", target),
         }
-        sync_parent(&self.target)
+    }
+}
+
+/// Removes an entry, so that it is there whole or not at all whenever this is killed; none there is
+/// no error.
+///
+/// # Errors
+/// When it cannot be set aside, or something of it remains there.
+pub fn remove(target: &Path) -> Result<()> {
+    SetAside::take(target)?.map_or(Ok(()), SetAside::remove)
+}
+
+/// What was an entry and is to be removed. Dropped before that, it is gone as well as that can be.
+#[derive(Debug)]
+pub struct SetAside(Staged);
+
+impl SetAside {
+    /// Takes an entry, whatever it is, out of its place, which is a rename; `None` when there is
+    /// none. Whoever builds it is waited for.
+    ///
+    /// # Errors
+    /// When it cannot be taken.
+    pub fn take(target: &Path) -> Result<Option<Self>> {
+        if !is_there(target) {
+            return Ok(None);
+        }
+        let staged = Staged::begin(target)?;
+        remove_all(&staged.path)?;
+        match fs::rename(target, &staged.path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).at("set aside", target),
+        }
+        Ok(Some(Self(staged)))
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// When something of it remains.
+    pub fn remove(self) -> Result<()> {
+        sync_parent(&self.0.target)?;
+        remove_all(&self.0.path)
     }
 }
 
@@ -136,6 +203,44 @@ mod tests {
         build(&target, b"second").commit().unwrap();
         assert_eq!(read_bounded(&target.join("file"), 10).unwrap(), b"second");
         assert_eq!(list_dir(dir.path()).unwrap(), [".entry.lock", "entry"]);
+    }
+
+    #[test]
+    fn what_is_synced_has_no_place_before_it_is_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("entry");
+        let synced = build(&target, b"first").sync().unwrap();
+        assert!(!target.exists());
+        synced.publish().unwrap();
+        assert_eq!(read_bounded(&target.join("file"), 10).unwrap(), b"first");
+        drop(build(&target, b"second").sync().unwrap());
+        assert_eq!(read_bounded(&target.join("file"), 10).unwrap(), b"first");
+        assert_eq!(list_dir(dir.path()).unwrap(), [".entry.lock", "entry"]);
+    }
+
+    #[test]
+    fn an_entry_goes_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("entry");
+        remove(&target).unwrap();
+        build(&target, b"first").commit().unwrap();
+        let aside = SetAside::take(&target).unwrap().unwrap();
+        assert!(!target.exists());
+        assert_eq!(sweep(dir.path(), |_| Ok(())).unwrap(), 0, "somebody removes it");
+        // As if killed here.
+        let left = aside.0.path.clone();
+        let kept = dir.path().join("kept");
+        fs::rename(&left, &kept).unwrap();
+        drop(aside);
+        fs::rename(&kept, &left).unwrap();
+        assert_eq!(sweep(dir.path(), |_| Ok(())).unwrap(), 1);
+        assert_eq!(list_dir(dir.path()).unwrap(), [".entry.lock"]);
+        // Whatever it is.
+        write_atomic(&target, b"a file").unwrap();
+        remove(&target).unwrap();
+        std::os::unix::fs::symlink("nowhere", &target).unwrap();
+        remove(&target).unwrap();
+        assert_eq!(list_dir(dir.path()).unwrap(), [".entry.lock"]);
     }
 
     #[test]

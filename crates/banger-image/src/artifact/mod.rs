@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use banger_host::error::AtPath as _;
-use banger_host::staged::Staged;
+use banger_host::staged::{Staged, Synced};
 use banger_host::{HostError, fs};
 use banger_model::Progress;
 use serde::de::DeserializeOwned;
@@ -144,6 +144,18 @@ impl<T: Serialize + DeserializeOwned> Artifact<T> {
 
     /// Describes the files in a staging directory and puts it in place.
     pub(crate) fn seal(address: Address, staged: Staged, info: T) -> Result<Self, HostError> {
+        let artifact = Self::describe(address, staged, info)?.publish()?;
+        fs::sync_parent(&artifact.address.dir)?;
+        Ok(artifact)
+    }
+
+    /// Describes the files in a staging directory, for which all of them are read, and waits until
+    /// they have reached the disk.
+    pub(crate) fn describe(
+        address: Address,
+        staged: Staged,
+        info: T,
+    ) -> Result<Described<T>, HostError> {
         let mut records = BTreeMap::new();
         for name in address.files {
             let path = staged.path().join(name);
@@ -161,8 +173,8 @@ impl<T: Serialize + DeserializeOwned> Artifact<T> {
             return Err(HostError::TooLarge { path: address.dir.join(META), limit });
         }
         fs::write_atomic(&staged.path().join(META), &bytes)?;
-        staged.commit()?;
-        Ok(Self { address, meta, identity: sha256(&bytes) })
+        let artifact = Self { address, meta, identity: sha256(&bytes) };
+        Ok(Described { artifact, synced: staged.sync()? })
     }
 
     /// Reads every file whole and compares its digest.
@@ -204,6 +216,21 @@ impl<T: Serialize + DeserializeOwned> Artifact<T> {
     /// Its files by name.
     pub(crate) fn files(&self) -> &BTreeMap<String, FileRecord> {
         &self.meta.files
+    }
+}
+
+/// An artifact that only lacks its place. Dropped, nothing of it remains.
+#[derive(Debug)]
+pub(crate) struct Described<T> {
+    artifact: Artifact<T>,
+    synced: Synced,
+}
+
+impl<T> Described<T> {
+    /// Puts it in place, which is a rename: it survives a power cut when that has been synced.
+    pub(crate) fn publish(self) -> Result<Artifact<T>, HostError> {
+        self.synced.publish()?;
+        Ok(self.artifact)
     }
 }
 

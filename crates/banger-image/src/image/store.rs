@@ -10,12 +10,12 @@ use std::path::{Path, PathBuf};
 
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
-use banger_host::staged::{self, Staged};
+use banger_host::staged::{self, SetAside, Staged};
 use banger_host::{HostError, fs, random};
 use banger_model::{ImageId, ImageName, ImageReference, Progress, WantedImage};
 
 use super::{DEBIAN_BOOKWORM, Image, ImageInfo, ROOT};
-use crate::artifact::{Address, Artifact, ArtifactKind, OpenError};
+use crate::artifact::{Address, Artifact, ArtifactKind, Described, OpenError};
 use crate::ext4::{WriteImageError, write_image};
 use crate::tree::Tree;
 
@@ -74,13 +74,40 @@ impl NewImage {
     /// # Errors
     /// When that cannot be written.
     pub fn finish(self, name: &ImageName, info: ImageInfo) -> Result<Image, HostError> {
+        self.describe(name, info)?.publish()
+    }
+
+    /// Does everything that takes long: reads all of it for its digest, and waits for the disk.
+    fn describe(self, name: &ImageName, info: ImageInfo) -> Result<DescribedImage, HostError> {
         let Self { home, id, staged } = self;
         let address = address(&home, name.as_str(), home.stored_image(&id));
+        let described = Artifact::describe(address, staged, info)?;
+        Ok(DescribedImage { home, id, name: name.clone(), described })
+    }
+}
+
+/// An image that only lacks its place and its name.
+struct DescribedImage {
+    home: Home,
+    id: ImageId,
+    name: ImageName,
+    described: Described<ImageInfo>,
+}
+
+impl DescribedImage {
+    /// Two renames while nobody begins a sandbox; the disk is waited for when everybody may again.
+    fn publish(self) -> Result<Image, HostError> {
+        let Self { home, id, name, described } = self;
+        let (stored, found) = (home.stored_image(&id), home.image(&name));
+        fs::create_private_dir(&home.images())?;
         // It is there without a name for a moment.
-        let _still = still(&home.image_store())?;
-        let artifact = Artifact::seal(address, staged, info)?;
-        let image = Image { found: home.image(name), id, artifact };
-        image.link(&home, name)?;
+        let still = still(&home.image_store())?;
+        let artifact = described.publish()?;
+        let image = Image { found: found.clone(), id, artifact };
+        fs::place_link(&image.target(), &found)?;
+        drop(still);
+        fs::sync_parent(&stored)?;
+        fs::sync_parent(&found)?;
         Ok(image)
     }
 }
@@ -179,7 +206,12 @@ impl Image {
 
     fn link(&self, home: &Home, name: &ImageName) -> Result<(), HostError> {
         fs::create_private_dir(&home.images())?;
-        fs::replace_link(&Path::new(STORE).join(self.id.as_str()), &home.image(name))
+        fs::replace_link(&self.target(), &home.image(name))
+    }
+
+    /// What a name says that leads here.
+    fn target(&self) -> PathBuf {
+        Path::new(STORE).join(self.id.as_str())
     }
 
     /// Names of the images that are here.
@@ -210,37 +242,57 @@ impl Image {
         home: &Home,
         used: impl FnOnce() -> Result<BTreeSet<ImageId>, E>,
     ) -> Result<Vec<ImageId>, E> {
-        let _still = still(&home.image_store())?;
-        Ok(Self::forget_others(home, &used()?)?)
+        let store = home.image_store();
+        let still = still(&store)?;
+        let aside = Self::set_aside(home, &used()?)?;
+        drop(still);
+        // What is large is removed while everybody may go on.
+        let mut gone = Vec::new();
+        for (id, aside) in aside {
+            aside.remove()?;
+            gone.push(id);
+        }
+        staged::sweep(&store, |_| Ok(()))?;
+        remove_locks(&store)?;
+        Ok(gone)
     }
 
-    fn forget_others(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<ImageId>, HostError> {
+    /// Takes images that nobody needs out of their places.
+    fn set_aside(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<Aside>, HostError> {
         let named: BTreeSet<OsString> = Self::list(home)?
             .iter()
             .filter_map(|name| fs::read_link(&home.image(name)).ok()??.file_name().map(Into::into))
             .collect();
         let mut gone = Vec::new();
-        staged::sweep(&home.image_store(), |_| Ok(()))?;
         for entry in fs::list_dir(&home.image_store())? {
-            if let Some(lock) = entry.to_str().filter(|name| is_lock_of_image(name)) {
-                // Of an image that was never finished, unless somebody is about to.
-                let path = home.image_store().join(lock);
-                if FileLock::try_acquire(&path)?.is_some() {
-                    fs::remove_all(&path)?;
-                }
-                continue;
-            }
             let Some(id) = entry.to_str().and_then(|id| id.parse::<ImageId>().ok()) else {
                 continue;
             };
             if named.contains(&entry) || used.contains(&id) {
                 continue;
             }
-            fs::remove_all(&home.stored_image(&id))?;
-            gone.push(id);
+            if let Some(aside) = SetAside::take(&home.stored_image(&id))? {
+                gone.push((id, aside));
+            }
         }
         Ok(gone)
     }
+}
+
+/// An image that was taken out of its place.
+type Aside = (ImageId, SetAside);
+
+/// Removes the locks of images that are gone or were never finished, unless somebody is about to.
+fn remove_locks(store: &Path) -> Result<(), HostError> {
+    for entry in fs::list_dir(store)? {
+        if let Some(lock) = entry.to_str().filter(|name| is_lock_of_image(name)) {
+            let path = store.join(lock);
+            if FileLock::try_acquire(&path)?.is_some() {
+                fs::remove_all(&path)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Held by whoever removes images, and by those whom that must not happen to meanwhile.
@@ -280,12 +332,12 @@ mod tests {
     fn make(home: &Home, name: &str) -> Image {
         let new = NewImage::begin(home).unwrap();
         new.write(&Tree::new(), &banger_model::Silent).unwrap();
+        new.finish(&name.parse().unwrap(), info()).unwrap()
+    }
+
+    fn info() -> ImageInfo {
         let (source, config) = ("a test".to_owned(), ImageConfig::default());
-        new.finish(
-            &name.parse().unwrap(),
-            ImageInfo { source, config, origin: None, made: None, kernel: None, bundle: None },
-        )
-        .unwrap()
+        ImageInfo { source, config, origin: None, made: None, kernel: None, bundle: None }
     }
 
     fn forget(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<ImageId>, HostError> {
@@ -346,6 +398,34 @@ mod tests {
             .unwrap();
         assert!(open(&home, "app").unwrap_err().is_missing(), "what was removed by hand");
         assert!(Image::find(&home, &"app".parse().unwrap()).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_image_is_read_and_synced_while_sandboxes_begin() {
+        let (_dir, home) = home();
+        let new = NewImage::begin(&home).unwrap();
+        new.write(&Tree::new(), &banger_model::Silent).unwrap();
+        let still = still(&home.image_store()).unwrap();
+        // This would wait for ever.
+        let name = "app".parse().unwrap();
+        let described = new.describe(&name, info()).unwrap();
+        drop(still);
+        assert!(Image::list(&home).unwrap().is_empty());
+        let made = described.publish().unwrap();
+        assert_eq!(Image::open(&home, &name).unwrap().id(), made.id());
+    }
+
+    #[test]
+    fn an_image_whose_removal_was_killed_is_gone_and_swept() {
+        let (_dir, home) = home();
+        let image = make(&home, "app");
+        Image::unname(&home, &"app".parse().unwrap()).unwrap();
+        let stored = home.stored_image(image.id());
+        let left = stored.with_file_name(format!(".{}.new", image.id()));
+        fs::rename(&stored, &left).unwrap();
+        assert!(Image::open_stored(&home, image.id()).unwrap_err().is_missing());
+        assert_eq!(forget(&home, &BTreeSet::new()).unwrap(), []);
+        assert!(!left.exists());
     }
 
     #[test]
