@@ -1,10 +1,8 @@
 //! Why an image or a kernel cannot be used, and what to do about it.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 
 use banger_host::HostError;
-use banger_host::command::quoted;
 use thiserror::Error;
 
 /// What an artifact is.
@@ -40,18 +38,17 @@ pub enum OpenError {
         /// Names of those that can be made.
         can_be_made: &'static [&'static str],
     },
-    /// It is not as it was when it was made. Removing it is the remedy: it is made anew then.
+    /// It is not as it was when it was made. Removing it is the remedy.
     #[error(
-        "the {kind} {name} is damaged: {problem}; remove it with `{}`, and it is made anew",
-        removal(dir)
+        "the {kind} {name} is damaged: {problem}; remove it with `{removal}`, and make or fetch it anew"
     )]
     Damaged {
         /// What was asked for.
         kind: ArtifactKind,
         /// Its name.
         name: String,
-        /// Where it is.
-        dir: PathBuf,
+        /// The command that does so.
+        removal: String,
         /// The file and what is wrong with it.
         problem: String,
     },
@@ -72,16 +69,12 @@ fn choices(here: &[String], can_be_made: &[&str]) -> String {
     format!("here are {here}; can be made: {}", can_be_made.join(", "))
 }
 
-fn removal(dir: &Path) -> String {
-    format!("rm -r {}", quoted(dir))
-}
-
 impl OpenError {
     /// The command that removes what is damaged, so that it is made anew; none where that is not
     /// the remedy.
     pub fn remedy(&self) -> Option<String> {
         match self {
-            Self::Damaged { dir, .. } => Some(removal(dir)),
+            Self::Damaged { removal, .. } => Some(removal.clone()),
             _ => None,
         }
     }

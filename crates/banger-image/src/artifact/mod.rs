@@ -42,6 +42,8 @@ pub(crate) struct Address {
     /// Names of its files, beside `meta.json`.
     pub(crate) files: &'static [&'static str],
     pub(crate) can_be_made: &'static [&'static str],
+    /// The command that removes it.
+    pub(crate) removal: String,
 }
 
 impl Address {
@@ -57,8 +59,8 @@ impl Address {
     }
 
     pub(crate) fn damaged(&self, problem: String) -> OpenError {
-        let (kind, name, dir) = (self.kind, self.name.clone(), self.dir.clone());
-        OpenError::Damaged { kind, name, dir, problem }
+        let (kind, name, removal) = (self.kind, self.name.clone(), self.removal.clone());
+        OpenError::Damaged { kind, name, removal, problem }
     }
 
     /// What it means that one of its files cannot be read.

@@ -18,6 +18,7 @@ fn address(root: &Path) -> Address {
         names: root.to_owned(),
         files: &["large", "small"],
         can_be_made: &["debian-cloud"],
+        removal: format!("rm -r {}", root.join("k").display()),
     }
 }
 

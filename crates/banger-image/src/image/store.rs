@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use banger_host::command::quoted;
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
 use banger_host::staged::{self, SetAside, Staged};
@@ -133,13 +134,21 @@ impl Image {
         Ok(Self { found: link, id, artifact: Artifact::open(address)? })
     }
 
+    /// The image that a name leads to, whatever has become of it.
+    pub fn id_of(home: &Home, name: &ImageName) -> Option<ImageId> {
+        let target = fs::read_link(&home.image(name)).ok()??;
+        target.file_name()?.to_str()?.parse().ok()
+    }
+
     /// Opens an image whatever it is called.
     ///
     /// # Errors
     /// [`OpenError`] when it is gone, or not as it was made.
     pub fn open_stored(home: &Home, id: &ImageId) -> Result<Self, OpenError> {
         let dir = home.stored_image(id);
-        let artifact = Artifact::open(address(home, id.as_str(), dir.clone()))?;
+        let removal = format!("rm -r {}", quoted(&dir));
+        let address = Address { removal, ..address(home, id.as_str(), dir.clone()) };
+        let artifact = Artifact::open(address)?;
         Ok(Self { found: dir, id: id.clone(), artifact })
     }
 
@@ -315,6 +324,7 @@ fn address(home: &Home, name: &str, dir: PathBuf) -> Address {
         names: home.images(),
         files: &[ROOT],
         can_be_made: &[DEBIAN_BOOKWORM],
+        removal: format!("banger image delete {name}"),
     }
 }
 
@@ -391,7 +401,7 @@ mod tests {
         let path = home.image(&"app".parse().unwrap());
         fs::write_atomic(&path, b"a file").unwrap();
         let error = open(&home, "app").unwrap_err();
-        assert_eq!(error.remedy(), Some(format!("rm -r {}", path.display())));
+        assert_eq!(error.remedy(), Some("banger image delete app".to_owned()));
         fs::replace_link(Path::new("/etc"), &path).unwrap();
         assert!(open(&home, "app").unwrap_err().remedy().is_some());
         fs::replace_link(Path::new("../image-store/0123456789abcdef0123456789abcdef"), &path)

@@ -21,7 +21,7 @@ mod modules;
 use std::path::{Path, PathBuf};
 
 use banger_host::home::Home;
-use banger_host::{HostError, fs};
+use banger_host::{HostError, fs, staged};
 use banger_model::{KernelName, Progress};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -200,12 +200,21 @@ impl Kernel {
         Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
     }
 
-    /// Removes a kernel, also a damaged one; none there is no error.
+    /// Removes a kernel, also a damaged one; none there is no error. Killed meanwhile, it leaves the
+    /// kernel whole, or what [`Kernel::sweep`] removes.
     ///
     /// # Errors
     /// When something of it remains.
     pub fn remove(home: &Home, name: &KernelName) -> Result<(), HostError> {
-        fs::remove_all(&home.kernel(name))
+        staged::remove(&home.kernel(name))
+    }
+
+    /// Removes what those have left who were killed while they made or removed a kernel.
+    ///
+    /// # Errors
+    /// When something of it remains.
+    pub fn sweep(home: &Home) -> Result<(), HostError> {
+        staged::sweep(&home.kernels(), |_| Ok(())).map(drop)
     }
 
     /// Reads all of it and compares it with what was made.
@@ -294,5 +303,6 @@ fn address(home: &Home, name: &KernelName) -> Address {
         names: home.kernels(),
         files: &FILES,
         can_be_made: &[DEBIAN_CLOUD],
+        removal: format!("banger kernel rm {name}"),
     }
 }

@@ -7,6 +7,9 @@ use crate::images::gives;
 use crate::made_images::{own, refused};
 use crate::support::TestEnv;
 
+/// Of an image that is none.
+const ID: &str = "0123456789abcdef0123456789abcdef";
+
 /// The files of the default kernel: it, and the directory of its modules.
 fn files(env: &TestEnv) -> (PathBuf, PathBuf) {
     let kernel = env.home().join("data/kernels/debian-cloud");
@@ -31,6 +34,35 @@ fn a_kernel_of_the_users_own_boots() {
     refused(&env, "kernel rm mine", "needed by one");
     gives(&env, "vm delete one", "one\n");
     gives(&env, "kernel rm mine", "mine\n");
+    env.assert_nothing_left();
+}
+
+#[test]
+fn what_is_damaged_is_removed_by_command() {
+    let Some(env) = own() else { return };
+    let data = env.home().join("data");
+    let left = data.join("kernels/.killed.new");
+    for dir in [left.clone(), data.join("kernels/mine"), data.join("image-store").join(ID)] {
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("vmlinux"), "half").unwrap();
+    }
+    std::fs::write(data.join("images/file"), "no link").unwrap();
+    std::os::unix::fs::symlink(format!("../image-store/{ID}"), data.join("images/app")).unwrap();
+    refused(&env, "kernel show mine", "remove it with `banger kernel rm mine`");
+    assert!(!left.exists(), "the daemon's start has swept it");
+    refused(&env, "image show app", "remove it with `banger image delete app`");
+
+    // Who needs it is asked as for any other.
+    gives(&env, "vm create one --network none --no-start --kernel mine", "one\n");
+    refused(&env, "kernel rm mine", "needed by one");
+    env.run(["vm", "delete", "one"]).ok();
+    gives(&env, "kernel rm mine", "mine\n");
+    refused(&env, "kernel rm mine", "there is no kernel mine");
+    gives(&env, "image delete app", "app\n");
+    assert!(!data.join("image-store").join(ID).exists());
+    gives(&env, "image delete file", "file\n");
+    refused(&env, "image delete file", "there is no image file");
+    assert!(!data.join("kernels/mine").exists() && !data.join("images/file").exists());
     env.assert_nothing_left();
 }
 

@@ -11,6 +11,7 @@ use banger_api::types::{
     PruneCacheRequest, PrunedCache, PullImage,
 };
 use banger_host::fs::file_size;
+use banger_host::home::Home;
 use banger_image::oci::Extent;
 use banger_image::{Image, ImageConfig};
 use banger_model::{Bytes, ImageId, ImageName, Timestamp, WantedImage};
@@ -86,35 +87,75 @@ pub(super) async fn show(
 
 /// Remove an image that nobody needs
 ///
-/// Answers with it as it was. If it has other names, only this one goes.
+/// Answers with it as it was; of a damaged one only its name is known, and its id where the name leads
+/// to one. If it has other names, only this one goes.
 #[utoipa::path(delete, path = "/v1/images/{image}", params(("image" = String, Path, description = "Its name, or where it is in a registry")), responses((status = 200, body = Shown), (status = "default", body = Problem)))]
 pub(super) async fn delete(
     State(registry): App,
     Path(image): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
-    let shared = registry.shared();
-    let (image, name) = find(&registry, image).await?;
-    let users = users(&registry)?;
-    let gone = shown(&image, name.clone(), &users);
-    let home = shared.home.clone();
-    let other_names = spawn_blocking({
-        let (home, id, name) = (home.clone(), image.id().clone(), name.clone());
-        move || has_other_names(&home, &id, &name)
-    });
-    if !gone.used_by.is_empty() && !other_names.await.map_err(anyhow::Error::from)?? {
+    let (asked, users) = (registry.clone(), users(&registry)?);
+    let looked = spawn_blocking(move || to_go(&asked.shared().home, &image, &users));
+    let ToGo { gone, image, needed } = looked.await.map_err(anyhow::Error::from)??;
+    if needed {
         let who = gone.used_by.join(", ");
-        let said = format!("the image {name} is needed by {who}; delete those first");
+        let said = format!("the image {} is needed by {who}; delete those first", gone.name);
         return Err(Problem::new(ProblemCode::Denied, said).into());
     }
-    let asked = registry.clone();
+    let (asked, name) = (registry.clone(), gone.name.clone());
     spawn_blocking(move || {
-        Image::unname(&home, &name)?;
-        Image::forget(&home, || used(&asked))
+        let home = &asked.shared().home;
+        Image::unname(home, &name)?;
+        Image::forget(home, || used(&asked))
     })
     .await
     .map_err(anyhow::Error::from)??;
-    remove_templates(&registry, &image).await?;
+    if let Some(image) = image {
+        remove_templates(&registry, &image).await?;
+    }
     Ok(Answer(gone))
+}
+
+/// An image that is to be removed.
+struct ToGo {
+    gone: Shown,
+    /// It, if it is as it was made.
+    image: Option<Image>,
+    /// Whether it would be missed: that of its name alone is not if it has another.
+    needed: bool,
+}
+
+/// What is meant by `text`, as far as that can be told of a damaged one.
+fn to_go(home: &Home, text: &str, users: &Users) -> Result<ToGo, Failure> {
+    let wanted = wanted(text)?;
+    let (gone, image) = match Image::find(home, &wanted) {
+        Ok(None) => return Err(no_image(text)),
+        Ok(Some(image)) => {
+            let name = image.name().ok_or_else(|| no_image(text))?;
+            (shown(&image, name, users), Some(image))
+        }
+        Err(error) => match wanted.name() {
+            Some(name) => (damaged(home, name, users), None),
+            None => return Err(anyhow::Error::from(error).into()),
+        },
+    };
+    let needed = !gone.used_by.is_empty() && !has_other_names(home, &gone.id, &gone.name)?;
+    Ok(ToGo { gone, image, needed })
+}
+
+fn damaged(home: &Home, name: ImageName, users: &Users) -> Shown {
+    let id = Image::id_of(home, &name).unwrap_or_else(|| ImageId::from_random([0; 16]));
+    Shown {
+        used_by: users.get(&id).cloned().unwrap_or_default(),
+        name,
+        id,
+        source: String::new(),
+        digest: None,
+        size: 0,
+        made: None,
+        kernel: None,
+        config: wishes(&ImageConfig::default()),
+    }
 }
 
 /// What was fetched, the least recently used first
@@ -148,27 +189,26 @@ pub(super) async fn prune_cache(
 
 /// The image that is meant, and the name by which it is.
 async fn find(registry: &Registry, text: String) -> Result<(Image, ImageName), Failure> {
-    let home = registry.shared().home.clone();
-    let not_found = || Problem::new(ProblemCode::NotFound, format!("there is no image {text}"));
-    let wanted: WantedImage = text.parse().map_err(|error: banger_model::WantedImageError| {
-        Problem::new(ProblemCode::Invalid, error.to_string())
-    })?;
-    let found = spawn_blocking(move || -> anyhow::Result<_> {
-        let Some(image) = Image::find(&home, &wanted)? else { return Ok(None) };
-        let name = image.name();
-        Ok(name.map(|name| (image, name)))
-    });
-    Ok(found.await.map_err(anyhow::Error::from)??.ok_or_else(not_found)?)
+    let (home, sought) = (registry.shared().home.clone(), wanted(&text)?);
+    let found = spawn_blocking(move || Image::find(&home, &sought));
+    let found = found.await.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
+    let named = found.and_then(|image| image.name().map(|name| (image, name)));
+    named.ok_or_else(|| no_image(&text))
 }
 
-fn has_other_names(
-    home: &banger_host::home::Home,
-    id: &ImageId,
-    name: &ImageName,
-) -> anyhow::Result<bool> {
+fn wanted(text: &str) -> Result<WantedImage, Failure> {
+    let parsed = text.parse::<WantedImage>();
+    Ok(parsed.map_err(|error| Problem::new(ProblemCode::Invalid, error.to_string()))?)
+}
+
+fn no_image(text: &str) -> Failure {
+    Problem::new(ProblemCode::NotFound, format!("there is no image {text}")).into()
+}
+
+fn has_other_names(home: &Home, id: &ImageId, name: &ImageName) -> anyhow::Result<bool> {
     let names = Image::list(home)?;
     let mut others = names.iter().filter(|other| *other != name);
-    Ok(others.any(|other| Image::open(home, other).is_ok_and(|image| image.id() == id)))
+    Ok(others.any(|other| Image::id_of(home, other).as_ref() == Some(id)))
 }
 
 /// Templates of an image that is gone are of no use.
@@ -187,7 +227,10 @@ async fn remove_templates(registry: &Registry, image: &Image) -> Result<(), Fail
     Ok(())
 }
 
-fn shown(image: &Image, name: ImageName, users: &BTreeMap<ImageId, Vec<String>>) -> Shown {
+/// Who needs which image.
+type Users = BTreeMap<ImageId, Vec<String>>;
+
+fn shown(image: &Image, name: ImageName, users: &Users) -> Shown {
     let info = image.info();
     Shown {
         name,

@@ -101,18 +101,22 @@ pub(super) async fn show(
     State(registry): App,
     Path(kernel): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
-    Ok(Answer(find(&registry, kernel).await?))
+    match find(&registry, kernel).await? {
+        (kernel, None) => Ok(Answer(kernel)),
+        (_, Some(error)) => Err(anyhow::Error::from(error).into()),
+    }
 }
 
 /// Remove a kernel that nobody needs
 ///
-/// Answers with it as it was. The default kernel is made again when it is needed.
+/// Answers with it as it was; of a damaged one only its name is known. The default kernel is made again
+/// when it is needed.
 #[utoipa::path(delete, path = "/v1/kernels/{kernel}", params(("kernel" = String, Path)), responses((status = 200, body = Shown), (status = "default", body = Problem)))]
 pub(super) async fn delete(
     State(registry): App,
     Path(kernel): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
-    let gone = find(&registry, kernel).await?;
+    let (gone, _) = find(&registry, kernel).await?;
     if !gone.used_by.is_empty() {
         let who = gone.used_by.join(", ");
         let said = format!("the kernel {} is needed by {who}; delete those first", gone.name);
@@ -124,7 +128,11 @@ pub(super) async fn delete(
     Ok(Answer(gone))
 }
 
-async fn find(registry: &Arc<Registry>, text: String) -> Result<Shown, Failure> {
+/// The kernel that is meant, and what is wrong with it if it is not as it was made.
+async fn find(
+    registry: &Arc<Registry>,
+    text: String,
+) -> Result<(Shown, Option<OpenError>), Failure> {
     let missing = || {
         let detail = format!("there is no kernel {text}");
         let problem = Problem::new(ProblemCode::NotFound, detail);
@@ -132,15 +140,16 @@ async fn find(registry: &Arc<Registry>, text: String) -> Result<Shown, Failure> 
     };
     let name: KernelName = text.parse().map_err(|_| missing())?;
     let asked = registry.clone();
-    let opened = spawn_blocking(move || {
-        let kernel = Kernel::open(&asked.shared().home, &name)?;
-        Ok::<_, OpenError>(shown(&kernel, &users(&asked)))
+    let found = spawn_blocking(move || match Kernel::open(&asked.shared().home, &name) {
+        Ok(kernel) => Some((shown(&kernel, &users(&asked)), None)),
+        Err(error) if error.is_missing() => None,
+        Err(error) => {
+            let used_by = users(&asked).remove(&name).unwrap_or_default();
+            let (release, source) = (String::new(), String::new());
+            Some((Shown { name, release, source, size: 0, used_by }, Some(error)))
+        }
     });
-    match opened.await.map_err(anyhow::Error::from)? {
-        Ok(kernel) => Ok(kernel),
-        Err(error) if error.is_missing() => Err(missing()),
-        Err(error) => Err(anyhow::Error::from(error).into()),
-    }
+    found.await.map_err(anyhow::Error::from)?.ok_or_else(missing)
 }
 
 /// Who needs which kernel.

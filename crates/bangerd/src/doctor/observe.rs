@@ -288,12 +288,15 @@ mod tests {
         let seen = made(&home).unwrap();
         assert!(seen.images.is_empty() && seen.kernels.is_empty(), "{seen:?}");
         let expected = [
-            ("the image debian-bookworm is damaged: ", image),
-            ("the kernel debian-cloud is damaged: meta.json is missing", kernel),
+            ("the image debian-bookworm is damaged: ", "banger image delete debian-bookworm"),
+            (
+                "the kernel debian-cloud is damaged: meta.json is missing",
+                "banger kernel rm debian-cloud",
+            ),
         ];
-        for (unusable, (why, dir)) in seen.unusable.iter().zip(&expected) {
+        for (unusable, (why, removal)) in seen.unusable.iter().zip(&expected) {
             assert!(unusable.why.starts_with(why), "{unusable:?}");
-            assert_eq!(unusable.removal, Some(format!("rm -r {}", dir.display())));
+            assert_eq!(unusable.removal, Some((*removal).to_owned()));
         }
         assert_eq!(seen.unusable.len(), expected.len());
     }
