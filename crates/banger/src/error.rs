@@ -4,6 +4,8 @@ use banger_api::client::ClientError;
 use banger_api::types::{Problem, ProblemCode};
 use banger_model::ExitCode;
 
+use crate::output::plain;
+
 /// Whose failure it is; it picks the exit status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -73,18 +75,17 @@ impl CommandError {
     /// Says it on standard error: one line, its causes behind it, hints below.
     pub(crate) fn print(&self, verbosity: u8) {
         use std::io::Write as _;
-        if self.kind == Kind::BrokenPipe {
-            return;
+        if self.kind != Kind::BrokenPipe {
+            let _ = anstream::stderr().lock().write_all(self.told(verbosity).as_bytes());
         }
-        let mut stderr = anstream::stderr().lock();
-        let chain: Vec<_> = self.error.chain().map(ToString::to_string).collect();
-        let _ = match verbosity {
-            0 => writeln!(stderr, "banger: {}", chain.join(": ")),
-            _ => writeln!(stderr, "banger: {}", chain.join("\n  because: ")),
-        };
-        for hint in &self.hints {
-            let _ = writeln!(stderr, "hint: {hint}");
-        }
+    }
+
+    /// What is said. Much of it is what a registry or a guest says.
+    fn told(&self, verbosity: u8) -> String {
+        let chain: Vec<_> = self.error.chain().map(|cause| plain(&cause.to_string())).collect();
+        let causes = chain.join(if verbosity == 0 { ": " } else { "\n  because: " });
+        let hints = self.hints.iter().map(|hint| format!("hint: {}\n", plain(hint)));
+        format!("banger: {causes}\n{}", hints.collect::<String>())
     }
 }
 
@@ -165,6 +166,19 @@ mod tests {
         assert_eq!(refused(ProblemCode::CommandNotExecutable), ExitCode::CANNOT_INVOKE);
         assert_eq!(refused(ProblemCode::Refused), ExitCode::SANDBOX_FAILED);
         assert_eq!(CommandError::of_sandbox(anyhow!("boom")).exit_code(), ExitCode::SANDBOX_FAILED);
+    }
+
+    #[test]
+    fn what_others_say_steers_no_terminal() {
+        let said = anyhow!("unauthorized: \x1b]0;owned\x07\u{202e}").context("cannot fetch\nx");
+        let error = CommandError::from(said).hint("log \u{9b} in");
+        assert_eq!(
+            error.told(0),
+            "banger: cannot fetch\nx: unauthorized: \\u{1b}]0;owned\\u{7}\\u{202e}\nhint: log \\u{9b} in\n"
+        );
+        assert!(
+            error.told(1).starts_with("banger: cannot fetch\nx\n  because: unauthorized: \\u{1b}")
+        );
     }
 
     #[test]

@@ -1,4 +1,8 @@
 //! What commands write to standard output: data, in the form that was asked for.
+//!
+//! Names and messages come from registries, catalogs and guests, too. So everything that is written
+//! here steers no terminal, whoever has made it up; what a guest's own commands write goes another
+//! way, as it is.
 
 use std::io::Write as _;
 
@@ -33,9 +37,9 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
         Self { header, rows: Vec::new() }
     }
 
-    /// Adds a row.
+    /// Adds a row. Each of its cells is one line, whatever is in it.
     pub(crate) fn row(&mut self, cells: [String; COLUMNS]) {
-        self.rows.push(cells);
+        self.rows.push(cells.map(|cell| shown(cell.as_bytes())));
     }
 
     /// All lines, the header first. A column in which no row has anything is left out where it
@@ -62,49 +66,88 @@ impl<const COLUMNS: usize> Table<COLUMNS> {
     }
 }
 
-/// Lines of a name and what goes with it, one under the other.
+/// Lines of a name and what goes with it, one under the other. Each is one line, whatever is in it.
 pub(crate) fn pairs(pairs: &[(&str, String)]) -> String {
     let width = pairs.iter().map(|(name, _)| name.len() + 1).max().unwrap_or(0);
-    let line =
-        |(name, value): &(&str, String)| format!("{:width$} {value}", format!("{name}:")) + "\n";
+    let line = |(name, value): &(&str, String)| {
+        format!("{:width$} {}\n", format!("{name}:"), shown(value.as_bytes()))
+    };
     pairs.iter().map(line).collect()
 }
 
 /// Writes a line of text.
 pub(crate) fn line(text: impl AsRef<str>) -> Result<(), CommandError> {
-    Ok(writeln!(anstream::stdout().lock(), "{}", text.as_ref())?)
+    Ok(writeln!(anstream::stdout().lock(), "{}", plain(text.as_ref()))?)
+}
+
+/// Writes a line that begins with a word in this style.
+pub(crate) fn styled(style: anstyle::Style, word: &str, rest: &str) -> Result<(), CommandError> {
+    let rest = plain(rest);
+    Ok(writeln!(anstream::stdout().lock(), "{style}{word}{style:#}{rest}")?)
 }
 
 /// Writes text that has its line ends.
 pub(crate) fn text(text: &str) -> Result<(), CommandError> {
     let mut stdout = anstream::stdout().lock();
-    stdout.write_all(text.as_bytes())?;
+    stdout.write_all(plain(text).as_bytes())?;
     Ok(stdout.flush()?)
 }
 
 /// Writes a value as JSON.
 pub(crate) fn json(value: &impl Serialize) -> Result<(), CommandError> {
     let text = serde_json::to_string_pretty(value).map_err(anyhow::Error::from)?;
-    line(text)
+    line(escaped_json(&text))
 }
 
 /// Writes a value as JSON on a line of its own.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<(), CommandError> {
-    line(serde_json::to_string(value).map_err(anyhow::Error::from)?)
+    let text = serde_json::to_string(value).map_err(anyhow::Error::from)?;
+    line(escaped_json(&text))
+}
+
+/// The same JSON: what would steer a terminal is in strings only, and can be written by its number.
+fn escaped_json(text: &str) -> String {
+    let escaped = |c: char| match steers(c) && c != '\n' {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    text.chars().map(escaped).collect()
 }
 
 /// Says something that is no data, on standard error. Nobody there to read it is no failure.
 pub(crate) fn notice(text: &str) {
     // A terminal may be raw at this moment: then a line does not begin at the left by itself.
     let end = if banger_host::terminal::is_terminal(std::io::stderr()) { "\r\n" } else { "\n" };
-    let _ = write!(anstream::stderr().lock(), "banger: {text}{end}");
+    let _ = write!(anstream::stderr().lock(), "banger: {}{end}", plain(text));
 }
 
-/// What a guest says, as it can be shown in one line of a terminal.
+/// What others say, as it can be shown in one line of a terminal.
 pub(crate) fn shown(text: &[u8]) -> String {
-    let text = String::from_utf8_lossy(text);
-    let plain = |c: char| if c.is_control() { c.escape_default().collect() } else { vec![c] };
-    text.chars().flat_map(plain).collect()
+    escaped(&String::from_utf8_lossy(text), "")
+}
+
+/// What others say, as it can be shown on a terminal: with its lines and tabs.
+pub(crate) fn plain(text: &str) -> String {
+    escaped(text, "\n\t")
+}
+
+fn escaped(text: &str, kept: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match steers(c) && !kept.contains(c) {
+            true => escaped.extend(c.escape_default()),
+            false => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// Whether a terminal obeys this character, or shows what is around it in another order (Unicode
+/// Standard Annex 9, "Directional Formatting Characters") or on another line.
+fn steers(c: char) -> bool {
+    let directs = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || directs || matches!(c, '\u{2028}' | '\u{2029}')
 }
 
 #[cfg(test)]
@@ -144,5 +187,23 @@ mod tests {
     #[test]
     fn what_could_steer_a_terminal_is_shown_instead() {
         assert_eq!(shown(b"a\x1b[2J\r\n\xc2\x9bz"), "a\\u{1b}[2J\\r\\n\\u{9b}z");
+        let evil = "a\x1b]0;x\x07\tb\n\u{7f}\u{9b}\u{202e}\u{2066}\u{2028}grün";
+        let kept = "a\\u{1b}]0;x\\u{7}\tb\n\\u{7f}\\u{9b}\\u{202e}\\u{2066}\\u{2028}grün";
+        assert_eq!(plain(evil), kept);
+        assert_eq!(plain(&plain(evil)), kept);
+        // A cell is one line, and so is a pair.
+        let one_line = shown(evil.as_bytes());
+        assert_eq!(table(&[[evil, "", ""]]).lines().nth(1), Some(one_line.as_str()));
+        assert_eq!(pairs(&[("x", evil.to_owned())]), format!("x: {one_line}\n"));
+    }
+
+    #[test]
+    fn json_says_the_same_and_steers_nothing() {
+        let evil = "a\x1b[2J\n\u{7f}\u{9b}\u{202e}\u{2028}grün";
+        let json = serde_json::to_string_pretty(&[evil]).unwrap();
+        let text = escaped_json(&json);
+        assert_eq!(plain(&text), text);
+        assert_eq!(text, "[\n  \"a\\u001b[2J\\n\\u007f\\u009b\\u202e\\u2028grün\"\n]");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&text).unwrap(), [evil]);
     }
 }

@@ -10,7 +10,7 @@ use banger_model::{OperationId, Progress, Silent};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep_until};
 
-use crate::output::notice;
+use crate::output::{notice, plain, shown};
 
 /// A spinner turns so often, and so shows that something goes on.
 const TICK: Duration = Duration::from_millis(120);
@@ -116,7 +116,7 @@ struct Lines;
 
 impl Progress for Lines {
     fn stage(&self, what: &str) {
-        let _ = writeln!(anstream::stderr().lock(), "banger: {what}");
+        let _ = writeln!(anstream::stderr().lock(), "banger: {}", plain(what));
     }
 
     fn advance(&self, _done: u64, _whole: Option<u64>) {}
@@ -132,7 +132,7 @@ impl Progress for Bar {
         if let Some(old) = bar.take() {
             old.finish_and_clear();
         }
-        let new = ProgressBar::new_spinner().with_message(what.to_owned());
+        let new = ProgressBar::new_spinner().with_message(shown(what.as_bytes()));
         new.enable_steady_tick(TICK);
         *bar = Some(new);
     }

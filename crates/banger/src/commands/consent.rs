@@ -131,7 +131,7 @@ impl Heap {
 
 fn agreed(heap: &Heap) -> Result<bool, CommandError> {
     let mut stderr = anstream::stderr().lock();
-    write!(stderr, "{}{}", heap.lines(), heap.question())?;
+    write!(stderr, "{}{}", output::plain(&heap.lines()), heap.question())?;
     stderr.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().take(MAX_ANSWER).read_line(&mut answer)?;

@@ -43,7 +43,7 @@ fn print(check: &Check) -> Result<(), CommandError> {
         Level::Warn => (yellow, "warn"),
         Level::Fail => (red, "fail"),
     };
-    output::line(format!("{style}{word}{style:#}  {:<15}  {}", check.name, check.found))?;
+    output::styled(style, word, &format!("  {:<15}  {}", check.name, check.found))?;
     match &check.advice {
         Some(advice) => output::line(format!("                       → {advice}")),
         None => Ok(()),
