@@ -229,6 +229,11 @@ impl Home {
         &self.cache
     }
 
+    /// Where clients put what the daemon is to read, for as long as they live.
+    pub fn imports(&self) -> PathBuf {
+        self.cache.join("imports")
+    }
+
     /// Every directory above, for those who check them.
     pub fn roots(&self) -> [&Path; 4] {
         [&self.data, &self.state, &self.cache, &self.runtime]

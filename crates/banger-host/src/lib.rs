@@ -20,6 +20,7 @@ pub mod owned;
 pub mod process;
 pub mod random;
 pub mod readiness;
+pub mod scratch;
 pub mod socket;
 mod spawn;
 pub mod staged;

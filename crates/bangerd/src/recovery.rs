@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use banger_host::fs::{ensure_private_dir, list_dir, remove_all};
-use banger_host::owned;
+use banger_host::{owned, scratch};
 use banger_image::Kernel;
 use banger_model::lifecycle::State;
 use banger_model::policy::Goal;
@@ -47,6 +47,9 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
     let (found, snapshots) = spawn_blocking(move || {
         if let Err(error) = banger_vmm::probe::settle(&home) {
             warn!(%error, "what a probe of KVM has left remains");
+        }
+        if let Err(error) = scratch::sweep(&home.imports()) {
+            warn!(%error, "what a killed client has put aside remains");
         }
         if let Err(error) = Kernel::sweep(&home) {
             warn!(%error, "what a killed maker of a kernel has left remains");

@@ -6,10 +6,11 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, anyhow};
 use banger_api::client::{Client, Force, SandboxAction};
 use banger_api::types::{Command, CreateSandbox, PullImage, Text};
-use banger_host::{fs, random};
+use banger_host::fs;
+use banger_host::scratch::Scratch;
 use banger_model::{
-    DiskSize, Disposal, ExitCode, ImageName, Labels, Lifetime, Limits, MemorySize, OperationId,
-    RestartPolicy, SandboxSpec, WantedImage,
+    DiskSize, Disposal, ExitCode, ImageName, Labels, Lifetime, Limits, MemorySize, RestartPolicy,
+    SandboxSpec, WantedImage,
 };
 use clap_complete::ArgValueCandidates;
 
@@ -254,14 +255,12 @@ impl Builder<'_> {
         }
         let build = Step::shell(format!("building {}", file.display()), BUILD, []);
         self.step(&site, &build).await?;
-        let id = OperationId::from_random(random::bytes()?);
-        let cache = self.context.home.cache();
-        fs::ensure_private_dir(cache)?;
-        let aside = Aside(cache.join(format!("import-{id}")));
+        let aside = Scratch::begin(&self.context.home.imports())?;
+        let archive = aside.path().join("image.tar");
         let from = format!("{PLACE}/image.tar").into_bytes();
-        vm_cp::out(&self.client, &site.sandbox, from, bytes(&aside.0)).await?;
+        vm_cp::out(&self.client, &site.sandbox, from, bytes(&archive)).await?;
         self.end(site).await?;
-        let path = aside.0.to_str().context("the home's path is not UTF-8")?;
+        let path = archive.to_str().context("the home's path is not UTF-8")?;
         let source = format!("oci-archive:{path}");
         self.image(PullImage { source, name: Some(name.clone()), kernel: None }).await
     }
@@ -338,15 +337,6 @@ where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
     Ok(text.parse()?)
-}
-
-/// What was put aside, and goes with this.
-struct Aside(PathBuf);
-
-impl Drop for Aside {
-    fn drop(&mut self) {
-        let _ = fs::remove_all(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow};
 use banger_api::types::PullImage;
+use banger_host::fs;
 use banger_host::home::Home;
-use banger_host::{fs, random};
-use banger_model::{ExitCode, ImageName, ImageReference, KernelName, OperationId};
+use banger_host::scratch::Scratch;
+use banger_model::{ExitCode, ImageName, ImageReference, KernelName};
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::fetching::{self, Wanted};
@@ -88,15 +89,7 @@ fn kernel_name(image: Option<&ImageName>, source: &str) -> Result<KernelName, Co
 /// Where an image comes from, as the daemon is told. What was put aside for it goes with this.
 struct From {
     source: String,
-    aside: Option<std::path::PathBuf>,
-}
-
-impl Drop for From {
-    fn drop(&mut self) {
-        if let Some(aside) = &self.aside {
-            let _ = fs::remove_all(aside);
-        }
-    }
+    _aside: Option<Scratch>,
 }
 
 impl From {
@@ -113,23 +106,21 @@ impl From {
             let current = context::current_dir()?;
             let absolute = current.join(path);
             let absolute = absolute.to_str().context("the path is not UTF-8")?;
-            return Ok(Self { source: format!("{kind}{absolute}"), aside: None });
+            return Ok(Self { source: format!("{kind}{absolute}"), _aside: None });
         }
         let parsed = source.parse::<ImageReference>();
         parsed.map_err(|error| CommandError::new(Kind::Usage, error))?;
-        Ok(Self { source, aside: None })
+        Ok(Self { source, _aside: None })
     }
 
     /// The daemon reads files: what comes in is made one.
     fn standard_input(home: &Home) -> anyhow::Result<Self> {
-        let id = OperationId::from_random(random::bytes()?);
-        fs::ensure_private_dir(home.cache())?;
-        let aside = home.cache().join(format!("import-{id}"));
-        let mut file = fs::create_new(&aside)?;
-        let from = Self { source: format!("archive:{}", shown(&aside)?), aside: Some(aside) };
+        let aside = Scratch::begin(&home.imports())?;
+        let path = aside.path().join("archive");
+        let mut file = fs::create_new(&path)?;
         std::io::copy(&mut std::io::stdin().lock(), &mut file)
             .context("cannot keep the archive")?;
-        Ok(from)
+        Ok(Self { source: format!("archive:{}", shown(&path)?), _aside: Some(aside) })
     }
 }
 

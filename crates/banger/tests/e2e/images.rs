@@ -1,6 +1,6 @@
 //! Images from a real registry become sandboxes, whatever is in them and however little.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 
@@ -8,7 +8,7 @@ use banger_testkit::oci::images::{TestImage, TestLayer};
 use banger_testkit::oci::registry::{Auth, Registry, lay_out, skopeo};
 use serde_json::{Value, json};
 
-use crate::support::TestEnv;
+use crate::support::{TestEnv, wait_until};
 use crate::vm::ran;
 
 /// Debian's static busybox, for images with a shell and nothing else.
@@ -291,9 +291,26 @@ fn images_come_from_archives_layouts_and_standard_input_too() {
     for name in ["laid", "saved-v2", "piped"] {
         gives(env, &format!("vm run --network none --image {name}"), "from a file\n");
     }
-    let left = std::fs::read_dir(env.home().join("cache")).unwrap();
-    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
-    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("import-")), "{left:?}");
+    assert_eq!(put_aside(env), Vec::<std::path::PathBuf>::new());
+    // Whoever is killed leaves nothing for longer than until the next one.
+    let mut killed = env.command(["image", "pull", "--name", "killed", "-"]);
+    let mut killed = killed.stdin(Stdio::piped()).spawn().unwrap();
+    killed.stdin.as_mut().unwrap().write_all(b"a beginning").unwrap();
+    let has_begun = || put_aside(env).iter().any(|aside| aside.join("archive").exists());
+    wait_until("the archive is put aside", has_begun);
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_eq!(put_aside(env).len(), 2, "a directory and its lock");
+    gives(env, &format!("image pull --name laid {from}"), "laid\n");
+    env.kill_daemon();
+    gives(env, "image show -q laid", "laid\n");
+    assert_eq!(put_aside(env), Vec::<std::path::PathBuf>::new());
+}
+
+/// What clients have put aside for the daemon.
+fn put_aside(env: &TestEnv) -> Vec<std::path::PathBuf> {
+    let found = std::fs::read_dir(env.home().join("cache/imports")).unwrap();
+    found.map(|entry| entry.unwrap().path()).collect()
 }
 
 #[test]

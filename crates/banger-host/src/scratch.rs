@@ -1,0 +1,106 @@
+//! Directories for what one process needs for a while: they go with it, however it ends.
+//!
+//! Each has a lock beside it that lasts exactly as long as its owner lives. What a killed owner has
+//! left is removed by whoever makes the next one, and by [`sweep`].
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Result;
+use crate::fs::{create_private_dir, ensure_private_dir, list_dir, remove_all};
+use crate::lock::FileLock;
+use crate::random;
+
+/// Ends the names of locks.
+const LOCK: &str = ".lock";
+
+/// A directory of this process's own. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Scratch {
+    path: PathBuf,
+    lock_path: PathBuf,
+    // Dropped last: only when nothing is left may another look here.
+    _lock: FileLock,
+}
+
+impl Scratch {
+    /// Makes one in `parent`, which is this user's alone and for nothing else. What is there that
+    /// belongs to nobody is removed first.
+    ///
+    /// # Errors
+    /// When it cannot be made, or something of the others not be removed.
+    pub fn begin(parent: &Path) -> Result<Self> {
+        ensure_private_dir(parent)?;
+        sweep(parent)?;
+        let name = format!("{:016x}", u64::from_ne_bytes(random::bytes()?));
+        let lock_path = lock_of(parent, &name);
+        let lock = FileLock::acquire(&lock_path)?;
+        let scratch = Self { path: parent.join(name), lock_path, _lock: lock };
+        create_private_dir(&scratch.path)?;
+        Ok(scratch)
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What remains is swept.
+        let _ = remove_all(&self.path).and_then(|()| remove_all(&self.lock_path));
+    }
+}
+
+/// Removes what is in `parent` and belongs to no process that lives; tells how many owners that
+/// had.
+///
+/// # Errors
+/// When something cannot be looked at or removed.
+pub fn sweep(parent: &Path) -> Result<usize> {
+    let mut swept = 0;
+    for entry in list_dir(parent)? {
+        let Some(entry) = entry.to_str() else { continue };
+        // A lock is made before its directory and removed after it.
+        let lock = entry.strip_prefix('.').and_then(|entry| entry.strip_suffix(LOCK));
+        let name = lock.unwrap_or(entry);
+        let lock_path = lock_of(parent, name);
+        if FileLock::try_acquire(&lock_path)?.is_some() {
+            remove_all(&parent.join(name))?;
+            remove_all(&lock_path)?;
+            swept += 1;
+        }
+    }
+    Ok(swept)
+}
+
+fn lock_of(parent: &Path, name: &str) -> PathBuf {
+    parent.join(format!(".{name}{LOCK}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::write_atomic;
+
+    #[test]
+    fn what_nobody_owns_any_more_goes_and_nothing_else_does() {
+        let root = tempfile::tempdir().unwrap();
+        let parent = root.path().join("imports");
+        let mine = Scratch::begin(&parent).unwrap();
+        write_atomic(&mine.path().join("archive"), b"bytes").unwrap();
+        // As killed owners leave them: before anything, after the lock, and with all of it.
+        create_private_dir(&parent.join("0000000000000001")).unwrap();
+        write_atomic(&lock_of(&parent, "0000000000000002"), b"").unwrap();
+        create_private_dir(&parent.join("0000000000000003")).unwrap();
+        write_atomic(&lock_of(&parent, "0000000000000003"), b"").unwrap();
+        write_atomic(&parent.join("0000000000000003/archive"), b"bytes").unwrap();
+        let other = Scratch::begin(&parent).unwrap();
+        assert_eq!(list_dir(&parent).unwrap().len(), 4, "two, with their locks");
+        assert_eq!(sweep(&parent).unwrap(), 0);
+        assert!(mine.path().join("archive").exists() && other.path().exists());
+        drop((mine, other));
+        assert!(list_dir(&parent).unwrap().is_empty());
+        assert_eq!(sweep(&root.path().join("none")).unwrap(), 0);
+    }
+}
