@@ -84,6 +84,15 @@ pub struct PullImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub kernel: Option<KernelName>,
+    /// What it was made of, for people to read, where its source is a file that was put there for
+    /// this alone. An image of that name is replaced if it was made of the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<String>,
+}
+
+impl PullImage {
+    /// Longest text of what an image was made of, in bytes: room for two paths.
+    pub const MAX_MADE_OF: usize = 2 * 4096 + 64;
 }
 
 /// Something in the cache of what was fetched.

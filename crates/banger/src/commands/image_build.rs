@@ -12,6 +12,7 @@ use banger_model::{
     DiskSize, Disposal, ExitCode, ImageName, Labels, Lifetime, Limits, MemorySize, RestartPolicy,
     SandboxSpec, WantedImage,
 };
+use bangerd::catalog::embedded;
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::fetching::{self, Wanted};
@@ -129,6 +130,19 @@ enum Recipe {
     },
 }
 
+impl Recipe {
+    /// What the image says that it was made of. One of the same Dockerfile and directory takes the place
+    /// of the one before, as `docker build -t` has it; what a sandbox was turned into is unique.
+    fn made_of(&self) -> Option<String> {
+        match self {
+            Self::Image { .. } => None,
+            Self::Dockerfile { file, context } => {
+                Some(format!("{} built in {}", file.display(), context.display()))
+            }
+        }
+    }
+}
+
 /// One command, and what it is for.
 #[derive(Debug)]
 struct Step {
@@ -175,7 +189,11 @@ impl Plan {
                     .with_context(|| format!("there is no directory {}", context.display()))?;
                 let named = || name_of(&context);
                 let name = args.name.map_or_else(named, Ok).map_err(usage)?;
-                (name, Recipe::Dockerfile { file: current.join(file), context })
+                let file = current.join(file);
+                let file = file
+                    .canonicalize()
+                    .with_context(|| format!("there is no file {}", file.display()))?;
+                (name, Recipe::Dockerfile { file, context })
             }
             (None, None) => return Err(usage(anyhow!("say --from IMAGE or -f DOCKERFILE"))),
         };
@@ -207,13 +225,36 @@ struct Site {
 
 impl Builder<'_> {
     async fn make(&self, plan: &Plan) -> Result<ImageName, CommandError> {
+        self.check_name(plan).await?;
         match &plan.recipe {
             Recipe::Image { from, steps } => {
                 self.of_image(&plan.name, from, steps, plan.size).await
             }
             Recipe::Dockerfile { file, context } => {
-                self.of_dockerfile(&plan.name, (file, context), plan.size).await
+                let made_of = plan.recipe.made_of();
+                self.of_dockerfile((&plan.name, made_of), (file, context), plan.size).await
             }
+        }
+    }
+
+    /// Whether the image can be called so in the end: the daemon would tell after all the work only.
+    async fn check_name(&self, plan: &Plan) -> Result<(), CommandError> {
+        let name = &plan.name;
+        let taken = |by: &str| {
+            let error = anyhow!("there is an image {name} already, of {by}");
+            let hint = "choose another name, or remove it with `banger image delete NAME`";
+            Err(CommandError::from(error).hint(hint.replace("NAME", name.as_str())))
+        };
+        let own = embedded().map_err(anyhow::Error::from)?;
+        if own.images.contains_key(name) {
+            return taken("this host's own making");
+        }
+        match self.client.image(name.as_str()).await {
+            Ok(image) if Some(&image.source) != plan.recipe.made_of().as_ref() => {
+                taken(&image.source)
+            }
+            // One that is damaged gives its name away.
+            _ => Ok(()),
         }
     }
 
@@ -233,14 +274,14 @@ impl Builder<'_> {
         progress::follow(&self.client, &stopping.id, &*shown).await?;
         drop(shown);
         let source = format!("sandbox:{}", site.sandbox);
-        let made = self.image(PullImage { source, name: Some(name.clone()), kernel: None }).await;
+        let made = self.image(source, name, None).await;
         self.end(site).await?;
         made
     }
 
     async fn of_dockerfile(
         &self,
-        name: &ImageName,
+        (name, made_of): (&ImageName, Option<String>),
         (file, context): (&Path, &Path),
         size: DiskSize,
     ) -> Result<ImageName, CommandError> {
@@ -262,7 +303,7 @@ impl Builder<'_> {
         self.end(site).await?;
         let path = archive.to_str().context("the home's path is not UTF-8")?;
         let source = format!("oci-archive:{path}");
-        self.image(PullImage { source, name: Some(name.clone()), kernel: None }).await
+        self.image(source, name, made_of).await
     }
 
     /// The image that Dockerfiles are built in.
@@ -320,7 +361,13 @@ impl Builder<'_> {
         }
     }
 
-    async fn image(&self, wanted: PullImage) -> Result<ImageName, CommandError> {
+    async fn image(
+        &self,
+        source: String,
+        name: &ImageName,
+        made_of: Option<String>,
+    ) -> Result<ImageName, CommandError> {
+        let wanted = PullImage { source, name: Some(name.clone()), kernel: None, made_of };
         let fetched = fetching::fetch(&self.client, &Wanted::Image(&wanted)).await?;
         Ok(parsed(&fetched.context("it was called off")?)?)
     }
@@ -342,6 +389,18 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dockerfile_is_the_same_in_the_same_directory_only() {
+        let of = |file: &str, context: &str| {
+            Recipe::Dockerfile { file: file.into(), context: context.into() }.made_of().unwrap()
+        };
+        assert_eq!(of("/a/Dockerfile", "/a"), of("/a/Dockerfile", "/a"));
+        assert_ne!(of("/a/Dockerfile", "/a"), of("/a/other", "/a"));
+        assert_ne!(of("/a/Dockerfile", "/a"), of("/a/Dockerfile", "/b"));
+        let longest = format!("/{}", "x".repeat(4095));
+        assert!(of(&longest, &longest).len() <= PullImage::MAX_MADE_OF);
+    }
 
     #[test]
     fn an_image_of_a_directory_is_called_like_it() {

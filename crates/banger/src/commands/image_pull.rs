@@ -64,6 +64,7 @@ pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
         source: from.source.clone(),
         name: args.name,
         kernel: imported.clone().or(args.kernel_ref),
+        made_of: None,
     };
     let pulled = fetching::run(&context, &Wanted::Image(&wanted), verbosity);
     if let Some(kernel) = imported

@@ -34,7 +34,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let path = context::current_dir()?.join(args.rootfs);
     let path = path.to_str().context("the path is not UTF-8")?;
-    let wanted =
-        PullImage { source: format!("rootfs:{path}"), name: Some(args.name), kernel: args.kernel };
+    let wanted = PullImage {
+        source: format!("rootfs:{path}"),
+        name: Some(args.name),
+        kernel: args.kernel,
+        made_of: None,
+    };
     fetching::run(&Context::from_process()?, &Wanted::Image(&wanted), verbosity)
 }

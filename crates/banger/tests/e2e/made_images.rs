@@ -129,11 +129,35 @@ fn a_sandbox_at_rest_becomes_an_image_with_everything_but_its_identity() {
     let run = "vm run --network none --image built -- cat /srv/built";
     gives(&env, run, "built\n");
     refused(&env, "image build --from mine --package x other", "installing x failed with status 1");
+    a_name_that_is_taken_is_told_before_anything_is_done(&env);
     // The sandbox is as it was.
     gives(&env, "vm start one", "one\n");
     assert_eq!(env.run(["vm", "exec", "one", "--", "cat", "/srv/link"]).ok(), "hello\n");
     gives(&env, "vm delete one --force", "one\n");
     env.assert_nothing_left();
+}
+
+fn a_name_that_is_taken_is_told_before_anything_is_done(env: &TestEnv) {
+    let tree = env.home().join("docker");
+    std::fs::create_dir(&tree).unwrap();
+    let file = tree.join("Dockerfile");
+    std::fs::write(&file, "FROM scratch\n").unwrap();
+    let of_file = format!("-f {} --name NAME {}", file.display(), tree.display());
+    for name in ["mine", "debian-bookworm"] {
+        for recipe in ["--from mine --package x NAME", &of_file] {
+            let line = format!("image build {}", recipe.replace("NAME", name));
+            let (status, _, stderr) = ran(env, &line);
+            assert!(status == 1 && !stderr.contains("ing x"), "{line}: {stderr}");
+            let mut lines = stderr.lines();
+            let said = lines.next().unwrap_or_default();
+            assert!(
+                said.starts_with(&format!("banger: there is an image {name} already")),
+                "{said}"
+            );
+            let hint = format!("`banger image delete {name}`");
+            assert!(lines.next().is_some_and(|it| it.contains(&hint)), "{stderr}");
+        }
+    }
 }
 
 #[test]

@@ -47,12 +47,16 @@ pub(super) async fn list(State(registry): App) -> Result<Answer<Vec<Shown>>, Fai
 pub(super) async fn pull(
     State(registry): App,
     Query(Asking { operation: id }): Query<Asking>,
-    Json(PullImage { source, name, kernel }): Json<PullImage>,
+    Json(PullImage { source, name, kernel, made_of }): Json<PullImage>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
     let shared = registry.shared();
     let id = chosen(id)?;
     if let Some(known) = shared.operations.find(&id) {
         return Ok((StatusCode::ACCEPTED, Answer(known.operation().as_ref().clone())));
+    }
+    if made_of.as_ref().is_some_and(|text| text.len() > PullImage::MAX_MADE_OF) {
+        let said = format!("`made_of` is longer than {} bytes", PullImage::MAX_MADE_OF);
+        return Err(Problem::new(ProblemCode::Invalid, said).into());
     }
     let called = name.as_ref().map_or(source.as_str(), ImageName::as_str).to_owned();
     let sandbox = source.strip_prefix(SANDBOX).map(str::to_owned);
@@ -69,7 +73,7 @@ pub(super) async fn pull(
             shared.images.work(operation.clone(), work);
         }
         (_, name) => {
-            shared.images.carry_out(Pull { source, name, kernel }, operation.clone());
+            shared.images.carry_out(Pull { source, name, kernel, made_of }, operation.clone());
         }
     }
     Ok((StatusCode::ACCEPTED, Answer(operation.operation().as_ref().clone())))

@@ -47,6 +47,8 @@ pub(crate) struct Pull {
     pub name: Option<ImageName>,
     /// The kernel that it is to boot, if its user says so.
     pub kernel: Option<KernelName>,
+    /// What a person would call the source, if its user says so.
+    pub made_of: Option<String>,
 }
 
 /// How a pull came out, for all who wait for it.
@@ -121,7 +123,7 @@ impl Images {
             (None, Some(reference)) => reference.to_string(),
             (None, None) => return Ok(()),
         };
-        let pull = Pull { source, name: None, kernel: None };
+        let pull = Pull { source, name: None, kernel: None, made_of: None };
         let fetched = self.get(pull, progress).await;
         fetched.map(drop).with_context(|| {
             let by_name = wanted.name().and_then(|name| Image::open(&self.home, &name).err());
@@ -276,7 +278,10 @@ impl Fetch {
                 return Err(anyhow!("it has no name of its own; give it one with --name"));
             }
         };
-        let told = pulled.reference.as_ref().map_or(pull.source, |reference| reference.familiar());
+        let told = match &pulled.reference {
+            Some(reference) => reference.familiar(),
+            None => pull.made_of.unwrap_or(pull.source),
+        };
         let keep = self.fetching.cache;
         let image = spawn_blocking(move || {
             let import = Import {

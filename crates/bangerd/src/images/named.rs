@@ -27,9 +27,9 @@ impl Fetch {
         match entry.with_context(|| format!("cannot tell what {name} is"))? {
             None => Ok(Led::On(pull)),
             Some(ImageEntry::Oci(reference)) => {
-                let called = pull.name.unwrap_or(name);
+                let called = pull.name.clone().unwrap_or(name);
                 let source = reference.to_string();
-                Ok(Led::On(Pull { source, name: Some(called), kernel: pull.kernel }))
+                Ok(Led::On(Pull { source, name: Some(called), ..pull }))
             }
             Some(_) if pull.kernel.is_some() => {
                 bail!("{name} is in a catalog, and brings its own kernel: leave out --kernel-ref")

@@ -1,0 +1,49 @@
+//! Which image a name comes to mean.
+
+use std::sync::atomic::AtomicBool;
+
+use banger_host::home::Home;
+use banger_image::Image;
+use banger_image::image::{Import, ImportError, Naming};
+use banger_model::{Silent, Timestamp};
+use banger_testkit::oci::registry::lay_out;
+
+use crate::images::TestImage;
+use crate::support::{Place, settings, told};
+
+/// Imports a layout of this image, which came from a place that a person would call so.
+async fn imported(place: &Place, image: &TestImage, made_of: &str) -> Result<Image, ImportError> {
+    let layout = tempfile::tempdir().unwrap();
+    lay_out(layout.path(), "v1", image);
+    let source = format!("oci:{}:v1", layout.path().display());
+    let pulled = place.pull(&source, &settings(&[])).await.unwrap();
+    let import = Import {
+        kernel: None,
+        home: &home(place),
+        pulled: &pulled,
+        source: made_of,
+        now: Timestamp(0),
+        called_off: &AtomicBool::new(false),
+    };
+    import.run(&Naming::Exactly("app".parse().unwrap()), &Silent)
+}
+
+fn home(place: &Place) -> Home {
+    Home::under(&place.dir.path().join("home"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_of_the_same_takes_the_place_of_what_was() {
+    let (place, name) = (Place::new(), "app".parse().unwrap());
+    let dockerfile = "/src/Dockerfile built in /src";
+    let old = imported(&place, &TestImage::usual(90, 1000), dockerfile).await.unwrap();
+    let new = imported(&place, &TestImage::usual(91, 1000), dockerfile).await.unwrap();
+    assert_ne!(old.id(), new.id());
+    assert_eq!(Image::open(&home(&place), &name).unwrap().id(), new.id());
+    // Whoever uses the old one goes on with it.
+    assert!(Image::open_stored(&home(&place), old.id()).is_ok());
+    let other = imported(&place, &TestImage::usual(92, 1000), "/other/Dockerfile built in /other");
+    let said = told(&other.await.unwrap_err());
+    assert!(said.contains("there is an image app already, of /src/Dockerfile"), "{said}");
+    assert_eq!(Image::open(&home(&place), &name).unwrap().id(), new.id());
+}
