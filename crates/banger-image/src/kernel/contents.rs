@@ -1,16 +1,18 @@
 //! The modules of a kernel, from an archive of `/lib/modules/RELEASE` to what a machine gets.
 
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 
-use banger_host::fs;
+use banger_host::{HostError, fs};
 use banger_model::Progress;
 use bstr::ByteSlice as _;
 
 use super::make::{MakeKernelError, Result};
 use super::modinfo::{Modinfo, builtin_aliases};
 use super::modules::{Module, Modules, module_name};
+use super::packed::Packing;
 use super::{BOOT, MODULES};
-use crate::archive::{Archive, Entry, Kind};
+use crate::archive::{Archive, Content, Entry, Kind};
 use crate::ext4::write_image;
 use crate::initramfs::boot_part;
 use crate::tree::Tree;
@@ -21,6 +23,8 @@ const BOOT_MODULES: [&str; 7] =
     ["virtio_mmio", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "overlay", "ext4"];
 
 const MAX_MODULE_LEN: u64 = 64 << 20;
+/// Most bytes that compressed modules may unpack to, all together.
+const MAX_UNPACKED: u64 = 4 << 30;
 const MAX_TEXT_LEN: u64 = 4 << 20;
 
 /// The modules of a kernel.
@@ -36,7 +40,8 @@ pub(super) struct ModulesOf<'a> {
 impl ModulesOf<'_> {
     /// Writes what a machine gets of them: an image, and what its boot needs. Returns the names of
     /// that.
-    pub(super) fn keep(self, progress: &dyn Progress) -> Result<Vec<String>> {
+    pub(super) fn keep(mut self, progress: &dyn Progress) -> Result<Vec<String>> {
+        self.unpack()?;
         let modules = self.modules()?;
         let boot_modules = self.keep_boot_part(&modules)?;
         progress.stage("writing the image of the kernel's modules");
@@ -44,11 +49,41 @@ impl ModulesOf<'_> {
         Ok(boot_modules)
     }
 
+    /// Takes the place of each compressed module with what is in it, behind the archive's end: not
+    /// every guest can unpack them, and what stands in them has to be known.
+    fn unpack(&mut self) -> Result<()> {
+        let mut file = &self.archive.file;
+        let keep = |error| MakeKernelError::Keep(HostError::system("keep the modules", error));
+        let begin = file.seek(SeekFrom::End(0)).map_err(keep)?;
+        let mut end = begin;
+        for at in 0..self.archive.entries.len() {
+            let Entry { path, kind: Kind::File(content), .. } = &self.archive.entries[at] else {
+                continue;
+            };
+            let path = path.to_string();
+            let Some((name, packing)) = packed_module(&path) else { continue };
+            let packed = self.archive.read(content, MAX_MODULE_LEN)?;
+            let limit = usize::try_from(MAX_MODULE_LEN).unwrap_or(usize::MAX);
+            let failed = |source| MakeKernelError::Packed { path: path.clone(), source };
+            let bytes = packing.unpack(&packed, limit).map_err(failed)?;
+            let (offset, len) = (end, bytes.len() as u64);
+            end += len;
+            if end - begin > MAX_UNPACKED {
+                return Err(MakeKernelError::ManyModules);
+            }
+            file.write_all(&bytes).map_err(keep)?;
+            let entry = &mut self.archive.entries[at];
+            entry.path = name.into();
+            entry.kind = Kind::File(Content::Archived { offset, len });
+        }
+        Ok(())
+    }
+
     fn modules(&self) -> Result<Modules> {
         let mut loadable = Vec::new();
         for entry in &self.archive.entries {
             let Kind::File(content) = &entry.kind else { continue };
-            // Modules may be compressed; those are refused, as `.modinfo` cannot be read then.
+            // One that is compressed in a way nobody knows is refused: it cannot be read.
             if !entry.path.starts_with(b"kernel/") || !entry.path.contains_str(".ko") {
                 continue;
             }
@@ -101,6 +136,12 @@ impl ModulesOf<'_> {
     fn text(&self, path: &str) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.read(path, MAX_TEXT_LEN)?).into_owned())
     }
+}
+
+/// What a compressed module is called without that, and how it is compressed.
+fn packed_module(path: &str) -> Option<(&str, Packing)> {
+    let (name, packing) = Packing::of_name(path)?;
+    (name.starts_with("kernel/") && name.ends_with(".ko")).then_some((name, packing))
 }
 
 /// Writes what a machine gets of a kernel that has everything built in.

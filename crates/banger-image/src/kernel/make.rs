@@ -15,6 +15,7 @@ use super::bzimage::{BzImageError, extract_vmlinux};
 use super::contents::{ModulesOf, keep};
 use super::modinfo::ModinfoError;
 use super::modules::ModuleError;
+use super::packed::PackedError;
 use super::{CONFIG, KernelInfo, VMLINUX};
 use crate::archive::{Archive, ArchiveError};
 use crate::artifact::{Address, Artifact};
@@ -85,6 +86,17 @@ pub enum MakeKernelError {
         /// Why not.
         source: ModinfoError,
     },
+    /// One of its modules does not unpack.
+    #[error("cannot unpack the module {path}")]
+    Packed {
+        /// The module's file.
+        path: String,
+        /// Why not.
+        source: PackedError,
+    },
+    /// All of them together are larger than any that are taken.
+    #[error("the modules unpack to more than 4 GiB")]
+    ManyModules,
     /// Its modules cannot be put in order.
     #[error("cannot put the kernel's modules in order")]
     Order(#[from] ModuleError),

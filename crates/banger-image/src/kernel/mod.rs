@@ -17,6 +17,7 @@ mod index;
 mod make;
 pub mod modinfo;
 mod modules;
+mod packed;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,7 @@ pub use apt::{AptError, Package, parse_package, parse_status};
 pub use import::KernelFiles;
 pub use make::MakeKernelError;
 pub use modules::ModuleError;
+pub use packed::PackedError;
 
 use crate::artifact::{
     Address, Artifact, ArtifactKind, Claim, ClaimError, FileRecord, OpenError, claim,

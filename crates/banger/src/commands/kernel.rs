@@ -25,10 +25,10 @@ use crate::output::{self, Format, Table, shown};
 pub(crate) struct ImportArgs {
     /// What it is to be called
     name: KernelName,
-    /// The kernel: an uncompressed vmlinux, or a bzImage that is compressed by lz4
+    /// The kernel: an uncompressed vmlinux, or a bzImage (gzip, lz4, xz or zstd)
     #[arg(long, value_name = "FILE")]
     vmlinux: PathBuf,
-    /// Its modules: a directory with lib/modules/RELEASE in it, or that itself
+    /// Its modules, compressed or not: a directory with lib/modules/RELEASE in it, or that itself
     #[arg(long, value_name = "DIR")]
     modules: Option<PathBuf>,
 }

@@ -37,6 +37,74 @@ fn a_kernel_of_the_users_own_boots() {
     env.assert_nothing_left();
 }
 
+/// What a program says of its input.
+fn piped(program: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
+    use std::io::Write as _;
+    let mut child = std::process::Command::new(program);
+    let pipe = std::process::Stdio::piped;
+    let mut child = child.args(args).stdin(pipe()).stdout(pipe()).spawn().unwrap();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+    let writes = std::thread::spawn(move || stdin.write_all(&input).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writes.join().unwrap();
+    assert!(output.status.success(), "{program}");
+    output.stdout
+}
+
+/// A bzImage with this behind its header.
+fn bzimage(payload: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 2048];
+    image[0x1f1] = 2;
+    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    image[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02");
+    image[0x248..0x24c].copy_from_slice(&512u32.to_le_bytes());
+    image[0x24c..0x250].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
+    image.extend_from_slice(payload);
+    image
+}
+
+/// Packs the modules below a directory, each third in another way.
+fn pack(dir: &std::path::Path, packed: &mut usize) {
+    for entry in std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.is_dir() {
+            pack(&entry, packed);
+        } else if entry.extension().is_some_and(|end| end == "ko") {
+            let (program, args, end) = [
+                ("gzip", &["-1"][..], "ko.gz"),
+                ("xz", &["-0", "--check=crc32"], "ko.xz"),
+                ("zstd", &["-1"], "ko.zst"),
+            ][*packed % 3];
+            let bytes = piped(program, args, &std::fs::read(&entry).unwrap());
+            std::fs::write(entry.with_extension(end), bytes).unwrap();
+            std::fs::remove_file(&entry).unwrap();
+            *packed += 1;
+        }
+    }
+}
+
+#[test]
+fn a_compressed_kernel_with_compressed_modules_boots() {
+    let Some(env) = own() else { return };
+    if ["gzip", "xz", "zstd"].iter().any(|it| !PathBuf::from("/usr/bin").join(it).exists()) {
+        return banger_testkit::skipped("xz-utils or zstd is not installed");
+    }
+    let (vmlinux, tree) = files(&env);
+    let mut packed = 0;
+    pack(&tree, &mut packed);
+    assert!(packed > 20, "{packed} modules are packed");
+    let image = env.home().join("vmlinuz");
+    let payload = piped("gzip", &["-1"], &std::fs::read(vmlinux).unwrap());
+    std::fs::write(&image, bzimage(&payload)).unwrap();
+    let import = format!("kernel import mine --vmlinux {}", image.display());
+    gives(&env, &format!("{import} --modules {}", tree.display()), "mine\n");
+    let run = ["vm", "run", "--network", "none", "--kernel", "mine", "--", "sh", "-c"];
+    let look = "modprobe fuse && modprobe -v --show-depends fuse && cat /proc/filesystems";
+    let said = env.run(run.iter().chain(&[look])).ok();
+    assert!(said.contains("/fuse.ko ") && said.contains("\tfuse\n"), "{said}");
+    gives(&env, "kernel rm mine", "mine\n");
+    env.assert_nothing_left();
+}
+
 #[test]
 fn what_is_damaged_is_removed_by_command() {
     let Some(env) = own() else { return };
