@@ -42,8 +42,9 @@ async fn what_is_made_of_the_same_takes_the_place_of_what_was() {
     assert_eq!(Image::open(&home(&place), &name).unwrap().id(), new.id());
     // Whoever uses the old one goes on with it.
     assert!(Image::open_stored(&home(&place), old.id()).is_ok());
-    let other = imported(&place, &TestImage::usual(92, 1000), "/other/Dockerfile built in /other");
-    let said = told(&other.await.unwrap_err());
+    let other = TestImage::usual(92, 1000);
+    let refused = imported(&place, &other, "/other/Dockerfile built in /other").await;
+    let said = told(&refused.unwrap_err());
     assert!(said.contains("there is an image app already, of /src/Dockerfile"), "{said}");
     assert_eq!(Image::open(&home(&place), &name).unwrap().id(), new.id());
 }
