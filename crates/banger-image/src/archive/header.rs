@@ -7,7 +7,7 @@ use tar::{EntryType, Header};
 
 use super::pax::{Extension, Sparse};
 use super::sparse::Map;
-use super::{ArchiveError, Attributes, Content, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN};
+use super::{ArchiveError, Attributes, Content, End, Entry, Kind, MAX_NAME_LEN, MAX_PATH_LEN};
 
 /// Archives consist of blocks of this size.
 const BLOCK: u64 = 512;
@@ -21,19 +21,23 @@ pub(super) struct Headers<'a, S> {
     source: &'a mut S,
     len: u64,
     offset: u64,
+    end: End,
     global: Extension,
 }
 
 impl<'a, S: Read + Seek> Headers<'a, S> {
-    pub(super) fn new(source: &'a mut S) -> Result<Self, ArchiveError> {
+    pub(super) fn new(source: &'a mut S, end: End) -> Result<Self, ArchiveError> {
         let len = source.seek(SeekFrom::End(0)).map_err(ArchiveError::Read)?;
         source.rewind().map_err(ArchiveError::Read)?;
-        Ok(Self { source, len, offset: 0, global: Extension::default() })
+        Ok(Self { source, len, offset: 0, end, global: Extension::default() })
     }
 
-    /// The next entry; `None` at the end marker.
+    /// The next entry; `None` at the end.
     pub(super) fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
         let mut extension = self.global.clone();
+        if self.end == End::OfFile && self.offset == self.len {
+            return Ok(None);
+        }
         loop {
             let start = self.offset;
             let bytes = self.read_block()?;
@@ -78,13 +82,16 @@ impl<'a, S: Read + Seek> Headers<'a, S> {
         Ok(())
     }
 
-    /// Passes over `len` bytes of content and the padding behind it.
+    /// Passes over `len` bytes of content and the padding behind it, which may be missing where the
+    /// end of the file is that of the archive.
     fn skip(&mut self, len: u64) -> Result<(), ArchiveError> {
-        let end = len
-            .checked_next_multiple_of(BLOCK)
-            .and_then(|padded| self.offset.checked_add(padded))
-            .filter(|end| *end <= self.len)
-            .ok_or(ArchiveError::CutOff(self.len))?;
+        let cut_off = || ArchiveError::CutOff(self.len);
+        let content_end = self.offset.checked_add(len).ok_or_else(cut_off)?;
+        let end = match content_end.checked_next_multiple_of(BLOCK).ok_or_else(cut_off)? {
+            padded if padded <= self.len => padded,
+            _ if self.end == End::OfFile && content_end == self.len => content_end,
+            _ => return Err(cut_off()),
+        };
         let step = i64::try_from(end - self.offset).map_err(|_| ArchiveError::CutOff(self.len))?;
         self.source.seek_relative(step).map_err(ArchiveError::Read)?;
         self.offset = end;

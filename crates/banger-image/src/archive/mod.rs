@@ -67,6 +67,16 @@ pub enum ArchiveError {
     TooMuchInAll(&'static str),
 }
 
+/// What tells that an archive is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// A block of zeros, as archives have it.
+    Marked,
+    /// Its file, whose digest was right. Some programs that make layers write no marker, and not
+    /// even the padding of the last file; whoever runs images takes those.
+    OfFile,
+}
+
 /// Where a file's bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
@@ -230,16 +240,20 @@ impl Archive {
     /// # Errors
     /// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
     pub fn open(file: File) -> Result<Self, ArchiveError> {
-        Self::open_within(file, &Quota::of_archive())
+        Self::open_until(file, End::Marked, &Quota::of_archive())
     }
 
-    /// Reads what is in an archive that shares its bounds with others.
+    /// Reads what is in a layer whose digest was right, and which shares its bounds with others.
     ///
     /// # Errors
-    /// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
-    pub fn open_within(file: File, quota: &Quota) -> Result<Self, ArchiveError> {
+    /// [`ArchiveError`] when it is not a tar archive of things that can be kept.
+    pub fn open_layer(file: File, quota: &Quota) -> Result<Self, ArchiveError> {
+        Self::open_until(file, End::OfFile, quota)
+    }
+
+    fn open_until(file: File, end: End, quota: &Quota) -> Result<Self, ArchiveError> {
         // Headers are far apart: a larger buffer would read mostly content.
-        let entries = entries_within(&mut BufReader::with_capacity(4096, &file), quota)?;
+        let entries = entries_until(&mut BufReader::with_capacity(4096, &file), end, quota)?;
         Ok(Self { entries, file })
     }
 
@@ -301,14 +315,15 @@ impl Archive {
 /// # Errors
 /// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
 pub fn read_entries(source: &mut (impl Read + Seek)) -> Result<Vec<Entry>, ArchiveError> {
-    entries_within(source, &Quota::of_archive())
+    entries_until(source, End::Marked, &Quota::of_archive())
 }
 
-fn entries_within(
+fn entries_until(
     source: &mut (impl Read + Seek),
+    end: End,
     quota: &Quota,
 ) -> Result<Vec<Entry>, ArchiveError> {
-    let mut headers = Headers::new(source)?;
+    let mut headers = Headers::new(source, end)?;
     let mut entries = Vec::new();
     while let Some(entry) = headers.next_entry()? {
         quota.take(&entry)?;

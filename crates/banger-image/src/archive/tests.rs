@@ -176,6 +176,22 @@ fn an_archive_that_is_cut_off_is_refused() {
 }
 
 #[test]
+fn a_layer_ends_with_its_file_behind_an_entry_and_nowhere_else() {
+    let whole = archive_of(EntryType::Regular, "a", &[7; 1000], |_| {});
+    let entries_of = |len: usize| {
+        let mut layer = Cursor::new(&whole[..len]);
+        entries_until(&mut layer, End::OfFile, &Quota::of_image()).map(|entries| entries.len())
+    };
+    assert_eq!(entries_of(0).unwrap(), 0);
+    for len in [512 + 1000, 512 + 1024, 2048, whole.len()] {
+        assert_eq!(entries_of(len).unwrap(), 1, "{len}");
+    }
+    for len in [1, 100, 511, 512, 1000, 1511, 1513, 1537] {
+        assert!(matches!(entries_of(len), Err(ArchiveError::CutOff(_))), "{len}");
+    }
+}
+
+#[test]
 fn lengths_that_lie_are_refused() {
     let huge = archive_of(EntryType::Regular, "a", b"", |header| header.set_size(u64::MAX >> 1));
     assert!(matches!(read(&huge), Err(ArchiveError::CutOff(_))));

@@ -221,7 +221,7 @@ impl Import<'_> {
             let made = self.check_wanted().and_then(|()| {
                 let file = fs::nameless(new.dir())?;
                 layer.unpack_into(&file, &allowance)?;
-                Archive::open_within(file, &quota).map_err(|source| {
+                Archive::open_layer(file, &quota).map_err(|source| {
                     let layer = layer.digest().to_string();
                     ImportError::Archive { layer, source }
                 })
