@@ -16,7 +16,7 @@ use banger_net::user::{NetBackend, RelayCommand, StartNetError, UserNet, ended, 
 
 /// The argument by which this program knows that it is to be the relay.
 const RELAY: &str = "be-the-relay";
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(120);
 /// How long frames are smuggled.
 const FLOOD: Duration = Duration::from_secs(6);
 const ETHERNET_LEN: usize = 14;

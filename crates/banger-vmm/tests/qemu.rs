@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tiny::Then;
 use tokio::time::timeout;
 
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_secs(300);
 
 /// QEMU and a directory with the guest's files, or `None` after saying why there is none.
 struct Bench {

@@ -13,7 +13,7 @@ use banger_link::{
 use banger_model::{EnvVar, ProcessEnd};
 
 /// Longer than anything here takes on a busy machine.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(300);
 
 /// A host and its agent.
 pub(crate) struct Host {

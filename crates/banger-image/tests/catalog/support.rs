@@ -304,8 +304,8 @@ fn names(dir: &Path) -> Vec<String> {
 pub(crate) fn settings() -> Settings {
     Settings {
         patience: Patience {
-            connect: Duration::from_secs(10),
-            idle: Duration::from_secs(10),
+            connect: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
             back_off: Duration::from_millis(1),
             max_back_off: Duration::from_millis(5),
             ..Patience::default()

@@ -142,6 +142,6 @@ async fn what_is_used_is_not_pruned_and_the_oldest_goes_first() {
     assert_eq!(std::fs::read_dir(place.cache.root().join("tags")).unwrap().count(), 0);
     // All of it can be had again.
     let source = format!("{}/app:1", fake.host());
-    let again = tokio::time::timeout(Duration::from_secs(60), place.pull(&source, &settings));
+    let again = tokio::time::timeout(Duration::from_secs(300), place.pull(&source, &settings));
     assert_is(&again.await.unwrap().unwrap(), &old);
 }

@@ -214,7 +214,7 @@ async fn a_body_that_stops_is_taken_up_elsewhere() {
         reply
     })
     .await;
-    settings.patience.idle = Duration::from_millis(300);
+    settings.patience.idle = Duration::from_secs(2);
     assert_is(&Place::new().pull(&source, &settings).await.unwrap(), &image);
     assert!(fake.blob_requests().iter().any(|r| r.from() == Some(10 * KIB)));
 }

@@ -18,8 +18,8 @@ pub(crate) fn settings(hosts: &[&str]) -> Settings {
     Settings {
         insecure: hosts.iter().map(|host| (*host).to_owned()).collect(),
         patience: Patience {
-            connect: Duration::from_secs(10),
-            idle: Duration::from_secs(10),
+            connect: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
             back_off: Duration::from_millis(1),
             max_back_off: Duration::from_millis(5),
             ..Patience::default()

@@ -13,7 +13,7 @@ use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 use crate::support::TestEnv;
 
 /// How long a terminal may stay silent that is to show something: longer than any boot.
-const PATIENCE: Timespec = Timespec { tv_sec: 120, tv_nsec: 0 };
+const PATIENCE: Timespec = Timespec { tv_sec: 600, tv_nsec: 0 };
 
 /// Both ends of a terminal, and everything it has shown.
 struct Terminal {
