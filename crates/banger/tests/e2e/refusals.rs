@@ -79,7 +79,10 @@ fn with_own_copies() -> Option<TestEnv> {
     Some(env)
 }
 
-fn cut_in_half(path: &Path) {
+fn cut_in_half(env: &TestEnv, path: &Path) {
+    // A shared home may be made of links, and what those lead to is another's.
+    let (path, home) = (path.canonicalize().unwrap(), env.home().canonicalize().unwrap());
+    assert!(path.starts_with(home), "{} is no copy", path.display());
     let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
     file.set_len(file.metadata().unwrap().len() / 2).unwrap();
 }
@@ -89,14 +92,14 @@ fn a_damaged_kernel_or_image_is_refused_before_it_runs() {
     let Some(env) = with_own_copies() else { return };
     let kernel = env.home().join("data/kernels/debian-cloud/vmlinux");
     let whole = std::fs::read(&kernel).unwrap();
-    cut_in_half(&kernel);
+    cut_in_half(&env, &kernel);
     assert_refused(&run(&env, &["--", "true"]), 125, &["debian-cloud", "vmlinux", "remove"]);
     std::fs::write(&kernel, whole).unwrap();
     let image = env.home().join("data/images/debian-bookworm");
     for entry in std::fs::read_dir(&image).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "ext4") {
-            cut_in_half(&path);
+            cut_in_half(&env, &path);
         }
     }
     assert_refused(&run(&env, &["--", "true"]), 125, &["debian-bookworm", "remove"]);
