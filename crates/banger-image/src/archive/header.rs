@@ -57,9 +57,9 @@ impl<'a, S: Read + Seek> Headers<'a, S> {
                 EntryType::XHeader => extension.add(&self.extension(size)?).map_err(refused)?,
                 EntryType::XGlobalHeader => {
                     let records = self.extension(size)?;
-                    self.global.add(&records).map_err(refused)?;
-                    // Nobody means these for every file; each would cost memory.
-                    self.global.xattrs.clear();
+                    let mut global = std::mem::take(&mut self.global);
+                    global.add(&records).map_err(refused)?;
+                    self.global = global.for_all();
                     extension = self.global.clone();
                 }
                 _ => return self.entry(header, extension).map(Some),

@@ -57,7 +57,16 @@ const SPARSE_PREFIX: &[u8] = b"GNU.sparse.";
 /// Most extended attributes of one entry: more than fit on any common file system.
 const MAX_XATTRS: usize = 256;
 
+/// Most bytes of the extended attributes of one entry, as Linux has it (`XATTR_SIZE_MAX`).
+const MAX_XATTR_LEN: usize = 64 * 1024;
+
 impl Extension {
+    /// What of this can be meant for every entry that follows. What is left out would be copied
+    /// for each.
+    pub(super) fn for_all(self) -> Self {
+        Self { path: None, link: None, sparse: None, xattrs: Vec::new(), ..self }
+    }
+
     /// Adds what these records say; `Err` tells what is wrong with them.
     pub(super) fn add(&mut self, mut records: &[u8]) -> Result<(), &'static str> {
         while !records.is_empty() {
@@ -92,6 +101,10 @@ impl Extension {
                     self.xattrs.retain(|(known, _)| known != name);
                     if self.xattrs.len() == MAX_XATTRS {
                         return Err("it has more than 256 extended attributes");
+                    }
+                    let known = self.xattrs.iter().map(|(name, value)| name.len() + value.len());
+                    if known.sum::<usize>() + name.len() + value.len() > MAX_XATTR_LEN {
+                        return Err("its extended attributes take more than 64 KiB");
                     }
                     self.xattrs.push((name.to_owned(), value.to_vec()));
                 }

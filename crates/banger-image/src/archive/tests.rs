@@ -120,6 +120,44 @@ fn pax_records_go_before_the_header() {
 }
 
 #[test]
+fn what_stands_before_an_entry_is_bounded_however_many_headers_it_takes() {
+    let with = |records: &[(&str, usize)]| {
+        let mut builder = Builder::new(Vec::new());
+        for (key, len) in records {
+            let value = vec![0xff; *len];
+            builder.append_pax_extensions([(*key, value.as_slice())]).unwrap();
+        }
+        let mut header = header(EntryType::Regular, 0);
+        header.set_path("f").unwrap();
+        header.set_cksum();
+        builder.append(&header, &[][..]).unwrap();
+        builder.into_inner().unwrap()
+    };
+    let [one, other] = ["SCHILY.xattr.user.a", "SCHILY.xattr.user.b"];
+    assert_eq!(only(&with(&[(one, 30_000), (other, 30_000)])).xattrs.len(), 2);
+    // One that is told again takes the other's place.
+    assert_eq!(only(&with(&[(one, 40_000), (one, 40_000)])).xattrs.len(), 1);
+    assert!(problem(&with(&[(one, 40_000), (other, 30_000)])).contains("more than 64 KiB"));
+}
+
+#[test]
+fn what_is_said_of_all_entries_costs_each_little() {
+    let mut records = Builder::new(Vec::new());
+    let path = vec![b'x'; 1000];
+    records.append_pax_extensions([("path", path.as_slice()), ("uid", b"7")]).unwrap();
+    let mut bytes = records.into_inner().unwrap();
+    let mut global = Header::from_byte_slice(&bytes[..512]).clone();
+    global.set_entry_type(EntryType::XGlobalHeader);
+    global.set_cksum();
+    bytes[..512].copy_from_slice(global.as_bytes());
+    // Without the end marker.
+    bytes.truncate(512 + 1024);
+    bytes.extend(archive_of(EntryType::Regular, "own", b"", |_| {}));
+    let entry = only(&bytes);
+    assert_eq!((entry.path.to_string(), entry.attributes.uid), ("own".to_owned(), 7));
+}
+
+#[test]
 fn names_and_targets_are_any_bytes() {
     let name = |header: &mut Header| header.as_mut_bytes()[..3].copy_from_slice(b"a\xff\0");
     assert_eq!(only(&archive_of(EntryType::Regular, "xxx", b"", name)).path, b"a\xff"[..]);

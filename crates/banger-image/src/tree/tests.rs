@@ -233,6 +233,11 @@ fn links_that_lead_a_long_way_again_and_again_cost_little() {
     entries.extend((0..200_000).map(|n| text(&format!("long/{n}/{n}"), "")));
     let said = problem(vec![entries]);
     assert!(said.contains("a very long way") || said.contains("does not mention"), "{said}");
+    // Also where there is nothing but slashes.
+    let mut entries = vec![symlink("all", &"/".repeat(4095))];
+    entries.extend((0..2000).map(|n| text(&format!("{}f{n}", "all/".repeat(n % 40)), "")));
+    let said = problem(vec![entries]);
+    assert!(said.contains("a very long way"), "{said}");
 }
 
 #[test]
