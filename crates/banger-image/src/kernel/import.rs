@@ -109,7 +109,9 @@ fn pack(dir: &Path, work: &Path) -> Result<Archive> {
     let read = |source| MakeKernelError::Read { path: dir.to_owned(), source };
     // Links lead to where the kernel was built.
     let tool = TAR.tool()?.args(["--create", "--owner=0", "--group=0", "--numeric-owner"]);
-    let tool = tool.args(["--exclude=./build", "--exclude=./source", "--directory"]).arg(dir);
+    // Two names of one file are two files: each is unpacked, and has another name then.
+    let tool = tool.args(["--hard-dereference", "--exclude=./build", "--exclude=./source"]);
+    let tool = tool.arg("--directory").arg(dir);
     let mut running = tool.arg(".").stream(PACK_TIME).map_err(read)?;
     let mut file = fs::nameless(work).map_err(MakeKernelError::Keep)?;
     if let Some(stdout) = running.take_stdout() {
