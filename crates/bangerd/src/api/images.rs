@@ -143,7 +143,9 @@ fn to_go(home: &Home, text: &str, users: &Users) -> Result<ToGo, Failure> {
             None => return Err(anyhow::Error::from(error).into()),
         },
     };
-    let needed = !gone.used_by.is_empty() && !has_other_names(home, &gone.id, &gone.name)?;
+    // Of a damaged one the name serves nobody. Its files stay while disks lie over them.
+    let serves = image.is_some() && !gone.used_by.is_empty();
+    let needed = serves && !has_other_names(home, &gone.id, &gone.name)?;
     Ok(ToGo { gone, image, needed })
 }
 

@@ -116,8 +116,9 @@ pub(super) async fn delete(
     State(registry): App,
     Path(kernel): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
-    let (gone, _) = find(&registry, kernel).await?;
-    if !gone.used_by.is_empty() {
+    let (gone, error) = find(&registry, kernel).await?;
+    // A damaged one serves nobody; who needs it gets the one that is made in its place.
+    if error.is_none() && !gone.used_by.is_empty() {
         let who = gone.used_by.join(", ");
         let said = format!("the kernel {} is needed by {who}; delete those first", gone.name);
         return Err(Problem::new(ProblemCode::InUse, said).into());
