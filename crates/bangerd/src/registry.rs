@@ -130,6 +130,17 @@ impl Registry {
         self: &Arc<Self>,
         wanted: CreateSandbox,
     ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
+        let registry = self.clone();
+        // Whoever asked may go: what is remembered has to be driven.
+        let made = tokio::spawn(async move { registry.make_once(wanted).await });
+        made.await.map_err(|error| CreateError::Impossible(error.into()))?
+    }
+
+    /// Makes it, unless that was done for the same lease before.
+    async fn make_once(
+        self: &Arc<Self>,
+        wanted: CreateSandbox,
+    ) -> Result<(Arc<View>, Option<OperationId>), CreateError> {
         let Some(lease) = wanted.lifetime.lease.clone() else { return self.make(wanted).await };
         let _turn = self.leases.take(&lease).await;
         if let Some(known) = self.find(|view| view.record.lifetime.lease.as_ref() == Some(&lease)) {
