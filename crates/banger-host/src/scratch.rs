@@ -24,13 +24,14 @@ pub struct Scratch {
 
 impl Scratch {
     /// Makes one in `parent`, which is this user's alone and for nothing else. What is there that
-    /// belongs to nobody is removed first.
+    /// belongs to nobody is removed first, as far as it can be.
     ///
     /// # Errors
-    /// When it cannot be made, or something of the others not be removed.
+    /// When it cannot be made.
     pub fn begin(parent: &Path) -> Result<Self> {
         ensure_private_dir(parent)?;
-        sweep(parent)?;
+        // What somebody else left in a state that nobody can remove harms nobody here.
+        let _ = sweep(parent);
         let name = format!("{:016x}", u64::from_ne_bytes(random::bytes()?));
         let lock_path = lock_of(parent, &name);
         let lock = FileLock::acquire(&lock_path)?;

@@ -250,10 +250,13 @@ impl Builder<'_> {
             return taken("this host's own making");
         }
         match self.client.image(name.as_str()).await {
-            Ok(image) if Some(&image.source) != plan.recipe.made_of().as_ref() => {
+            Ok(image)
+                if image.name == *name && Some(&image.source) != plan.recipe.made_of().as_ref() =>
+            {
                 taken(&image.source)
             }
-            // One that is damaged gives its name away.
+            // One that is damaged gives its name away; one of another name is from a repository
+            // that is called like this.
             _ => Ok(()),
         }
     }
@@ -301,6 +304,11 @@ impl Builder<'_> {
         let from = format!("{PLACE}/image.tar").into_bytes();
         vm_cp::out(&self.client, &site.sandbox, from, bytes(&archive)).await?;
         self.end(site).await?;
+        // The build may have put anything there.
+        let kind = archive.symlink_metadata().context("cannot look at what was built")?;
+        if !kind.is_file() {
+            return Err(anyhow!("what was built is no file").into());
+        }
         let path = archive.to_str().context("the home's path is not UTF-8")?;
         let source = format!("oci-archive:{path}");
         self.image(source, name, made_of).await
