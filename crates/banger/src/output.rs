@@ -144,7 +144,7 @@ fn escaped(text: &str, kept: &str) -> String {
 
 /// Whether a terminal obeys this character, or shows what is around it in another order (Unicode
 /// Standard Annex 9, "Directional Formatting Characters") or on another line.
-fn steers(c: char) -> bool {
+pub(crate) fn steers(c: char) -> bool {
     let directs = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}')
         || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || directs || matches!(c, '\u{2028}' | '\u{2029}')

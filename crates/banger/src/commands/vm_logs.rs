@@ -13,6 +13,7 @@ use clap_complete::ArgValueCandidates;
 use crate::commands::vm_list::now;
 use crate::commands::{completion, with_daemon};
 use crate::error::CommandError;
+use crate::output;
 
 /// Show what a sandbox writes to its console
 ///
@@ -146,7 +147,7 @@ fn plain(c: char) -> Vec<char> {
     match c {
         '\n' | '\t' => vec![c],
         '\r' => Vec::new(),
-        c if c.is_control() => c.escape_default().collect(),
+        c if output::steers(c) => c.escape_default().collect(),
         c => vec![c],
     }
 }
@@ -171,6 +172,7 @@ mod tests {
     fn nothing_that_steers_a_terminal_passes() {
         let mut plain = Plain::default();
         assert_eq!(plain.feed(b"a\r\n\tb\x1b[2J\x07\x7f\n"), b"a\n\tb\\u{1b}[2J\\u{7}\\u{7f}\n");
+        assert_eq!(plain.feed("a\u{202e}b".as_bytes()), b"a\\u{202e}b");
         // C1 controls are characters of two bytes; as single bytes they are no text.
         assert_eq!(plain.feed(b"\xc2\x9b1m\x9b1m"), "\\u{9b}1m\u{fffd}1m".as_bytes());
     }
