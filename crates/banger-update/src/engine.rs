@@ -12,7 +12,8 @@ use crate::files::Files;
 use crate::history::{Entry, History};
 use crate::record::{ReadRecord, Record, RecordError, RecordFile};
 use crate::recovery::{Observed, recover};
-use crate::state::{Denied, Effect, Event, State};
+use crate::state::State;
+use crate::transition::{Denied, Effect, Event};
 
 /// The files of the engine in its directory.
 const RECORD: &str = "state.json";
@@ -143,9 +144,11 @@ impl<'a, F: Files> Engine<'a, F> {
     /// When it makes no sense now, or one of both fails.
     pub fn happen(&mut self, event: Event, now: Timestamp) -> Result<Vec<Effect>, EngineError> {
         let (state, effects) = self.record.state.clone().apply(event)?;
-        if let (State::Committed(..), [Effect::Commit(slot)]) = (&state, effects.as_slice()) {
+        if let (State::Committed(..) | State::RolledBack { .. }, [Effect::Commit(slot)]) =
+            (&state, effects.as_slice())
+        {
             // The one thing that is told before it is written down: were it forgotten after the last
-            // trial, the old system would run, and this one be said to have proved itself.
+            // trial, the other system would run, and this one be said to have proved itself.
             self.loader.commit(*slot)?;
         }
         self.become_state(state, now)?;

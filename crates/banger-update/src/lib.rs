@@ -34,6 +34,7 @@ mod slot;
 mod staging;
 mod state;
 mod systemd_boot;
+mod transition;
 
 pub use boot::{BootError, BootLoader, BootView, MAX_TRIES, SlotStatus, Tries};
 pub use engine::{Engine, EngineError};
@@ -46,5 +47,6 @@ pub use record::{ReadRecord, Record, RecordError, RecordFile};
 pub use recovery::{CommandLine, Observed, recover};
 pub use slot::{Layout, ParseSlotError, Slot};
 pub use staging::{Incoming, Passive, StageError};
-pub use state::{Denied, Effect, Event, Failure, Next, Phase, ReleaseId, State, Trial, edges};
+pub use state::{Attempt, Failure, Phase, ReleaseId, Return, State, Trial};
 pub use systemd_boot::SystemdBoot;
+pub use transition::{Denied, Effect, Event, Next, edges};

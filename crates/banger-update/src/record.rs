@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use crate::files::Files;
 use crate::slot::Slot;
-use crate::state::{Failure, Phase, ReleaseId, State, Trial};
+use crate::state::{Attempt, Failure, Phase, ReleaseId, Return, State, Trial};
 
 /// The form that this program writes.
 const SCHEMA: u32 = 1;
@@ -232,6 +232,7 @@ enum RawState {
     Staged { release: RawRelease, slot: String },
     Trial { release: RawRelease, slot: String, nonce: String, boot_id: String },
     Committed { release: RawRelease, slot: String },
+    Returning { given_up: RawRelease, reason: String, slot: String, nonce: String, boot_id: String },
     RolledBack { release: RawRelease, to: String, reason: String },
     Blocked { offered: String, needs: String },
     Failed { phase: String, error: String, retryable: bool },
@@ -269,13 +270,20 @@ impl From<&State> for RawState {
             }
             State::Trial(trial) => Self::Trial {
                 release: (&trial.release).into(),
-                slot: trial.slot.to_string(),
-                nonce: trial.nonce.clone(),
-                boot_id: trial.boot_id.clone(),
+                slot: trial.attempt.slot.to_string(),
+                nonce: trial.attempt.nonce.clone(),
+                boot_id: trial.attempt.boot_id.clone(),
             },
             State::Committed(release, slot) => {
                 Self::Committed { release: release.into(), slot: slot.to_string() }
             }
+            State::Returning(back) => Self::Returning {
+                given_up: (&back.given_up).into(),
+                reason: short(&back.reason),
+                slot: back.attempt.slot.to_string(),
+                nonce: back.attempt.nonce.clone(),
+                boot_id: back.attempt.boot_id.clone(),
+            },
             State::RolledBack { release, to, reason } => Self::RolledBack {
                 release: release.into(),
                 to: to.to_string(),
@@ -308,11 +316,15 @@ impl TryFrom<RawState> for State {
             RawState::Staging(release) => Self::Staging(release.try_into()?),
             RawState::Staged { release, slot: at } => Self::Staged(release.try_into()?, slot(at)?),
             RawState::Trial { release, slot: at, nonce, boot_id } => {
-                let (release, slot) = (release.try_into()?, slot(at)?);
-                Self::Trial(Trial { release, slot, nonce, boot_id })
+                let attempt = Attempt { slot: slot(at)?, nonce, boot_id };
+                Self::Trial(Trial { release: release.try_into()?, attempt })
             }
             RawState::Committed { release, slot: at } => {
                 Self::Committed(release.try_into()?, slot(at)?)
+            }
+            RawState::Returning { given_up, reason, slot: at, nonce, boot_id } => {
+                let attempt = Attempt { slot: slot(at)?, nonce, boot_id };
+                Self::Returning(Return { given_up: given_up.try_into()?, reason, attempt })
             }
             RawState::RolledBack { release, to, reason } => {
                 Self::RolledBack { release: release.try_into()?, to: slot(to)?, reason }

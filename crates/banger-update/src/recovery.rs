@@ -4,7 +4,8 @@ use banger_trust::Version;
 
 use crate::boot::{BootView, SlotStatus};
 use crate::slot::Slot;
-use crate::state::{Effect, Event, Failure, Phase, ReleaseId, State, Trial};
+use crate::state::{Attempt, Failure, Phase, ReleaseId, Return, State, Trial};
+use crate::transition::{Effect, Event};
 
 /// What entries of systemd-boot say in the place of the trials that are left: those are counted in
 /// their names.
@@ -64,7 +65,10 @@ pub fn recover(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
             let phase = state.phase().unwrap_or(Phase::Checking);
             Some(failed(phase, "it was interrupted".to_owned()))
         }
-        State::Trial(trial) => judge_trial(state, trial, seen),
+        State::Trial(Trial { attempt, .. }) | State::Returning(Return { attempt, .. }) => {
+            judge_attempt(state, attempt, seen)
+        }
+        State::Failed(Failure { phase: Phase::Returning, .. }) => discard(state, seen),
         State::Committed(_, slot) => {
             if seen.booted.slot == Some(!*slot) {
                 let error = format!(
@@ -109,14 +113,19 @@ fn failed(phase: Phase, error: String) -> (State, Vec<Effect>) {
     (State::Failed(Failure { phase, error, retryable: true }), vec![])
 }
 
-fn judge_trial(state: &State, trial: &Trial, seen: &Observed) -> Option<(State, Vec<Effect>)> {
-    let told = seen.boot.as_ref().map(|boot| (boot.nonce == trial.nonce, boot.status(trial.slot)));
-    if seen.boot_id == trial.boot_id {
+fn judge_attempt(
+    state: &State,
+    attempt: &Attempt,
+    seen: &Observed,
+) -> Option<(State, Vec<Effect>)> {
+    let told =
+        seen.boot.as_ref().map(|boot| (boot.nonce == attempt.nonce, boot.status(attempt.slot)));
+    if seen.boot_id == attempt.boot_id {
         // Not rebooted yet. If the loader was never told, whoever decided it died in between.
         let never = matches!(told, Some((false, _)));
         return never.then(|| state.clone().apply(Event::NeverTold).ok()).flatten();
     }
-    if seen.booted.slot == Some(trial.slot) {
+    if seen.booted.slot == Some(attempt.slot) {
         // It runs: the health check has the word.
         return None;
     }
@@ -127,7 +136,7 @@ fn judge_trial(state: &State, trial: &Trial, seen: &Observed) -> Option<(State, 
         ),
         (Some(_), Some((false, _))) => Event::NeverTold,
         (Some(_), Some((true, SlotStatus::Trial { left }))) => {
-            Event::FellBack(why_not_started(&seen.booted, trial, left).to_owned())
+            Event::FellBack(why_not_started(&seen.booted, attempt, left).to_owned())
         }
         (Some(_), Some((true, _))) => Event::FellBack("it was given up".to_owned()),
         (Some(_), None) => Event::FellBack("the boot loader's environment is unusable".to_owned()),
@@ -136,17 +145,26 @@ fn judge_trial(state: &State, trial: &Trial, seen: &Observed) -> Option<(State, 
 }
 
 /// Why another slot runs than the one that was to be tried, with so many trials left to it.
-fn why_not_started(booted: &CommandLine, trial: &Trial, left: u8) -> &'static str {
+fn why_not_started(booted: &CommandLine, attempt: &Attempt, left: u8) -> &'static str {
     // Entries have each their own nonce: only the one that is tried would pass it on.
     let passes_on = booted.boot.as_deref() != Some(COUNTED);
-    let heard = booted.nonce.as_deref() == Some(trial.nonce.as_str());
+    let heard = booted.nonce.as_deref() == Some(attempt.nonce.as_str());
     if passes_on && !heard {
         "the boot loader ignores our environment"
-    } else if left > 0 || booted.failed == Some(trial.slot) {
+    } else if left > 0 || booted.failed == Some(attempt.slot) {
         "the boot loader could not start it"
     } else {
         "it did not prove itself in any of its boots"
     }
+}
+
+/// The way back has failed, and perhaps the boot loader was not told.
+fn discard(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
+    let boot = seen.boot.as_ref()?;
+    let is_tried = |slot: &Slot| matches!(boot.status(*slot), SlotStatus::Trial { .. });
+    let tried = Slot::ALL.into_iter().find(is_tried)?;
+    let reboot = (seen.booted.slot == Some(tried)).then_some(Effect::Reboot);
+    Some((state.clone(), [Effect::Select(!tried)].into_iter().chain(reboot).collect()))
 }
 
 /// The state was lost while a slot was being tried: what runs is on trial whatever we remember,
@@ -161,8 +179,8 @@ fn orphan(seen: &Observed) -> Option<(State, Vec<Effect>)> {
         version: seen.running.clone(),
         fingerprint: banger_trust::Sha256Digest::of(b"unknown"),
     };
-    let (nonce, boot_id) = (boot.nonce.clone(), String::new());
-    Some((State::Trial(Trial { release, slot, nonce, boot_id }), vec![]))
+    let attempt = Attempt { slot, nonce: boot.nonce.clone(), boot_id: String::new() };
+    Some((State::Trial(Trial { release, attempt }), vec![]))
 }
 
 #[cfg(test)]
@@ -174,13 +192,12 @@ mod tests {
         ReleaseId { version: Version::new(2, 0, 0), fingerprint: Sha256Digest::of(b"r") }
     }
 
+    fn attempt(slot: Slot) -> Attempt {
+        Attempt { slot, nonce: "n2".into(), boot_id: "before".into() }
+    }
+
     fn trial() -> State {
-        State::Trial(Trial {
-            release: release(),
-            slot: Slot::B,
-            nonce: "n2".into(),
-            boot_id: "before".into(),
-        })
+        State::Trial(Trial { release: release(), attempt: attempt(Slot::B) })
     }
 
     fn seen(slot: Option<Slot>, nonce: &str, boot: BootView, boot_id: &str) -> Observed {
@@ -248,7 +265,7 @@ mod tests {
     fn f14_a_trial_that_was_forgotten_still_needs_the_health_check() {
         let (state, _) =
             recover(&State::Idle, &seen(Some(Slot::B), "n2", trying(2), "now")).unwrap();
-        assert!(matches!(state, State::Trial(Trial { slot: Slot::B, .. })), "{state:?}");
+        assert!(state.attempt().is_some_and(|at| at.slot == Slot::B), "{state:?}");
         assert_eq!(recover(&State::Idle, &seen(Some(Slot::A), "n2", trying(2), "now")), None);
     }
 

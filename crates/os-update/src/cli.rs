@@ -94,7 +94,7 @@ pub(crate) enum Command {
     },
     /// Have the boot loader try what was applied
     Activate(Restart),
-    /// Go back to the system that ran before
+    /// Try the system that ran before at the next boot, and stay with it if it proves itself
     Rollback(Restart),
     /// Have the system that was just booted prove itself, and keep it or give it up
     Healthcheck {

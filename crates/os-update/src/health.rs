@@ -10,7 +10,7 @@ use banger_host::clock::Deadline;
 use banger_host::command::Tool;
 use banger_host::fs::{free_space, read_text, remove_all, write_atomic};
 use banger_trust::Version;
-use banger_update::{Slot, Trial};
+use banger_update::{Attempt, Slot, State};
 use tokio::time::timeout;
 
 use crate::dns::Resolver;
@@ -38,6 +38,26 @@ pub struct Finding {
     pub problem: Option<String>,
 }
 
+/// What should run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Where, and how it is known.
+    pub attempt: Attempt,
+    /// Its version, if anybody knows it.
+    pub version: Option<Version>,
+}
+
+impl Expected {
+    /// By what is remembered, if anything has to prove itself.
+    pub fn of(state: &State) -> Option<Self> {
+        let version = match state {
+            State::Trial(trial) => Some(trial.release.version.clone()),
+            _ => None,
+        };
+        Some(Self { attempt: state.attempt()?.clone(), version })
+    }
+}
+
 /// What runs, as it is seen.
 #[derive(Clone, Debug)]
 pub struct Running<'a> {
@@ -50,11 +70,17 @@ pub struct Running<'a> {
 }
 
 /// Checks once.
-pub async fn once(health: &Health, trial: Option<&Trial>, running: &Running<'_>) -> Vec<Finding> {
+pub async fn once(
+    health: &Health,
+    expected: Option<&Expected>,
+    running: &Running<'_>,
+) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if let Some(trial) = trial {
-        findings.push(finding("slot", slot(trial, running)));
-        findings.push(finding("version", version(trial, running)));
+    if let Some(Expected { attempt, version: expected }) = expected {
+        findings.push(finding("slot", slot(attempt, running)));
+        if let Some(expected) = expected {
+            findings.push(finding("version", version(expected, running)));
+        }
     }
     if health.network == Network::Needed {
         findings.push(finding("network", network(Path::new("/proc/net/route"))));
@@ -87,12 +113,12 @@ async fn beside(check: impl FnOnce() -> Result<(), String> + Send + 'static) -> 
 /// Checks until all is well, or the deadline has come; then what is still wrong.
 pub async fn until_well(
     health: &Health,
-    trial: Option<&Trial>,
+    expected: Option<&Expected>,
     running: &Running<'_>,
 ) -> Vec<Finding> {
     let deadline = Deadline::after(health.deadline);
     loop {
-        let round = timeout(deadline.left().max(LEAST), once(health, trial, running)).await;
+        let round = timeout(deadline.left().max(LEAST), once(health, expected, running)).await;
         let Ok(findings) = round else {
             let after = health.deadline.as_secs();
             let problem = format!("the checks had no end within {after} s");
@@ -115,18 +141,17 @@ fn finding(check: &str, outcome: Result<(), String>) -> Finding {
     Finding { check: check.to_owned(), problem: outcome.err() }
 }
 
-fn slot(trial: &Trial, running: &Running<'_>) -> Result<(), String> {
-    if running.slot != Some(trial.slot) {
-        return Err(format!("slot {} should run, and does not", trial.slot));
+fn slot(attempt: &Attempt, running: &Running<'_>) -> Result<(), String> {
+    if running.slot != Some(attempt.slot) {
+        return Err(format!("slot {} should run, and does not", attempt.slot));
     }
-    if running.nonce != Some(trial.nonce.as_str()) {
+    if running.nonce != Some(attempt.nonce.as_str()) {
         return Err("the boot loader did not pass on what it was told".to_owned());
     }
     Ok(())
 }
 
-fn version(trial: &Trial, running: &Running<'_>) -> Result<(), String> {
-    let expected = &trial.release.version;
+fn version(expected: &Version, running: &Running<'_>) -> Result<(), String> {
     if running.version == expected {
         Ok(())
     } else {
@@ -185,14 +210,11 @@ pub fn chain(error: impl std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_trust::Sha256Digest;
-    use banger_update::ReleaseId;
     use std::os::unix::fs::PermissionsExt;
 
-    fn trial() -> Trial {
-        let release =
-            ReleaseId { version: Version::new(2, 0, 0), fingerprint: Sha256Digest::of(b"x") };
-        Trial { release, slot: Slot::B, nonce: "n2".into(), boot_id: "before".into() }
+    fn expected() -> Expected {
+        let attempt = Attempt { slot: Slot::B, nonce: "n2".into(), boot_id: "before".into() };
+        Expected { attempt, version: Some(Version::new(2, 0, 0)) }
     }
 
     fn health() -> Health {
@@ -216,7 +238,7 @@ mod tests {
         let (right, wrong) = (Version::new(2, 0, 0), Version::new(1, 0, 0));
         let check = async |slot, nonce, version: &Version| {
             let running = Running { slot, nonce: Some(nonce), version };
-            let findings = until_well(&health(), Some(&trial()), &running).await;
+            let findings = until_well(&health(), Some(&expected()), &running).await;
             problems(&findings).join(" ")
         };
         assert_eq!(check(Some(Slot::B), "n2", &right).await, "");

@@ -52,8 +52,22 @@ impl Output {
             Outcome::OnTrial(v) => ("on-trial", Some(v), format!("{v} is tried at the next boot")),
             Outcome::Committed(v) => ("committed", Some(v), format!("{v} has proved itself")),
             Outcome::Healthy(_) => ("healthy", None, "all is well".to_owned()),
+            Outcome::Returned(v) => {
+                ("returned", Some(v), format!("{v} has proved itself again, and stays"))
+            }
             Outcome::Dropped(v) => ("dropped", Some(v), format!("{v} is not staged any more")),
-            Outcome::RolledBack => ("rolled-back", None, "the old system is selected".to_owned()),
+            Outcome::RolledBack => (
+                "rolled-back",
+                None,
+                "the other system is selected; restart the machine if it does not run".to_owned(),
+            ),
+            Outcome::Returning { slot, from } => {
+                let text = format!(
+                    "the system in slot {slot} is tried at the next boot: restart the machine; {from} \
+                     goes on if it does not prove itself"
+                );
+                ("returning", Some(from), text)
+            }
         };
         match self.format {
             Format::Text => self.plain(&format!("{text}\n")),

@@ -5,9 +5,12 @@
 
 mod ask;
 mod error;
+
 mod install;
+mod rollback;
 mod session;
 mod undecided;
+mod verdict;
 
 use banger_host::fs::read_bounded;
 use banger_host::random;
@@ -16,13 +19,13 @@ use banger_trust::{
     ArtifactName, KeyId, Manifest, Sha256Digest, SignedBy, Trust, Verified, Version, Window,
 };
 use banger_update::{
-    BootLoader, Effect, Event, Grub, HostFiles, Layout, Observed, Passive, ReleaseId, Slot,
-    SlotStatus, State, SystemdBoot,
+    BootLoader, Event, Grub, HostFiles, Layout, Observed, Passive, ReleaseId, Slot, State,
+    SystemdBoot,
 };
 
 use crate::dns::Resolver;
 use crate::fetch::{self, Progress};
-use crate::health::{Finding, Running, until_well};
+use crate::health::Finding;
 use crate::http::Patience;
 use crate::machine;
 use crate::settings::{Loader, MAX_KEYS_FILE, Merged, Settings};
@@ -88,8 +91,17 @@ pub enum Outcome {
     Committed(Version),
     /// There was nothing to prove; what was checked is well.
     Healthy(Vec<Finding>),
-    /// The old one was selected.
+    /// The other one was selected, without a trial.
     RolledBack,
+    /// The old one, of this version, was gone back to and has proved itself.
+    Returned(Version),
+    /// The old one is tried at the next boot.
+    Returning {
+        /// Where it is.
+        slot: Slot,
+        /// What goes on if that one is not well.
+        from: Version,
+    },
     /// This was staged, and is not any more. What runs goes on running.
     Dropped(Version),
 }
@@ -226,120 +238,12 @@ impl Agent {
         }
         // It may have taken a while to read it.
         session.refusable(|_| self.gate_window(orders))?;
-        let nonce = Sha256Digest::of(&random::bytes::<16>()?).to_string()[..16].to_owned();
-        let boot_id = session.seen.boot_id.clone();
+        let (nonce, boot_id) = (nonce()?, session.seen.boot_id.clone());
         session.happen(Event::Activate { nonce, boot_id })?;
         if reboot == Reboot::Now {
             machine::reboot()?;
         }
         Ok(Outcome::OnTrial(release.version))
-    }
-
-    /// Selects the other system, which was there before.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub fn rollback(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
-        let loader = self.loader();
-        let mut session = Session::begin(self, loader.as_ref(), orders.run)?;
-        let reason = "an operator rolled it back".to_owned();
-        let event = match &session.engine.record().state {
-            State::Trial(trial) if session.seen.booted.slot != Some(trial.slot) => {
-                Event::FellBack(reason)
-            }
-            State::Trial(_) => Event::Unhealthy(reason),
-            State::Committed(_, slot) => {
-                way_back(&session, *slot)?;
-                self.passive(&session)?.fingerprint()?.ok_or(AgentError::NoWayBack)?;
-                Event::GiveUp(reason)
-            }
-            State::Staged(release, _) => {
-                let dropped = Outcome::Dropped(release.version.clone());
-                if orders.run == Run::Real {
-                    session.happen(Event::GiveUp(reason))?;
-                }
-                return Ok(dropped);
-            }
-            State::Idle | State::Available(_) | State::Blocked { .. } | State::Failed(_) => {
-                let slot = session.seen.booted.slot.ok_or(AgentError::NoSlot)?;
-                way_back(&session, slot)?;
-                self.passive(&session)?.fingerprint()?.ok_or(AgentError::NoWayBack)?;
-                // Seen from the other slot, what runs is the passive one.
-                let runs = Passive::beside(&HostFiles, self.layout(), !slot)?.fingerprint()?;
-                let fingerprint = runs.ok_or(AgentError::NoWayBack)?;
-                let release = ReleaseId { version: session.seen.running.clone(), fingerprint };
-                Event::Abandon { release, slot, reason }
-            }
-            _ => return Err(AgentError::NoWayBack),
-        };
-        if orders.run == Run::Dry {
-            return Ok(Outcome::RolledBack);
-        }
-        let effects = session.happen(event)?;
-        if reboot == Reboot::Now && effects.contains(&Effect::Reboot) {
-            machine::reboot()?;
-        }
-        Ok(Outcome::RolledBack)
-    }
-
-    /// Has a system that was just booted prove itself, and commits it or gives it up. One that is
-    /// not on trial is checked, and nothing follows.
-    ///
-    /// # Errors
-    /// When it is not well.
-    pub async fn healthcheck(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
-        let checked = self.judge_boot(orders, reboot).await;
-        if let (Err(error), Run::Real) = (&checked, orders.run)
-            && !matches!(error, AgentError::Unhealthy(_) | AgentError::Busy)
-        {
-            give_up_undecided(&self.settings, reboot)?;
-        }
-        checked
-    }
-
-    async fn judge_boot(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
-        let loader = self.loader();
-        let mut session =
-            Session::begin_after_boot(self, loader.as_ref(), orders.run, reboot).await?;
-        let trial = match &session.engine.record().state {
-            State::Trial(trial) if trial.boot_id != session.seen.boot_id => Some(trial.clone()),
-            _ => None,
-        };
-        let seen = session.seen.clone();
-        let running = Running {
-            slot: seen.booted.slot,
-            nonce: seen.booted.nonce.as_deref(),
-            version: &seen.running,
-        };
-        let findings = until_well(&self.settings.health, trial.as_ref(), &running).await;
-        let problems: Vec<String> = findings
-            .iter()
-            .filter_map(|f| f.problem.as_ref().map(|problem| format!("{}: {problem}", f.check)))
-            .collect();
-        let problems = problems.join("; ");
-        match (trial, problems.is_empty()) {
-            (None, true) => Ok(Outcome::Healthy(findings)),
-            (None, false) => Err(AgentError::Unhealthy(problems)),
-            (Some(trial), _) if orders.run == Run::Dry => {
-                if problems.is_empty() {
-                    Ok(Outcome::Committed(trial.release.version))
-                } else {
-                    Err(AgentError::Unhealthy(problems))
-                }
-            }
-            (Some(trial), true) => {
-                session.happen(Event::Healthy)?;
-                Ok(Outcome::Committed(trial.release.version))
-            }
-            (Some(_), false) => {
-                let reason = format!("the health check failed: {problems}");
-                let effects = session.happen(Event::Unhealthy(reason))?;
-                if reboot == Reboot::Now && effects.contains(&Effect::Reboot) {
-                    machine::reboot()?;
-                }
-                Err(AgentError::Unhealthy(problems))
-            }
-        }
     }
 
     /// What can be seen, without changing anything.
@@ -471,6 +375,11 @@ impl Agent {
 /// A release to install, and the address of its manifest, which others in it are relative to.
 type Found = (Box<Verified<Manifest>>, Url);
 
+/// What only the boot loader is told, and what it passes on.
+fn nonce() -> Result<String, AgentError> {
+    Ok(Sha256Digest::of(&random::bytes::<16>()?).to_string()[..16].to_owned())
+}
+
 fn signer(manifest: &Verified<Manifest>) -> Option<KeyId> {
     match manifest.signed_by() {
         SignedBy::Key(id) => Some(id.clone()),
@@ -489,13 +398,4 @@ fn after_refusal(refusal: &Refusal, before: State) -> Event {
         }
         _ => Event::UpToDate,
     }
-}
-
-/// Whether the slot beside this one, which has to run, can be started.
-fn way_back(session: &Session<'_>, slot: Slot) -> Result<(), AgentError> {
-    let other = session.seen.boot.as_ref().map(|view| view.status(!slot));
-    if other == Some(SlotStatus::Good) && session.seen.booted.slot == Some(slot) {
-        return Ok(());
-    }
-    Err(AgentError::NoWayBack)
 }

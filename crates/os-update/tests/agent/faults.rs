@@ -155,17 +155,6 @@ fn f08_a_committed_system_that_cannot_be_loaded_any_more_is_told_of_and_made_ane
 }
 
 #[test]
-fn f08_there_is_no_way_back_to_what_cannot_be_read() {
-    let (appliance, _server) = on_trial();
-    appliance.healthcheck().unwrap();
-    fs::remove_file(appliance.path("boot/os/a/kubesolo-os.gz")).unwrap();
-    let before = appliance.bootable();
-    let back = appliance.agent().rollback(PLAIN, Reboot::Later);
-    assert!(matches!(back, Err(AgentError::NoWayBack)), "{back:?}");
-    assert_eq!(appliance.bootable(), before);
-}
-
-#[test]
 fn what_is_staged_can_be_dropped_and_what_runs_goes_on() {
     let (appliance, _server) = staged();
     let dropped = appliance.agent().rollback(PLAIN, Reboot::Later);

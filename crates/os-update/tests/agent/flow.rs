@@ -4,7 +4,7 @@ use std::fs;
 
 use banger_trust::gates::Hours;
 use banger_update::{Slot, State};
-use os_update::agent::{AgentError, Orders, Outcome, Reboot, Run};
+use os_update::agent::{AgentError, Orders, Outcome, Run};
 use os_update::settings::Key;
 
 use crate::appliance::{Appliance, PLAIN, Release};
@@ -113,35 +113,6 @@ fn a_boot_loader_that_ignores_our_environment_is_told_of() {
     assert!(matches!(appliance.healthcheck(), Ok(Outcome::Healthy(_))));
     let error = appliance.record().last_error.unwrap();
     assert_eq!(error, "the boot loader ignores our environment");
-}
-
-#[test]
-fn an_operator_can_go_back_as_long_as_there_is_something_to_go_back_to() {
-    let (appliance, _server) = served(&Release::new("2.0.0"));
-    let back = || appliance.agent().rollback(PLAIN, Reboot::Later);
-    assert!(matches!(back(), Err(AgentError::NoWayBack)));
-    appliance.apply(PLAIN).unwrap();
-    appliance.activate(PLAIN).unwrap();
-    appliance.boot("2.0.0");
-    appliance.healthcheck().unwrap();
-    assert!(matches!(back(), Ok(Outcome::RolledBack)));
-    assert_eq!(appliance.boot("2.0.0"), Slot::A);
-    assert!(matches!(back(), Err(AgentError::NoWayBack)));
-    assert_eq!(appliance.apply(PLAIN).unwrap_err().exit_code(), 3, "it was given up");
-}
-
-#[test]
-fn an_operator_can_go_back_long_after_the_update_too() {
-    let (appliance, _server) = served(&Release::new("2.0.0"));
-    appliance.apply(PLAIN).unwrap();
-    appliance.activate(PLAIN).unwrap();
-    appliance.boot("2.0.0");
-    appliance.healthcheck().unwrap();
-    assert!(matches!(appliance.check(PLAIN), Ok(Outcome::UpToDate(_))));
-    assert_eq!(appliance.record().state, State::Idle);
-    assert!(matches!(appliance.agent().rollback(PLAIN, Reboot::Later), Ok(Outcome::RolledBack)));
-    assert_eq!(appliance.boot("2.0.0"), Slot::A);
-    assert_eq!(appliance.apply(PLAIN).unwrap_err().exit_code(), 3, "it was given up");
 }
 
 #[test]

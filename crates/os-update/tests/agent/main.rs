@@ -8,6 +8,7 @@ mod attacks;
 mod faults;
 mod flow;
 mod gates;
+mod rollback;
 mod server;
 mod tls;
 mod transport;
