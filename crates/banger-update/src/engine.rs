@@ -11,7 +11,7 @@ use crate::boot::{BootError, BootLoader, Tries};
 use crate::files::Files;
 use crate::history::{Entry, History};
 use crate::record::{ReadRecord, Record, RecordError, RecordFile};
-use crate::recovery::{Observed, recover};
+use crate::recovery::{Observed, Written, recover, restart_is_due};
 use crate::state::State;
 use crate::transition::{Denied, Effect, Event};
 
@@ -48,6 +48,8 @@ pub struct Engine<'a, F> {
     loader: &'a dyn BootLoader,
     tries: Tries,
     record: Record,
+    /// This boot.
+    boot_id: String,
 }
 
 impl<'a, F: Files> Engine<'a, F> {
@@ -65,16 +67,20 @@ impl<'a, F: Files> Engine<'a, F> {
         now: Timestamp,
     ) -> Result<(Self, Vec<Effect>), EngineError> {
         let record = read(files, dir)?;
-        let mut engine = Self { files, dir: dir.to_owned(), loader, tries, record };
-        let Some((state, effects)) = recover(&engine.record.state, seen) else {
+        let boot_id = seen.boot_id.clone();
+        let mut engine = Self { files, dir: dir.to_owned(), loader, tries, record, boot_id };
+        let Some((state, effects)) = recover(&engine.record.state, engine.written(), seen) else {
             return Ok((engine, vec![]));
         };
-        if state != engine.record.state
+        // That the machine starts again is remembered, too: it must not do so for ever.
+        let restarts = effects.contains(&Effect::Reboot) && engine.written() == Written::Earlier;
+        if (restarts || state != engine.record.state)
             && let Err(error) = engine.become_state(state.clone(), now)
         {
             // A disk that is full must not keep anybody from making room, or from going back. It is
             // found out anew as long as it is not written down.
             (engine.record.state, engine.record.since) = (state, now);
+            engine.record.boot_id = Some(engine.boot_id.clone());
             engine.record.last_error = Some(error.to_string());
         }
         let left = engine.carry_out(effects)?;
@@ -92,11 +98,23 @@ impl<'a, F: Files> Engine<'a, F> {
         tries: Tries,
         seen: &Observed,
     ) -> Self {
-        let mut record = Self::look(files, dir);
-        if let Some((state, _)) = recover(&record.state, seen) {
-            record.state = state;
+        let record = Self::look(files, dir);
+        let boot_id = seen.boot_id.clone();
+        let mut engine = Self { files, dir: dir.to_owned(), loader, tries, record, boot_id };
+        if let Some((state, _)) = recover(&engine.record.state, engine.written(), seen) {
+            engine.record.state = state;
         }
-        Self { files, dir: dir.to_owned(), loader, tries, record }
+        engine
+    }
+
+    /// Whether the machine has to start again before anything else begins.
+    pub fn restart_is_due(&self, seen: &Observed) -> bool {
+        restart_is_due(&self.record.state, self.written(), seen)
+    }
+
+    fn written(&self) -> Written {
+        let now = self.record.boot_id.as_ref() == Some(&self.boot_id);
+        if now { Written::InThisBoot } else { Written::Earlier }
     }
 
     /// Reads what was left in a directory, and changes nothing.
@@ -177,6 +195,7 @@ impl<'a, F: Files> Engine<'a, F> {
             text: state.to_string(),
         };
         (record.state, record.since) = (state, now);
+        record.boot_id = Some(self.boot_id.clone());
         self.write(record)?;
         // It is for people: that it cannot be written must not keep an update from its end.
         let _ = History::new(self.files, &self.dir.join(HISTORY)).add(entry);

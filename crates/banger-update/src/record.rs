@@ -33,6 +33,8 @@ pub struct Record {
     pub state: State,
     /// When that began.
     pub since: Timestamp,
+    /// The boot in which that was last written down; none if nothing was.
+    pub boot_id: Option<String>,
     /// The last thing that went wrong or was refused, in one sentence.
     pub last_error: Option<String>,
     /// When the server was last asked.
@@ -89,6 +91,7 @@ impl Record {
             schema: SCHEMA,
             state: RawState::Idle,
             since: Timestamp(0),
+            boot_id: None,
             last_error: None,
             last_check: None,
             committed: text(&json["committed"]).filter(|text| text.parse::<Version>().is_ok()),
@@ -204,6 +207,8 @@ struct RawRecord {
     schema: u32,
     state: RawState,
     since: Timestamp,
+    #[serde(default)]
+    boot_id: Option<String>,
     last_error: Option<String>,
     last_check: Option<Timestamp>,
     committed: Option<String>,
@@ -348,6 +353,7 @@ impl From<&Record> for RawRecord {
             schema: SCHEMA,
             state: (&record.state).into(),
             since: record.since,
+            boot_id: record.boot_id.clone(),
             last_error: record.last_error.as_ref().map(short),
             last_check: record.last_check,
             committed: record.committed.as_ref().map(ToString::to_string),
@@ -378,6 +384,7 @@ impl TryFrom<RawRecord> for Record {
         Ok(Self {
             state: raw.state.try_into()?,
             since: raw.since,
+            boot_id: raw.boot_id,
             last_error: raw.last_error,
             last_check: raw.last_check,
             committed: committed.transpose().map_err(|_| "committed version")?,
@@ -404,6 +411,7 @@ mod tests {
         Record {
             state,
             since: Timestamp(5),
+            boot_id: Some("boot".into()),
             last_error: Some("it \"failed\"\n".into()),
             last_check: Some(Timestamp(7)),
             committed: Some(Version::new(1, 2, 3)),

@@ -56,9 +56,36 @@ pub struct Observed {
     pub running: Version,
 }
 
+/// When a state was written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// Since the machine was started.
+    InThisBoot,
+    /// Before that, or nobody knows.
+    Earlier,
+}
+
+/// Whether the machine has to start again before anything else begins: something was decided, and
+/// what runs is not what that was decided for.
+pub(crate) fn restart_is_due(state: &State, written: Written, seen: &Observed) -> bool {
+    let decided_now = written == Written::InThisBoot;
+    match state {
+        State::Trial(Trial { attempt, .. }) | State::Returning(Return { attempt, .. }) => {
+            attempt.boot_id == seen.boot_id
+        }
+        State::RolledBack { to, .. } => decided_now && seen.booted.slot == Some(!*to),
+        State::Failed(Failure { phase: Phase::Returning, .. }) => {
+            let status = seen.boot.as_ref().zip(seen.booted.slot);
+            let given_up = status.is_some_and(|(boot, slot)| !boot.status(slot).is_startable());
+            decided_now && given_up
+        }
+        _ => false,
+    }
+}
+
 /// What follows from a state that was left behind, if anything: the state to go on from, and what
 /// has to be done. Applying it twice changes nothing more.
-pub fn recover(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
+pub fn recover(state: &State, written: Written, seen: &Observed) -> Option<(State, Vec<Effect>)> {
     match state {
         State::Checking | State::Downloading(_) | State::Verifying(_) | State::Staging(_) => {
             // Who was at it is gone: it held the lock. The slot is closed, so nothing is lost.
@@ -82,30 +109,36 @@ pub fn recover(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
             (seen.booted.slot == Some(*slot) && !told)
                 .then(|| (state.clone(), vec![Effect::Commit(*slot)]))
         }
-        State::RolledBack { to, .. } => {
-            let rescued = seen.booted.boot.as_deref() == Some(RESCUE);
-            if seen.booted.slot == Some(!*to) && (rescued || seen.booted.failed == Some(*to)) {
-                // Another boot would end here again.
-                let error = format!(
-                    "slot {to} was selected and cannot be loaded: slot {} runs, which was given up",
-                    !*to
-                );
-                return Some(failed(Phase::Trial, error));
-            }
-            let boot = seen.boot.as_ref()?;
-            if boot.first == *to && boot.status(*to) == SlotStatus::Good {
-                let runs_what_was_given_up = seen.booted.slot == Some(!*to);
-                return runs_what_was_given_up.then(|| (state.clone(), vec![Effect::Reboot]));
-            }
-            let mut effects = vec![Effect::Select(*to)];
-            if seen.booted.slot == Some(!*to) {
-                effects.push(Effect::Reboot);
-            }
-            Some((state.clone(), effects))
-        }
+        State::RolledBack { to, .. } => go_back(state, *to, written, seen),
         State::Idle | State::Blocked { .. } | State::Failed(_) => orphan(seen),
         State::Available(_) | State::Staged(..) => None,
     }
+}
+
+/// A slot was given up, and the other one is to run.
+fn go_back(
+    state: &State,
+    to: Slot,
+    written: Written,
+    seen: &Observed,
+) -> Option<(State, Vec<Effect>)> {
+    let runs_what_was_given_up = seen.booted.slot == Some(!to);
+    let told =
+        seen.boot.as_ref().map(|boot| boot.first == to && boot.status(to) == SlotStatus::Good);
+    let rescued = seen.booted.boot.as_deref() == Some(RESCUE) || seen.booted.failed == Some(to);
+    // It was told before this boot: whatever keeps it from that slot, another boot would end here again.
+    let in_vain = rescued || (told == Some(true) && written == Written::Earlier);
+    if runs_what_was_given_up && in_vain {
+        let error = format!(
+            "slot {to} was selected and cannot be loaded: slot {} runs, which was given up",
+            !to
+        );
+        return Some(failed(Phase::Trial, error));
+    }
+    let select = (!told?).then_some(Effect::Select(to));
+    let reboot = runs_what_was_given_up.then_some(Effect::Reboot);
+    let effects: Vec<Effect> = select.into_iter().chain(reboot).collect();
+    (!effects.is_empty()).then(|| (state.clone(), effects))
 }
 
 /// What may be tried again.
@@ -187,6 +220,10 @@ fn orphan(seen: &Observed) -> Option<(State, Vec<Effect>)> {
 mod tests {
     use super::*;
     use banger_trust::Sha256Digest;
+
+    fn recover(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
+        super::recover(state, Written::InThisBoot, seen)
+    }
 
     fn release() -> ReleaseId {
         ReleaseId { version: Version::new(2, 0, 0), fingerprint: Sha256Digest::of(b"r") }
@@ -294,6 +331,16 @@ mod tests {
         rescued.booted.failed = Some(Slot::A);
         let (state, effects) = recover(&given_up, &rescued).unwrap();
         assert!(matches!(state, State::Failed(_)) && effects.is_empty(), "{state:?} {effects:?}");
+        // Another loader does not say so: it was told, the machine was started, and here it is again.
+        rescued.booted.boot = Some(COUNTED.into());
+        rescued.booted.failed = None;
+        assert_eq!(recover(&given_up, &rescued).unwrap().1, [Effect::Reboot]);
+        assert!(restart_is_due(&given_up, Written::InThisBoot, &rescued));
+        let (state, effects) = super::recover(&given_up, Written::Earlier, &rescued).unwrap();
+        assert!(matches!(state, State::Failed(_)) && effects.is_empty(), "{state:?} {effects:?}");
+        rescued.boot = Some(trying(2));
+        let (_, effects) = super::recover(&given_up, Written::Earlier, &rescued).unwrap();
+        assert_eq!(effects, [Effect::Select(Slot::A), Effect::Reboot], "it was not told yet");
         let committed = State::Committed(release(), Slot::B);
         let boot = BootView::starting(Slot::B);
         let (state, effects) =

@@ -10,7 +10,8 @@ use os_update::settings::{DEFAULT_CONF, Key};
 
 /// Updates the kernel and the initramfs of this appliance from a signed server.
 ///
-/// Exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage or settings; 3 refused by a gate;
+/// Exit status: 0 done, or nothing to do; 1 failed; 2 wrong usage or settings; 3 refused by a gate, or not before
+/// a restart;
 /// 4 blocked, another release has to come first; 5 not signed or damaged; 6 not well; 7 another
 /// os-update is at work.
 #[derive(Debug, Parser)]

@@ -82,6 +82,12 @@ pub enum AgentError {
         /// The slot.
         slot: String,
     },
+    /// Something was decided that begins with a boot.
+    #[error("restart the machine first, or wait until it has restarted: {0}")]
+    RestartFirst(String),
+    /// What runs has not proved itself yet.
+    #[error("`os-update healthcheck` has to decide about what runs first: {0}")]
+    Undecided(String),
     /// Nothing to go back to.
     #[error("there is no other system to go back to")]
     NoWayBack,
@@ -121,6 +127,7 @@ impl AgentError {
             Self::Settings(_) | Self::KeyAnyway => 2,
             Self::Refused(Refusal::NeedsStep(_)) => 4,
             Self::Refused(_) | Self::NoKey | Self::NothingStaged(_) => 3,
+            Self::RestartFirst(_) | Self::Undecided(_) => 3,
             Self::Untrusted { .. } | Self::Signature { .. } | Self::WrongStep { .. } => 5,
             Self::Stage(StageError::Unverified { .. })
             | Self::Fetch(FetchError::Stage(StageError::Unverified { .. }))

@@ -170,6 +170,7 @@ impl Agent {
                 Asked::Refused(refusal) => Err(refusal.into()),
             };
         }
+        session.free()?;
         let mut session = session;
         match self.find(&mut session, &trust).await? {
             None => Ok(Outcome::UpToDate(session.seen.running.clone())),
@@ -188,6 +189,7 @@ impl Agent {
     ) -> Result<Outcome, AgentError> {
         let loader = self.loader();
         let mut session = Session::begin(self, loader.as_ref(), orders.run)?;
+        session.free()?;
         session.refusable(|_| self.gate_window(orders))?;
         let trust = self.trust(orders).inspect_err(|error| drop(session.remember_why(error)))?;
         if orders.run == Run::Dry {
@@ -217,6 +219,7 @@ impl Agent {
     pub fn activate(&self, orders: Orders, reboot: Reboot) -> Result<Outcome, AgentError> {
         let loader = self.loader();
         let mut session = Session::begin(self, loader.as_ref(), orders.run)?;
+        session.free()?;
         session.refusable(|_| self.gate_window(orders))?;
         let State::Staged(release, slot) = session.engine.record().state.clone() else {
             let state = session.engine.record().state.to_string();

@@ -50,6 +50,7 @@ impl Agent {
 
     /// To the slot beside the one that runs, which has to be whole, and startable.
     fn way_back(&self, session: &Session<'_>) -> Result<Return, AgentError> {
+        session.free()?;
         let runs = session.seen.booted.slot.ok_or(AgentError::NoSlot)?;
         let slot = !runs;
         let status = session.seen.boot.as_ref().map(|view| view.status(slot));

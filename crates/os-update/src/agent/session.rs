@@ -93,6 +93,19 @@ impl<'a> Session<'a> {
         Ok(self.engine.happen(event, now)?)
     }
 
+    /// Whether something new may begin: a slot that is still needed must not be written, nor a verdict
+    /// forgotten.
+    pub(super) fn free(&self) -> Result<(), AgentError> {
+        let state = &self.engine.record().state;
+        if self.engine.restart_is_due(&self.seen) {
+            return Err(AgentError::RestartFirst(state.to_string()));
+        }
+        match state.attempt() {
+            Some(_) => Err(AgentError::Undecided(state.to_string())),
+            None => Ok(()),
+        }
+    }
+
     /// Remembers why something did not come about. Nothing else changes.
     pub(super) fn remember_why(&mut self, error: &dyn std::error::Error) -> Result<(), AgentError> {
         if self.run == Run::Real {

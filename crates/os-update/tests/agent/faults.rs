@@ -201,3 +201,60 @@ fn stepping_stones_are_installed_from_where_they_lie() {
     fs::remove_dir_all(www.join("v2")).unwrap();
     assert_eq!(appliance.check(PLAIN).unwrap_err().exit_code(), 4, "blocked");
 }
+
+/// Nothing that writes may begin, and nothing has changed.
+fn assert_waits_for_a_restart(appliance: &Appliance) {
+    let before = (appliance.record(), appliance.bootable());
+    let back = appliance.agent().rollback(PLAIN, Reboot::Later);
+    for outcome in [appliance.apply(PLAIN), appliance.check(PLAIN), appliance.activate(PLAIN), back]
+    {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, AgentError::RestartFirst(_)), "{error}");
+        assert_eq!(error.exit_code(), 3, "{error}");
+    }
+    assert_eq!((appliance.record(), appliance.bootable()), before);
+}
+
+#[test]
+fn f08_nothing_is_written_while_what_was_given_up_still_runs() {
+    let (mut appliance, _server) = on_trial();
+    appliance.set(Key::HealthCommand, "/bin/false");
+    appliance.set(Key::HealthDeadline, "1s");
+    assert_eq!(appliance.healthcheck().unwrap_err().exit_code(), 6);
+    // What lies in A is all that there is now.
+    assert_waits_for_a_restart(&appliance);
+    assert_eq!(appliance.boot("2.0.0"), Slot::A);
+    let next = Release { kernel: b"another".to_vec(), ..Release::new("2.0.1") };
+    next.publish(&appliance.path("www"), &appliance.secret);
+    assert!(matches!(appliance.apply(PLAIN), Ok(Outcome::Staged(_))));
+
+    // The same on the way back: B is what goes on.
+    let (mut appliance, _server) = on_trial();
+    appliance.healthcheck().unwrap();
+    appliance.agent().rollback(PLAIN, Reboot::Later).unwrap();
+    assert_eq!(appliance.boot("2.0.0"), Slot::A);
+    appliance.set(Key::HealthCommand, "/bin/false");
+    appliance.set(Key::HealthDeadline, "1s");
+    assert_eq!(appliance.healthcheck().unwrap_err().exit_code(), 6);
+    assert_waits_for_a_restart(&appliance);
+    assert_eq!(appliance.boot("2.0.0"), Slot::B);
+}
+
+#[test]
+fn nothing_begins_while_a_boot_is_still_to_come_or_its_verdict() {
+    let (appliance, _server) = staged();
+    appliance.activate(PLAIN).unwrap();
+    let refused = |appliance: &Appliance| {
+        let before = (appliance.record(), appliance.bootable());
+        let errors = [appliance.apply(PLAIN), appliance.check(PLAIN), appliance.activate(PLAIN)];
+        assert_eq!((appliance.record(), appliance.bootable()), before);
+        errors.map(Result::unwrap_err)
+    };
+    for error in refused(&appliance) {
+        assert!(matches!(error, AgentError::RestartFirst(_)) && error.exit_code() == 3, "{error}");
+    }
+    assert_eq!(appliance.boot("2.0.0"), Slot::B);
+    for error in refused(&appliance) {
+        assert!(matches!(error, AgentError::Undecided(_)) && error.exit_code() == 3, "{error}");
+    }
+}
