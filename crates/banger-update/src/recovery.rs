@@ -7,10 +7,6 @@ use crate::slot::Slot;
 use crate::state::{Attempt, Failure, Phase, ReleaseId, Return, State, Trial};
 use crate::transition::{Effect, Event};
 
-/// What entries of systemd-boot say in the place of the trials that are left: those are counted in
-/// their names.
-pub(crate) const COUNTED: &str = "counted";
-
 /// What GRUB's script says there when it starts what it should not, for lack of anything better.
 const RESCUE: &str = "rescue";
 
@@ -28,6 +24,16 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
+    /// What entries of systemd-boot say in the place of the trials that are left: those are counted
+    /// in their names.
+    pub const COUNTED: &str = "counted";
+
+    /// Whether the boot loader said that it could not load this slot, or had nothing that it was
+    /// allowed to start.
+    pub fn fell_back_from(&self, slot: Slot) -> bool {
+        self.boot.as_deref() == Some(RESCUE) || self.failed == Some(slot)
+    }
+
     /// Reads `/proc/cmdline`: of words that come twice, the last counts, as for the kernel.
     pub fn parse(text: &str) -> Self {
         let last = |name: &str| {
@@ -125,9 +131,9 @@ fn go_back(
     let runs_what_was_given_up = seen.booted.slot == Some(!to);
     let told =
         seen.boot.as_ref().map(|boot| boot.first == to && boot.status(to) == SlotStatus::Good);
-    let rescued = seen.booted.boot.as_deref() == Some(RESCUE) || seen.booted.failed == Some(to);
     // It was told before this boot: whatever keeps it from that slot, another boot would end here again.
-    let in_vain = rescued || (told == Some(true) && written == Written::Earlier);
+    let in_vain =
+        seen.booted.fell_back_from(to) || (told == Some(true) && written == Written::Earlier);
     if runs_what_was_given_up && in_vain {
         let error = format!(
             "slot {to} was selected and cannot be loaded: slot {} runs, which was given up",
@@ -180,7 +186,7 @@ fn judge_attempt(
 /// Why another slot runs than the one that was to be tried, with so many trials left to it.
 fn why_not_started(booted: &CommandLine, attempt: &Attempt, left: u8) -> &'static str {
     // Entries have each their own nonce: only the one that is tried would pass it on.
-    let passes_on = booted.boot.as_deref() != Some(COUNTED);
+    let passes_on = booted.boot.as_deref() != Some(CommandLine::COUNTED);
     let heard = booted.nonce.as_deref() == Some(attempt.nonce.as_str());
     if passes_on && !heard {
         "the boot loader ignores our environment"
@@ -281,7 +287,7 @@ mod tests {
         let check = |left: u8, expected: &str| {
             // The entry of the old slot has no nonce, or an old one.
             let mut counted = seen(Some(Slot::A), "n1", trying(left), "now");
-            counted.booted.boot = Some(COUNTED.into());
+            counted.booted.boot = Some(CommandLine::COUNTED.into());
             assert_eq!(reason(recover(&trial(), &counted)), expected);
         };
         check(0, "it did not prove itself in any of its boots");
@@ -332,7 +338,7 @@ mod tests {
         let (state, effects) = recover(&given_up, &rescued).unwrap();
         assert!(matches!(state, State::Failed(_)) && effects.is_empty(), "{state:?} {effects:?}");
         // Another loader does not say so: it was told, the machine was started, and here it is again.
-        rescued.booted.boot = Some(COUNTED.into());
+        rescued.booted.boot = Some(CommandLine::COUNTED.into());
         rescued.booted.failed = None;
         assert_eq!(recover(&given_up, &rescued).unwrap().1, [Effect::Reboot]);
         assert!(restart_is_due(&given_up, Written::InThisBoot, &rescued));

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use crate::boot::{BootError, BootLoader, BootView, SlotStatus, Tries};
 use crate::files::Files;
 use crate::grub_config::KernelArgs;
-use crate::recovery::COUNTED;
+use crate::recovery::CommandLine;
 use crate::slot::{Layout, Slot};
 
 /// Where entries lie, under the directory that the loader reads.
@@ -86,8 +86,9 @@ impl<'a, F: Files> SystemdBoot<'a, F> {
         let text = format!(
             "title OS (slot {slot})\nsort-key os\nversion {number}\nlinux /os/{letter}/vmlinuz\n\
              initrd /os/{letter}/kubesolo-os.gz\noptions {} panic=10 os_update.slot={letter} \
-             os_update.nonce={nonce} os_update.boot={COUNTED}\n",
-            self.args.as_str()
+             os_update.nonce={nonce} os_update.boot={}\n",
+            self.args.as_str(),
+            CommandLine::COUNTED
         );
         let (path, aside) = (self.dir().join(&file), self.dir().join(format!("os-{letter}.new")));
         self.files.create(&aside)?;

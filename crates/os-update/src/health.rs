@@ -86,7 +86,8 @@ pub async fn once(
         findings.push(finding("network", network(Path::new("/proc/net/route"))));
     }
     if let Some(dir) = &health.disk {
-        findings.push(finding("disk", disk(dir)));
+        let dir = dir.clone();
+        findings.push(finding("disk", beside(move || disk(&dir)).await));
     }
     for unit in &health.units {
         let name = unit.clone();
@@ -104,7 +105,7 @@ pub async fn once(
     findings
 }
 
-/// A check that waits for other programs, in a thread of its own: should it never end, its caller
+/// A check that waits for other programs or for a disk, in a thread of its own: should it never end, its caller
 /// does not wait for it for ever.
 async fn beside(check: impl FnOnce() -> Result<(), String> + Send + 'static) -> Result<(), String> {
     tokio::task::spawn_blocking(check).await.unwrap_or_else(|error| Err(error.to_string()))
@@ -115,8 +116,8 @@ pub async fn until_well(
     health: &Health,
     expected: Option<&Expected>,
     running: &Running<'_>,
+    deadline: Deadline,
 ) -> Vec<Finding> {
-    let deadline = Deadline::after(health.deadline);
     loop {
         let round = timeout(deadline.left().max(LEAST), once(health, expected, running)).await;
         let Ok(findings) = round else {
@@ -229,6 +230,10 @@ mod tests {
         }
     }
 
+    fn now() -> Deadline {
+        Deadline::after(Duration::ZERO)
+    }
+
     fn problems(findings: &[Finding]) -> Vec<&str> {
         findings.iter().filter(|f| f.problem.is_some()).map(|f| f.check.as_str()).collect()
     }
@@ -238,7 +243,7 @@ mod tests {
         let (right, wrong) = (Version::new(2, 0, 0), Version::new(1, 0, 0));
         let check = async |slot, nonce, version: &Version| {
             let running = Running { slot, nonce: Some(nonce), version };
-            let findings = until_well(&health(), Some(&expected()), &running).await;
+            let findings = until_well(&health(), Some(&expected()), &running, now()).await;
             problems(&findings).join(" ")
         };
         assert_eq!(check(Some(Slot::B), "n2", &right).await, "");
@@ -259,7 +264,7 @@ mod tests {
         wanted.command = Some("/bin/false".into());
         wanted.disk = Some(dir.path().join("missing"));
         wanted.http = vec![Url::parse("http://127.0.0.1:1/").unwrap()];
-        let findings = until_well(&wanted, None, &running).await;
+        let findings = until_well(&wanted, None, &running, now()).await;
         assert_eq!(problems(&findings), ["disk", "http http://127.0.0.1:1/", "command"]);
     }
 
@@ -274,7 +279,7 @@ mod tests {
         let version = Version::new(1, 0, 0);
         let running = Running { slot: None, nonce: None, version: &version };
         let begun = Deadline::after(Duration::from_millis(3500));
-        let findings = until_well(&wanted, None, &running).await;
+        let findings = until_well(&wanted, None, &running, now()).await;
         assert_eq!(problems(&findings), ["deadline"]);
         assert!(!begun.passed());
     }

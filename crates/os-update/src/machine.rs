@@ -20,6 +20,9 @@ const BUILT: Timestamp = Timestamp(1_793_491_200_000);
 /// How long the service manager may take to begin.
 const REBOOT_PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long what was written may take to reach the disk before that.
+const SYNC_PATIENCE: Duration = Duration::from_secs(30);
+
 /// What a machine did not say.
 #[derive(Debug, Error)]
 pub enum MachineError {
@@ -103,7 +106,15 @@ pub fn reboot() -> Result<(), HostError> {
     if managed && Tool::new("systemctl").arg("reboot").capture(REBOOT_PATIENCE).is_ok() {
         return Ok(());
     }
-    rustix::fs::sync();
+    // A disk that hangs must not keep the machine from it.
+    let (tell, told) = std::sync::mpsc::channel();
+    let sync = move || {
+        rustix::fs::sync();
+        let _ = tell.send(());
+    };
+    if std::thread::Builder::new().name("sync".to_owned()).spawn(sync).is_ok() {
+        let _ = told.recv_timeout(SYNC_PATIENCE);
+    }
     rustix::system::reboot(rustix::system::RebootCommand::Restart)
         .map_err(|error| HostError::system("restart the machine", error))
 }

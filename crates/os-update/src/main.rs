@@ -14,9 +14,7 @@ use banger_trust::SecretKey;
 use banger_trust::gates::Hours;
 use banger_update::{Engine, HostFiles, KernelArgs, Slot, grub_config};
 use clap::Parser as _;
-use os_update::agent::{
-    Agent, AgentError, Orders, Reboot, Run, Signatures, give_up_undecided, install, settle,
-};
+use os_update::agent::{Agent, AgentError, Orders, Reboot, Run, Signatures, install, settle};
 use os_update::cloud_init;
 use os_update::dns::Resolver;
 use os_update::http::Patience;
@@ -100,7 +98,11 @@ fn settings(cli: &Cli, output: &Output) -> Result<(Merged, Settings)> {
     {
         let nothing_said = Merged::new(&BTreeMap::new(), &ConfFile::default());
         let least = settle(&merged.least()).or_else(|_| settle(&nothing_said))?;
-        give_up_undecided(&least, when(!no_reboot))?;
+        let agent = Agent::new(least, Patience::default(), Resolver::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let given_up = runtime.block_on(agent.give_up_undecided(when(!no_reboot)));
+        runtime.shutdown_background();
+        given_up?;
     }
     Ok((merged, valid?))
 }

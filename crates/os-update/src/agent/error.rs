@@ -1,5 +1,7 @@
 //! Why a run did not do what it was asked to, and the exit status that tells of it.
 
+use std::time::Duration;
+
 use banger_host::HostError;
 use banger_trust::gates::Refusal;
 use banger_trust::{DocumentError, OpenError, ParseSignatureError, Version};
@@ -94,6 +96,20 @@ pub enum AgentError {
     /// The system that was just booted is not well.
     #[error("the system is not well: {0}")]
     Unhealthy(String),
+    /// The same, and there is more.
+    #[error("the system is not well: {problems}; and that cannot be written down")]
+    UnhealthyUnwritten {
+        /// What is wrong with it.
+        problems: String,
+        /// Why it cannot be written down.
+        source: Box<Self>,
+    },
+    /// Whatever was to be found out about it takes for ever.
+    #[error("the health check had no end within {} s: a disk hangs", .after.as_secs())]
+    NoVerdict {
+        /// The time that it had.
+        after: Duration,
+    },
     /// Settings.
     #[error("the settings are wrong")]
     Settings(#[from] SettingsError),
@@ -133,7 +149,7 @@ impl AgentError {
             | Self::Fetch(FetchError::Stage(StageError::Unverified { .. }))
             | Self::Corrupted { .. }
             | Self::StagedUntrusted { .. } => 5,
-            Self::Unhealthy(_) => 6,
+            Self::Unhealthy(_) | Self::UnhealthyUnwritten { .. } | Self::NoVerdict { .. } => 6,
             Self::Busy => 7,
             _ => 1,
         }

@@ -7,6 +7,7 @@ mod ask;
 mod error;
 
 mod install;
+mod restart;
 mod rollback;
 mod session;
 mod undecided;
@@ -33,8 +34,8 @@ use crate::url::Url;
 use ask::{Asked, signature};
 pub use error::AgentError;
 pub use install::install;
+pub use restart::Restart;
 use session::Session;
-pub use undecided::give_up_undecided;
 
 /// What one run is told besides its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,11 +108,12 @@ pub enum Outcome {
 }
 
 /// The agent of this machine, with valid settings.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Agent {
     settings: Settings,
     patience: Patience,
     resolver: Resolver,
+    restart: Restart,
 }
 
 /// Reads the key if it lies in a file, and checks all settings.
@@ -126,7 +128,13 @@ pub fn settle(merged: &Merged) -> Result<Settings, AgentError> {
 impl Agent {
     /// With these settings.
     pub fn new(settings: Settings, patience: Patience, resolver: Resolver) -> Self {
-        Self { settings, patience, resolver }
+        Self { settings, patience, resolver, restart: Restart::default() }
+    }
+
+    /// With another way to start the machine again.
+    #[must_use]
+    pub fn restarted(self, by: Restart) -> Self {
+        Self { restart: by, ..self }
     }
 
     /// Its settings.
@@ -244,7 +252,7 @@ impl Agent {
         let (nonce, boot_id) = (nonce()?, session.seen.boot_id.clone());
         session.happen(Event::Activate { nonce, boot_id })?;
         if reboot == Reboot::Now {
-            machine::reboot()?;
+            self.restart.carry_out()?;
         }
         Ok(Outcome::OnTrial(release.version))
     }

@@ -6,7 +6,6 @@ use banger_update::{
 
 use super::session::Session;
 use super::{Agent, AgentError, Orders, Outcome, Reboot, Run, nonce};
-use crate::machine;
 
 /// What is written down as the reason.
 const REASON: &str = "an operator rolled it back";
@@ -27,7 +26,7 @@ impl Agent {
                 let from = back.given_up.version;
                 if session.seen.booted.slot != Some(back.attempt.slot) {
                     // It was decided already, and the boot is still to come.
-                    restart(orders, reboot)?;
+                    self.restart_if(orders, reboot)?;
                     return Ok(Outcome::Returning { slot: back.attempt.slot, from });
                 }
                 (Event::Unhealthy(REASON.to_owned()), Outcome::RolledBack)
@@ -43,9 +42,16 @@ impl Agent {
         }
         let effects = session.happen(event)?;
         if effects.contains(&Effect::Reboot) || matches!(outcome, Outcome::Returning { .. }) {
-            restart(orders, reboot)?;
+            self.restart_if(orders, reboot)?;
         }
         Ok(outcome)
+    }
+
+    fn restart_if(&self, orders: Orders, reboot: Reboot) -> Result<(), AgentError> {
+        if orders.run == Run::Real && reboot == Reboot::Now {
+            self.restart.carry_out()?;
+        }
+        Ok(())
     }
 
     /// To the slot beside the one that runs, which has to be whole, and startable.
@@ -79,11 +85,4 @@ fn give_up(session: &Session<'_>, trial: &Trial) -> Event {
     } else {
         Event::FellBack(REASON.to_owned())
     }
-}
-
-fn restart(orders: Orders, reboot: Reboot) -> Result<(), AgentError> {
-    if orders.run == Run::Real && reboot == Reboot::Now {
-        machine::reboot()?;
-    }
-    Ok(())
 }

@@ -46,11 +46,11 @@ impl<'a> Session<'a> {
         loader: &'a dyn BootLoader,
         run: Run,
         reboot: Reboot,
+        deadline: Deadline,
     ) -> Result<Self, AgentError> {
         if run == Run::Dry {
             return Self::look(agent, loader);
         }
-        let deadline = Deadline::after(agent.settings().health.deadline);
         let held = loop {
             match lock(agent)? {
                 Some(held) => break held,
@@ -60,7 +60,7 @@ impl<'a> Session<'a> {
         };
         let session = Self::with(agent, loader, held)?;
         if session.needs_reboot && reboot == Reboot::Now {
-            machine::reboot()?;
+            agent.restart.carry_out()?;
         }
         Ok(session)
     }

@@ -117,12 +117,16 @@ impl Appliance {
         }
         let version = if slot == Slot::A { "1.0.0" } else { version_of_b };
         self.say_booted(slot, &view.nonce, version);
-        // Boot ids are the kernel's; in the state this boot becomes an earlier one.
+        self.forget_boot_id();
+        slot
+    }
+
+    /// Boot ids are the kernel's; in the state this boot becomes an earlier one.
+    pub(crate) fn forget_boot_id(&self) {
         let path = self.path("state/state.json");
-        let text = fs::read_to_string(&path).unwrap();
+        let Ok(text) = fs::read_to_string(&path) else { return };
         let id = banger_host::facts::boot_id().unwrap();
         fs::write(&path, text.replace(&id, "an earlier boot")).unwrap();
-        slot
     }
 
     pub(crate) fn count_down(&self, slot: Slot, left: u8) {

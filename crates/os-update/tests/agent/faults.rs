@@ -151,7 +151,8 @@ fn f08_a_committed_system_that_cannot_be_loaded_any_more_is_told_of_and_made_ane
     assert!(matches!(record.state, State::Failed(_)), "{:?}", record.state);
     assert!(record.last_error.unwrap().contains("slot A runs"));
     assert!(matches!(appliance.apply(PLAIN), Ok(Outcome::Staged(_))));
-    assert!(matches!(appliance.activate(PLAIN), Ok(Outcome::OnTrial(_))));
+    let activated = appliance.activate(PLAIN);
+    assert!(matches!(activated, Ok(Outcome::OnTrial(_))), "{activated:?}");
 }
 
 #[test]

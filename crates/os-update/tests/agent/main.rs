@@ -5,6 +5,7 @@
 
 mod appliance;
 mod attacks;
+mod counted;
 mod faults;
 mod flow;
 mod gates;
@@ -12,3 +13,4 @@ mod rollback;
 mod server;
 mod tls;
 mod transport;
+mod verdict;
