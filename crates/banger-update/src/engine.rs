@@ -125,9 +125,11 @@ impl<'a, F: Files> Engine<'a, F> {
         match RecordFile::new(files, &dir.join(RECORD)).read() {
             ReadRecord::Known(record) => *record,
             ReadRecord::Missing => Record::default(),
-            ReadRecord::Unusable(error) => unknown(&error),
-            ReadRecord::Later(record, error) => {
+            ReadRecord::Unusable(record, error) => {
                 Record { last_error: Some(error.to_string()), ..*record }
+            }
+            ReadRecord::Unreadable(error) => {
+                Record { last_error: Some(error.to_string()), ..Record::default() }
             }
         }
     }
@@ -229,23 +231,12 @@ fn read<F: Files>(files: &F, dir: &Path) -> Result<Record, EngineError> {
         ReadRecord::Known(record) => Ok(*record),
         ReadRecord::Missing => Ok(Record::default()),
         // It may well be read the next time, and what it says must not be lost.
-        ReadRecord::Unusable(RecordError::Host(error)) if error.io_kind().is_some() => {
-            Err(error.into())
-        }
-        ReadRecord::Unusable(error) => {
+        ReadRecord::Unreadable(error) => Err(error.into()),
+        ReadRecord::Unusable(record, error) => {
             // Somebody may want to see it, or a later version may know it.
-            files.rename(&path, &dir.join(UNUSABLE))?;
-            files.sync_dir(dir)?;
-            Ok(unknown(&error))
-        }
-        ReadRecord::Later(record, error) => {
             files.rename(&path, &dir.join(UNUSABLE))?;
             files.sync_dir(dir)?;
             Ok(Record { last_error: Some(error.to_string()), ..*record })
         }
     }
-}
-
-fn unknown(error: &RecordError) -> Record {
-    Record { last_error: Some(error.to_string()), ..Record::default() }
 }

@@ -29,6 +29,7 @@ mod grub;
 mod grub_config;
 mod history;
 mod record;
+mod record_form;
 mod recovery;
 mod slot;
 mod staging;
