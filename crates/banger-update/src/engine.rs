@@ -9,9 +9,9 @@ use thiserror::Error;
 
 use crate::boot::{BootError, BootLoader, Tries};
 use crate::files::Files;
-use crate::history::{Entry, History};
+use crate::history::{Entry, History, recall};
 use crate::record::{ReadRecord, Record, RecordError, RecordFile};
-use crate::recovery::{Observed, Written, recover, restart_is_due};
+use crate::recovery::{Observed, Written, forgotten, recover, restart_is_due};
 use crate::state::State;
 use crate::transition::{Denied, Effect, Event};
 
@@ -69,6 +69,11 @@ impl<'a, F: Files> Engine<'a, F> {
         let record = read(files, dir)?;
         let boot_id = seen.boot_id.clone();
         let mut engine = Self { files, dir: dir.to_owned(), loader, tries, record, boot_id };
+        if let (Some(slot), Some(lies)) = (forgotten(&engine.record, seen), seen.forgotten)
+            && seen.booted.slot == Some(!slot)
+        {
+            engine.remember(|record| record.remember_failed(lies))?;
+        }
         let Some((state, effects)) = recover(&engine.record.state, engine.written(), seen) else {
             return Ok((engine, vec![]));
         };
@@ -124,9 +129,10 @@ impl<'a, F: Files> Engine<'a, F> {
     pub fn look(files: &F, dir: &Path) -> Record {
         match RecordFile::new(files, &dir.join(RECORD)).read() {
             ReadRecord::Known(record) => *record,
-            ReadRecord::Missing => Record::default(),
+            ReadRecord::Missing => recalled(files, dir, Record::default()),
             ReadRecord::Unusable(record, error) => {
-                Record { last_error: Some(error.to_string()), ..*record }
+                let record = Record { last_error: Some(error.to_string()), ..*record };
+                recalled(files, dir, record)
             }
             ReadRecord::Unreadable(error) => {
                 Record { last_error: Some(error.to_string()), ..Record::default() }
@@ -190,16 +196,11 @@ impl<'a, F: Files> Engine<'a, F> {
             State::Blocked { .. } => record.last_error = Some(state.to_string()),
             _ => {}
         }
-        let entry = Entry {
-            time: now,
-            state: state.name().to_owned(),
-            version: state.release().map(|release| release.version.to_string()),
-            text: state.to_string(),
-        };
+        let entry = Entry::of(&state, now);
         (record.state, record.since) = (state, now);
         record.boot_id = Some(self.boot_id.clone());
         self.write(record)?;
-        // It is for people: that it cannot be written must not keep an update from its end.
+        // What is written is the record: that it cannot be written must not keep an update from its end.
         let _ = History::new(self.files, &self.dir.join(HISTORY)).add(entry);
         Ok(())
     }
@@ -229,14 +230,21 @@ fn read<F: Files>(files: &F, dir: &Path) -> Result<Record, EngineError> {
     let path = dir.join(RECORD);
     match RecordFile::new(files, &path).read() {
         ReadRecord::Known(record) => Ok(*record),
-        ReadRecord::Missing => Ok(Record::default()),
+        ReadRecord::Missing => Ok(recalled(files, dir, Record::default())),
         // It may well be read the next time, and what it says must not be lost.
         ReadRecord::Unreadable(error) => Err(error.into()),
         ReadRecord::Unusable(record, error) => {
             // Somebody may want to see it, or a later version may know it.
             files.rename(&path, &dir.join(UNUSABLE))?;
             files.sync_dir(dir)?;
-            Ok(Record { last_error: Some(error.to_string()), ..*record })
+            let record = Record { last_error: Some(error.to_string()), ..*record };
+            Ok(recalled(files, dir, record))
         }
     }
+}
+
+/// With what the history still knows.
+fn recalled<F: Files>(files: &F, dir: &Path, mut record: Record) -> Record {
+    recall(&mut record, &History::new(files, &dir.join(HISTORY)).entries());
+    record
 }

@@ -45,7 +45,7 @@ pub use grub::{ENV_COPIES, Grub};
 pub use grub_config::{KernelArgs, KernelArgsError, grub_config};
 pub use history::{Entry, History, MAX_ENTRIES};
 pub use record::{ReadRecord, Record, RecordError, RecordFile};
-pub use recovery::{CommandLine, Observed, Written, recover};
+pub use recovery::{CommandLine, Observed, Written, forgotten, recover};
 pub use slot::{Layout, ParseSlotError, Slot};
 pub use staging::{Incoming, Passive, StageError};
 pub use state::{Attempt, Failure, Phase, ReleaseId, Return, State, Trial};

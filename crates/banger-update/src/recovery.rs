@@ -1,8 +1,9 @@
 //! What a state means after a boot, a crash or a power cut. Pure.
 
-use banger_trust::Version;
+use banger_trust::{Sha256Digest, Version};
 
 use crate::boot::{BootView, SlotStatus};
+use crate::record::Record;
 use crate::slot::Slot;
 use crate::state::{Attempt, Failure, Phase, ReleaseId, Return, State, Trial};
 use crate::transition::{Effect, Event};
@@ -60,6 +61,22 @@ pub struct Observed {
     pub boot_id: String,
     /// The version that runs, as far as it says.
     pub running: Version,
+    /// What lies in the slot that [`forgotten`] names, whose files are not read without need.
+    pub forgotten: Option<Sha256Digest>,
+}
+
+/// The slot of which the boot loader knows that it is being tried, or was in vain, and nobody else.
+/// What lies in it has to be found out, lest it is tried again and again.
+pub fn forgotten(record: &Record, seen: &Observed) -> Option<Slot> {
+    let (boot, slot) = (seen.boot.as_ref()?, seen.booted.slot?);
+    if matches!(boot.status(slot), SlotStatus::Trial { .. }) {
+        let (state, _) = recover(&record.state, Written::Earlier, seen)?;
+        return (state != record.state && state.attempt().is_some()).then_some(slot);
+    }
+    // A state that was lost, and not one that has come to rest since.
+    let lost = record.state == State::Idle && record.boot_id.is_none();
+    let in_vain = boot.status(!slot) == SlotStatus::Trial { left: 0 };
+    (lost && in_vain).then_some(!slot)
 }
 
 /// When a state was written down.
@@ -216,7 +233,7 @@ fn orphan(seen: &Observed) -> Option<(State, Vec<Effect>)> {
     }
     let release = ReleaseId {
         version: seen.running.clone(),
-        fingerprint: banger_trust::Sha256Digest::of(b"unknown"),
+        fingerprint: seen.forgotten.unwrap_or_else(|| Sha256Digest::of(b"unknown")),
     };
     let attempt = Attempt { slot, nonce: boot.nonce.clone(), boot_id: String::new() };
     Some((State::Trial(Trial { release, attempt }), vec![]))
@@ -225,7 +242,6 @@ fn orphan(seen: &Observed) -> Option<(State, Vec<Effect>)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use banger_trust::Sha256Digest;
 
     fn recover(state: &State, seen: &Observed) -> Option<(State, Vec<Effect>)> {
         super::recover(state, Written::InThisBoot, seen)
@@ -246,7 +262,8 @@ mod tests {
     fn seen(slot: Option<Slot>, nonce: &str, boot: BootView, boot_id: &str) -> Observed {
         let booted = CommandLine { slot, nonce: Some(nonce.into()), ..CommandLine::default() };
         let running = Version::new(1, 0, 0);
-        Observed { booted, boot: Some(boot), boot_id: boot_id.into(), running }
+        let boot_id = boot_id.into();
+        Observed { booted, boot: Some(boot), boot_id, running, forgotten: None }
     }
 
     fn trying(left: u8) -> BootView {

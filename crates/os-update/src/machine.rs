@@ -88,6 +88,7 @@ pub fn observe(settings: &Settings, loader: &dyn BootLoader) -> Result<Observed,
         boot: loader.view().ok(),
         boot_id: facts::boot_id()?,
         running: running_version(&settings.version_file)?,
+        forgotten: None,
     })
 }
 

@@ -167,7 +167,13 @@ mod tests {
     fn seen() -> Observed {
         let booted = CommandLine { slot: Some(Slot::A), ..CommandLine::default() };
         let boot = Some(BootView::starting(Slot::A));
-        Observed { booted, boot, boot_id: "now".into(), running: Version::new(1, 0, 0) }
+        Observed {
+            booted,
+            boot,
+            boot_id: "now".into(),
+            running: Version::new(1, 0, 0),
+            forgotten: None,
+        }
     }
 
     #[test]

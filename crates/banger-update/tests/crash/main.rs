@@ -73,7 +73,13 @@ fn boot(disk: &Disk) -> CommandLine {
 
 fn seen(disk: &Disk, booted: CommandLine, boot_id: &str) -> Observed {
     let boot = Grub::new(disk, layout()).view().ok();
-    Observed { booted, boot, boot_id: boot_id.into(), running: Version::new(1, 0, 0) }
+    Observed {
+        booted,
+        boot,
+        boot_id: boot_id.into(),
+        running: Version::new(1, 0, 0),
+        forgotten: None,
+    }
 }
 
 /// Everything up to the boot of the new system.

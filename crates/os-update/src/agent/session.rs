@@ -7,7 +7,9 @@ use banger_host::fs::create_private_dir;
 use banger_host::lock::FileLock;
 use banger_model::Timestamp;
 use banger_trust::gates::Refusal;
-use banger_update::{BootLoader, Effect, Engine, Event, HostFiles, Observed, State};
+use banger_update::{
+    BootLoader, Effect, Engine, Event, HostFiles, Observed, Passive, State, forgotten,
+};
 
 use super::{Agent, AgentError, Reboot, Run};
 use crate::health::chain;
@@ -67,7 +69,7 @@ impl<'a> Session<'a> {
 
     fn with(agent: &Agent, loader: &'a dyn BootLoader, lock: FileLock) -> Result<Self, AgentError> {
         let settings = agent.settings();
-        let seen = machine::observe(settings, loader)?;
+        let seen = observe(agent, loader)?;
         let (dir, tries) = (&settings.state_dir, settings.tries);
         let now = machine::system_time();
         let (engine, effects) = Engine::open(&HostFiles, dir, loader, tries, &seen, now)?;
@@ -77,7 +79,7 @@ impl<'a> Session<'a> {
 
     fn look(agent: &Agent, loader: &'a dyn BootLoader) -> Result<Self, AgentError> {
         let settings = agent.settings();
-        let seen = machine::observe(settings, loader)?;
+        let seen = observe(agent, loader)?;
         let (dir, tries) = (&settings.state_dir, settings.tries);
         let engine = Engine::peek(&HostFiles, dir, loader, tries, &seen);
         Ok(Self { engine, seen, run: Run::Dry, needs_reboot: false, _lock: None })
@@ -152,6 +154,18 @@ impl<'a> Session<'a> {
         }
         self.or_failed(outcome)
     }
+}
+
+/// What can be seen, and what lies in a slot that only the boot loader remembers.
+fn observe(agent: &Agent, loader: &dyn BootLoader) -> Result<Observed, AgentError> {
+    let mut seen = machine::observe(agent.settings(), loader)?;
+    let record = Engine::look(&HostFiles, &agent.settings().state_dir);
+    if let Some(slot) = forgotten(&record, &seen) {
+        // One that cannot be read is judged all the same.
+        let there = Passive::beside(&HostFiles, agent.layout(), !slot);
+        seen.forgotten = there.and_then(|slot| slot.fingerprint()).unwrap_or_default();
+    }
+    Ok(seen)
 }
 
 /// The lock, if nobody else holds it.

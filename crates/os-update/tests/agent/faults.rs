@@ -259,3 +259,38 @@ fn nothing_begins_while_a_boot_is_still_to_come_or_its_verdict() {
         assert!(matches!(error, AgentError::Undecided(_)) && error.exit_code() == 3, "{error}");
     }
 }
+
+#[test]
+fn f13_f14_what_was_given_up_is_not_offered_again_when_the_state_is_lost() {
+    let lose: fn(&Appliance) = |a| fs::remove_file(a.path("state/state.json")).unwrap();
+    let lose_all: fn(&Appliance) = |a| fs::remove_dir_all(a.path("state")).unwrap();
+    let sick = |appliance: &mut Appliance| {
+        appliance.set(Key::HealthCommand, "/bin/false");
+        appliance.set(Key::HealthDeadline, "1s");
+    };
+    let assert_refused = |appliance: &Appliance| {
+        let before = appliance.bootable();
+        assert_eq!(appliance.apply(PLAIN).unwrap_err().exit_code(), 3);
+        assert_eq!(appliance.bootable(), before);
+    };
+    // After the verdict: the history knows.
+    let (mut appliance, _server) = on_trial();
+    sick(&mut appliance);
+    assert!(appliance.healthcheck().is_err());
+    assert_eq!(appliance.boot("2.0.0"), Slot::A);
+    lose(&appliance);
+    assert_refused(&appliance);
+    // Before it: what lies in the slot tells.
+    let (mut appliance, _server) = on_trial();
+    sick(&mut appliance);
+    lose_all(&appliance);
+    assert!(appliance.healthcheck().is_err());
+    assert_eq!(appliance.boot("2.0.0"), Slot::A);
+    assert_refused(&appliance);
+    // And after trials of which nobody else knows than the boot loader.
+    let (appliance, _server) = on_trial();
+    (1..3).for_each(|_| assert_eq!(appliance.boot("2.0.0"), Slot::B));
+    lose_all(&appliance);
+    assert_eq!(appliance.boot("2.0.0"), Slot::A);
+    assert_refused(&appliance);
+}
