@@ -96,7 +96,13 @@ pub(crate) enum Command {
     /// Have the boot loader try what was applied
     Activate(Restart),
     /// Try the system that ran before at the next boot, and stay with it if it proves itself
-    Rollback(Restart),
+    Rollback {
+        /// Try it even if it was given up here
+        #[arg(long)]
+        given_up: bool,
+        #[command(flatten)]
+        restart: Restart,
+    },
     /// Have the system that was just booted prove itself, and keep it or give it up
     Healthcheck {
         /// Do not start the machine again when the system is given up

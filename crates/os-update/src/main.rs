@@ -14,7 +14,9 @@ use banger_trust::SecretKey;
 use banger_trust::gates::Hours;
 use banger_update::{Engine, HostFiles, KernelArgs, Slot, grub_config};
 use clap::Parser as _;
-use os_update::agent::{Agent, AgentError, Orders, Reboot, Run, Signatures, install, settle};
+use os_update::agent::{
+    Agent, AgentError, GivenUp, Orders, Reboot, Run, Signatures, install, settle,
+};
 use os_update::cloud_init;
 use os_update::dns::Resolver;
 use os_update::http::Patience;
@@ -68,7 +70,7 @@ fn run(cli: Cli, output: &Output) -> Result<()> {
             runtime.block_on(agent.apply(orders, &mut progress))
         }
         Command::Activate(restart) => agent.activate(orders, when(restart.reboot)),
-        Command::Rollback(restart) => agent.rollback(orders, when(restart.reboot)),
+        Command::Rollback { restart, .. } => agent.rollback(orders, when(restart.reboot)),
         Command::Healthcheck { no_reboot } => {
             runtime.block_on(agent.healthcheck(orders, when(!no_reboot)))
         }
@@ -128,7 +130,9 @@ fn tell(command: &Command, agent: &Agent, merged: &Merged, output: &Output) -> R
 
 fn orders(cli: &Cli) -> Orders {
     let insecure = matches!(cli.command, Command::Apply { insecure_skip_verify: true });
+    let even_given_up = matches!(cli.command, Command::Rollback { given_up: true, .. });
     Orders {
+        given_up: if even_given_up { GivenUp::Wanted } else { GivenUp::Refused },
         hours: if cli.common.force { Hours::Ignore } else { Hours::Keep },
         signatures: if insecure { Signatures::Insecure } else { Signatures::Required },
         run: if cli.common.dry_run { Run::Dry } else { Run::Real },

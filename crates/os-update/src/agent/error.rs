@@ -93,6 +93,14 @@ pub enum AgentError {
     /// Nothing to go back to.
     #[error("there is no other system to go back to")]
     NoWayBack,
+    /// What could be gone back to is what was given up.
+    #[error(
+        "slot {slot} holds what was given up here: `os-update rollback --given-up` tries it again"
+    )]
+    GivenUp {
+        /// The slot.
+        slot: String,
+    },
     /// The system that was just booted is not well.
     #[error("the system is not well: {0}")]
     Unhealthy(String),
@@ -143,7 +151,7 @@ impl AgentError {
             Self::Settings(_) | Self::KeyAnyway => 2,
             Self::Refused(Refusal::NeedsStep(_)) => 4,
             Self::Refused(_) | Self::NoKey | Self::NothingStaged(_) => 3,
-            Self::RestartFirst(_) | Self::Undecided(_) => 3,
+            Self::RestartFirst(_) | Self::Undecided(_) | Self::GivenUp { .. } => 3,
             Self::Untrusted { .. } | Self::Signature { .. } | Self::WrongStep { .. } => 5,
             Self::Stage(StageError::Unverified { .. })
             | Self::Fetch(FetchError::Stage(StageError::Unverified { .. }))

@@ -46,6 +46,17 @@ pub struct Orders {
     pub signatures: Signatures,
     /// Whether anything is done.
     pub run: Run,
+    /// Whether what was given up may be gone back to.
+    pub given_up: GivenUp,
+}
+
+/// Whether what was given up here may be gone back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GivenUp {
+    /// No.
+    Refused,
+    /// `--given-up` was given: somebody knows better.
+    Wanted,
 }
 
 /// Whether signatures have to be there.

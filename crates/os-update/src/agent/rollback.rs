@@ -5,7 +5,7 @@ use banger_update::{
 };
 
 use super::session::Session;
-use super::{Agent, AgentError, Orders, Outcome, Reboot, Run, nonce};
+use super::{Agent, AgentError, GivenUp, Orders, Outcome, Reboot, Run, nonce};
 
 /// What is written down as the reason.
 const REASON: &str = "an operator rolled it back";
@@ -32,7 +32,7 @@ impl Agent {
                 (Event::Unhealthy(REASON.to_owned()), Outcome::RolledBack)
             }
             _ => {
-                let back = self.way_back(&session)?;
+                let back = self.way_back(&session, orders.given_up)?;
                 let (slot, from) = (back.attempt.slot, back.given_up.version.clone());
                 (Event::GoBack(back), Outcome::Returning { slot, from })
             }
@@ -55,7 +55,7 @@ impl Agent {
     }
 
     /// To the slot beside the one that runs, which has to be whole, and startable.
-    fn way_back(&self, session: &Session<'_>) -> Result<Return, AgentError> {
+    fn way_back(&self, session: &Session<'_>, given_up: GivenUp) -> Result<Return, AgentError> {
         session.free()?;
         let runs = session.seen.booted.slot.ok_or(AgentError::NoSlot)?;
         let slot = !runs;
@@ -63,7 +63,10 @@ impl Agent {
         if status != Some(SlotStatus::Good) {
             return Err(AgentError::NoWayBack);
         }
-        self.fingerprint(slot)?;
+        let there = self.fingerprint(slot)?;
+        if given_up == GivenUp::Refused && session.engine.record().failed.contains(&there) {
+            return Err(AgentError::GivenUp { slot: slot.to_string() });
+        }
         let fingerprint = self.fingerprint(runs)?;
         let given_up = ReleaseId { version: session.seen.running.clone(), fingerprint };
         let boot_id = session.seen.boot_id.clone();

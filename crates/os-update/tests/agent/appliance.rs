@@ -11,7 +11,7 @@ use banger_update::{
     BootLoader as _, Engine, Grub, HostFiles, KernelArgs, Layout, Record, Slot, SlotStatus,
 };
 use os_update::agent::{
-    Agent, AgentError, Orders, Outcome, Reboot, Run, Signatures, install, settle,
+    Agent, AgentError, GivenUp, Orders, Outcome, Reboot, Run, Signatures, install, settle,
 };
 use os_update::dns::Resolver;
 use os_update::fetch::Silent;
@@ -19,8 +19,12 @@ use os_update::http::Patience;
 use os_update::settings::{Key, Loader, Merged, parse_conf};
 
 /// Orders without anything special.
-pub(crate) const PLAIN: Orders =
-    Orders { hours: Hours::Keep, signatures: Signatures::Required, run: Run::Real };
+pub(crate) const PLAIN: Orders = Orders {
+    hours: Hours::Keep,
+    signatures: Signatures::Required,
+    run: Run::Real,
+    given_up: GivenUp::Refused,
+};
 
 /// Short, since servers of these tests fail on purpose.
 pub(crate) const PATIENCE: Patience = Patience {

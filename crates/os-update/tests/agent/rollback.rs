@@ -3,7 +3,7 @@
 use std::fs;
 
 use banger_update::{BootLoader as _, Engine, Grub, HostFiles, Slot, SlotStatus, State};
-use os_update::agent::{AgentError, Orders, Outcome, Reboot, Run};
+use os_update::agent::{AgentError, GivenUp, Orders, Outcome, Reboot, Run};
 use os_update::settings::Key;
 
 use crate::appliance::{Appliance, PLAIN, Release};
@@ -127,6 +127,29 @@ fn there_is_a_way_back_long_after_the_update_and_none_before_it() {
     assert_eq!(appliance.boot("2.0.0"), Slot::A);
     appliance.healthcheck().unwrap();
     assert_eq!(appliance.apply(PLAIN).unwrap_err().exit_code(), 3, "it was given up");
+}
+
+#[test]
+fn f13_what_was_given_up_is_gone_back_to_only_if_somebody_insists() {
+    let (appliance, _server) = updated();
+    assert_returning(&back(&appliance));
+    assert_eq!(appliance.boot("2.0.0"), Slot::A);
+    appliance.healthcheck().unwrap();
+    // Now, and when the state is about something else.
+    for _ in 0..2 {
+        let before = (appliance.record(), appliance.bootable());
+        let error = back(&appliance).unwrap_err();
+        assert!(matches!(error, AgentError::GivenUp { .. }) && error.exit_code() == 3, "{error}");
+        assert_eq!((appliance.record(), appliance.bootable()), before);
+        Release::new("1.0.0").publish(&appliance.path("www"), &appliance.secret);
+        let _ = appliance.check(PLAIN);
+    }
+    let insisting = Orders { given_up: GivenUp::Wanted, ..PLAIN };
+    let outcome = appliance.agent().rollback(insisting, Reboot::Later);
+    assert!(matches!(outcome, Ok(Outcome::Returning { slot: Slot::B, .. })), "{outcome:?}");
+    assert_eq!(appliance.boot("2.0.0"), Slot::B);
+    assert!(matches!(appliance.healthcheck(), Ok(Outcome::Returned(_))));
+    assert_eq!(appliance.boot("2.0.0"), Slot::B);
 }
 
 #[test]
