@@ -7,6 +7,7 @@ use banger_host::HostError;
 use thiserror::Error;
 
 use crate::envblock::EnvError;
+use crate::recovery::CommandLine;
 use crate::slot::Slot;
 
 /// Most times that a new slot can be tried: counters have one digit.
@@ -127,12 +128,6 @@ pub enum BootError {
     /// There is no entry for the slot.
     #[error("the boot loader has no entry for slot {0}")]
     NoEntry(Slot),
-    /// An entry that is not ours.
-    #[error("{path} is not an entry that os-update wrote", path = path.display())]
-    Entry {
-        /// The entry.
-        path: PathBuf,
-    },
 }
 
 /// What is wrong with a copy of an environment.
@@ -157,6 +152,15 @@ pub trait BootLoader: fmt::Debug {
     /// # Errors
     /// When it cannot be asked.
     fn view(&self) -> Result<BootView, BootError>;
+
+    /// Settles what a power cut has left of a change, in a boot that was told this. What it will do
+    /// is the same afterwards.
+    ///
+    /// # Errors
+    /// When it could not be told.
+    fn mend(&self, _booted: &CommandLine) -> Result<(), BootError> {
+        Ok(())
+    }
 
     /// It will not start this slot, and look at the other one first, which is the one that runs: it
     /// is startable from then on. The slot may be written.

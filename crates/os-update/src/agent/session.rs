@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use banger_host::clock::Deadline;
-use banger_host::fs::create_private_dir;
+use banger_host::fs::{create_private_dir, read_text};
 use banger_host::lock::FileLock;
 use banger_model::Timestamp;
 use banger_trust::gates::Refusal;
 use banger_update::{
-    BootLoader, Effect, Engine, Event, HostFiles, Observed, Passive, State, forgotten,
+    BootLoader, CommandLine, Effect, Engine, Event, HostFiles, Observed, Passive, State, forgotten,
 };
 
 use super::{Agent, AgentError, Reboot, Run};
@@ -69,6 +69,9 @@ impl<'a> Session<'a> {
 
     fn with(agent: &Agent, loader: &'a dyn BootLoader, lock: FileLock) -> Result<Self, AgentError> {
         let settings = agent.settings();
+        let line = read_text(&settings.cmdline_file, machine::MAX_FACT)?;
+        // Where that fails, it is found again the next time.
+        let _ = loader.mend(&CommandLine::parse(&line));
         let seen = observe(agent, loader)?;
         let (dir, tries) = (&settings.state_dir, settings.tries);
         let now = machine::system_time();

@@ -176,3 +176,21 @@ fn f11_systemd_boot_goes_back_once_it_is_told() {
     assert_eq!(rest(&appliance), (Slot::A, 1));
     assert_eq!(counted::entries(&appliance), ["os-a.conf", "os-b+0-0.conf"]);
 }
+
+#[test]
+fn f01_an_entry_of_systemd_boot_that_a_cut_lost_is_made_again() {
+    let mut appliance = counted::appliance();
+    let _server = activated(&mut appliance);
+    assert_eq!(rest(&appliance), (Slot::B, 0));
+    let entry = appliance.path("boot/loader/entries/os-b.conf");
+    // What runs and has proved itself, whether or not anybody remembers.
+    for text in [None, Some("{")] {
+        fs::remove_file(&entry).unwrap();
+        if let Some(text) = text {
+            fs::write(appliance.path("state/state.json"), text).unwrap();
+        }
+        assert!(matches!(appliance.healthcheck(), Ok(Outcome::Healthy(_) | Outcome::Committed(_))));
+        assert_eq!(counted::entries(&appliance), ["os-a.conf", "os-b.conf"]);
+        assert_eq!(rest(&appliance), (Slot::B, 0));
+    }
+}
