@@ -54,7 +54,7 @@ impl Agent {
 
     /// How much longer than it should something may take before it counts as hanging.
     pub(super) fn grace(&self) -> Duration {
-        const LEAST: Duration = Duration::from_secs(5);
+        const LEAST: Duration = Duration::from_secs(15);
         const MOST: Duration = Duration::from_secs(60);
         (self.settings.health.deadline / 4).clamp(LEAST, MOST)
     }

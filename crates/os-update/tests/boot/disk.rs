@@ -14,8 +14,8 @@ use crate::image::{self, FileSystem};
 use crate::initramfs::{self, Contents};
 use crate::kernel::{Kernel, run};
 
-/// What kernels are told.
-const ARGS: &str = "console=ttyS0 quiet loglevel=3";
+/// What kernels are told; the last three words save a tenth of a boot.
+const ARGS: &str = "console=ttyS0 quiet loglevel=3 norandmaps cryptomgr.notests no_timer_check";
 
 /// What is installed on this host to make disks of and to run them.
 #[derive(Debug)]

@@ -18,6 +18,9 @@ use machine::Machine;
 
 /// Serves and applies the release that lies on the disk, and starts it.
 const UPDATE: &str = "serve\nos-update apply && os-update activate --reboot\n";
+/// The same, and what the new system does when it has proved itself.
+const UPDATE_AND: &str = "printf '%s\\n' '@PLAN' > /boot/plan\nserve\n\
+                          os-update apply && os-update activate --reboot\n";
 /// What ends in a panic of the kernel, and soon in a boot: PID 1 ends.
 const PANIC: &str = "echo 1 > /proc/sys/kernel/panic; exit 1";
 /// What never does anything again, under a watchdog.
@@ -129,4 +132,26 @@ fn systemd_boot_goes_back_to_the_old_entry() {
     let disk = Disk::make(&kit, panics, UPDATE, Loader::SystemdBoot);
     let seen = Machine::start(&kit, &disk, Firmware::Uefi).run_to_end();
     seen.assert_ends("1.0.0", "RolledBack", Some(NEVER_UP));
+}
+
+#[test]
+fn what_ran_goes_on_if_the_old_system_is_lost_on_the_way_back() {
+    let kit = needed!();
+    let back = "os-update rollback; echo x > /boot/os/a/vmlinuz; sync; reboot -f";
+    let plan = UPDATE_AND.replace("@PLAN", back);
+    let disk = Disk::make(&kit, System::new("2.0.0"), &plan, Loader::Grub);
+    let seen = Machine::start(&kit, &disk, Firmware::Bios).run_to_end();
+    seen.assert_told("2.0.0", "Committed", "");
+    let reason = "the boot loader could not start it; 2.0.0 in slot B goes on";
+    seen.assert_ends("2.0.0", "Failed", Some(reason));
+}
+
+#[test]
+fn systemd_boot_tries_the_old_system_and_it_proves_itself() {
+    let kit = needed!();
+    let plan = UPDATE_AND.replace("@PLAN", "os-update rollback --reboot");
+    let disk = Disk::make(&kit, System::new("2.0.0"), &plan, Loader::SystemdBoot);
+    let seen = Machine::start(&kit, &disk, Firmware::Uefi).run_to_end();
+    seen.assert_ends("1.0.0", "RolledBack", Some("an operator rolled it back"));
+    assert_eq!(seen.boots(), ["1.0.0", "2.0.0", "1.0.0"]);
 }
