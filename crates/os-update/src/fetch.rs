@@ -134,7 +134,9 @@ pub async fn file<F: Files>(
             Ok(()) => break,
             Err(FetchError::Http { source, .. }) => {
                 resumes += 1;
-                failures = if into.len() > before { 1 } else { failures + 1 };
+                // A server that brings next to nothing brings nothing.
+                let brought = into.len().saturating_sub(before);
+                failures = if brought >= patience.share { 1 } else { failures + 1 };
                 let wait = pause(&patience, failures, &source);
                 let Some(wait) = wait.filter(|_| resumes < MAX_RESUMES) else {
                     return Err(FetchError::Http { url: url.to_string(), source });
@@ -200,8 +202,12 @@ impl Part<'_> {
     ) -> Result<(), FetchError> {
         let url = || self.url.to_string();
         let mut piece = Vec::with_capacity(PIECE);
+        let mut share = Share::of(self.client.patience());
         loop {
-            let next = answer.chunk().await;
+            let next = answer.chunk().await.and_then(|chunk| {
+                share.brought(chunk.as_ref().map_or(0, |chunk| chunk.len() as u64), self.url)?;
+                Ok(chunk)
+            });
             if let Ok(Some(chunk)) = &next {
                 piece.extend_from_slice(chunk);
             }
@@ -225,6 +231,33 @@ impl Part<'_> {
             source: "it ended before its end".into(),
         };
         if missing { Err(FetchError::Http { url: url(), source: cut() }) } else { Ok(()) }
+    }
+}
+
+/// What has to come in a while: a server that sends a byte now and then is never silent.
+struct Share {
+    patience: Patience,
+    came: u64,
+    until: Deadline,
+}
+
+impl Share {
+    fn of(patience: Patience) -> Self {
+        Self { patience, came: 0, until: Deadline::after(patience.share_within) }
+    }
+
+    fn brought(&mut self, bytes: u64, from: &Url) -> Result<(), HttpError> {
+        self.came += bytes;
+        // The last bytes of a file are not waited for.
+        if bytes == 0 || !self.until.passed() {
+            return Ok(());
+        }
+        if self.came < self.patience.share {
+            let (host, after) = (from.authority(), self.patience.share_within);
+            return Err(HttpError::TooSlow { host, what: "the least that has to come", after });
+        }
+        *self = Self::of(self.patience);
+        Ok(())
     }
 }
 

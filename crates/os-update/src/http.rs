@@ -39,6 +39,10 @@ pub struct Patience {
     pub connect: Duration,
     /// Silence.
     pub idle: Duration,
+    /// So many bytes of a file have to come ...
+    pub share: u64,
+    /// ... in this time, each time.
+    pub share_within: Duration,
     /// A small document, all of it.
     pub document: Duration,
     /// A file, all of it, with all repetitions.
@@ -56,6 +60,8 @@ impl Default for Patience {
         Self {
             connect: Duration::from_secs(20),
             idle: Duration::from_secs(30),
+            share: 64 * 1024,
+            share_within: Duration::from_secs(60),
             document: Duration::from_secs(60),
             file: Duration::from_secs(6 * 3600),
             back_off: Duration::from_secs(1),

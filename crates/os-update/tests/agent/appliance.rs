@@ -30,6 +30,8 @@ pub(crate) const PLAIN: Orders = Orders {
 pub(crate) const PATIENCE: Patience = Patience {
     connect: Duration::from_secs(10),
     idle: Duration::from_millis(400),
+    share: 1,
+    share_within: Duration::from_secs(20),
     document: Duration::from_secs(20),
     file: Duration::from_secs(60),
     back_off: Duration::from_millis(1),
@@ -87,8 +89,12 @@ impl Appliance {
     }
 
     pub(crate) fn agent(&self) -> Agent {
+        self.agent_with(PATIENCE)
+    }
+
+    pub(crate) fn agent_with(&self, patience: Patience) -> Agent {
         let merged = Merged::new(&self.flags, &parse_conf(""));
-        Agent::new(settle(&merged).unwrap(), PATIENCE, Resolver::default())
+        Agent::new(settle(&merged).unwrap(), patience, Resolver::default())
     }
 
     pub(crate) fn record(&self) -> Record {

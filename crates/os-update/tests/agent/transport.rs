@@ -1,15 +1,18 @@
 //! Servers and networks that fail in every way.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use banger_update::State;
 use os_update::agent::{AgentError, Outcome};
+use os_update::fetch::Silent;
 use os_update::health::chain;
+use os_update::http::Patience;
 use os_update::settings::Key;
 
-use crate::appliance::{Appliance, PLAIN, Release};
+use crate::appliance::{Appliance, PATIENCE, PLAIN, Release, run};
 use crate::server::{Asked, Server, send, send_file};
 
 /// An appliance whose server answers requests for the kernel by `kernel`, and the rest as it
@@ -145,6 +148,35 @@ fn n02_a_server_that_falls_silent_is_given_up() {
     });
     let error = chain(appliance.apply(PLAIN).unwrap_err());
     assert!(error.contains("too slow"), "{error}");
+}
+
+#[test]
+fn n02_a_server_that_sends_a_byte_now_and_then_is_given_up() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let (appliance, _server) = with_kernel(move |_, asked, stream, _| {
+        count.fetch_add(1, Ordering::SeqCst);
+        let begin = asked
+            .range
+            .as_ref()
+            .map_or("0", |range| range.trim_start_matches("bytes=").trim_end_matches('-'));
+        let status = if asked.range.is_some() { "206 Partial Content" } else { "200 OK" };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Range: bytes {begin}-299999/300000\r\n\
+             Content-Length: 300000\r\n\r\n"
+        );
+        stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        // Until the agent hangs up.
+        while stream.write_all(b"x").is_ok() && !matches!(stream.read(&mut [0; 1]), Ok(0)) {}
+    });
+    let (share, share_within) = (200_000, Duration::from_millis(100));
+    let idle = Duration::from_secs(60);
+    let patience = Patience { idle, share, share_within, ..PATIENCE };
+    let outcome = run(appliance.agent_with(patience).apply(PLAIN, &mut Silent));
+    let error = chain(outcome.unwrap_err());
+    assert!(error.contains("too slow: the least that has to come"), "{error}");
+    assert_eq!(asked.load(Ordering::SeqCst), 3, "it is not asked again and again");
 }
 
 #[test]
