@@ -44,6 +44,8 @@ pub struct Record {
     pub last_good: Timestamp,
     /// The key that signed what lies in the passive slot; none if nobody did.
     pub staged_by: Option<KeyId>,
+    /// This machine's place in a rollout, where it has no id.
+    pub place: Option<Sha256Digest>,
 }
 
 impl Record {
@@ -197,6 +199,7 @@ mod tests {
             serials: SerialFloor::default().raised(&SignedBy::Key(key), fresh),
             last_good: Timestamp(9),
             staged_by,
+            place: Some(Sha256Digest::of(b"place")),
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct RawRecord {
     last_good: Timestamp,
     #[serde(default)]
     staged_by: Option<String>,
+    #[serde(default)]
+    place: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -180,6 +182,7 @@ impl From<&Record> for RawRecord {
                 .collect(),
             last_good: record.last_good,
             staged_by: record.staged_by.as_ref().map(ToString::to_string),
+            place: record.place.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -230,6 +233,7 @@ impl TryFrom<RawRecord> for Record {
             serials: serial_floors(&raw.serials),
             last_good: raw.last_good,
             staged_by: raw.staged_by.as_deref().and_then(KeyId::parse),
+            place: raw.place.and_then(|text| text.parse().ok()),
         })
     }
 }

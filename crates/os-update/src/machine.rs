@@ -7,7 +7,7 @@ use banger_host::command::Tool;
 use banger_host::fs::{is_there, read_bounded, read_text};
 use banger_host::{HostError, facts};
 use banger_model::Timestamp;
-use banger_trust::{Clock, Sha256Digest, Version};
+use banger_trust::{Clock, Freshness, Sha256Digest, Version, parse_time};
 use banger_update::{BootLoader, CommandLine, Observed};
 use thiserror::Error;
 
@@ -61,10 +61,19 @@ pub fn architecture() -> Result<&'static str, MachineError> {
     }
 }
 
-/// What tells this machine from others, as nobody can read it back.
-pub fn machine_id(file: &Path) -> Sha256Digest {
+/// What tells this machine from others, as nobody can read it back; none if it has no id (machine-id(5)).
+pub fn machine_id(file: &Path) -> Option<Sha256Digest> {
     let id = read_bounded(file, MAX_FACT).unwrap_or_default();
-    Sha256Digest::of(id.trim_ascii())
+    let id = Some(id.trim_ascii()).filter(|id| !id.is_empty() && *id != b"uninitialized");
+    id.map(Sha256Digest::of)
+}
+
+/// The time before which a document was not signed, as it says itself. The clock that it was believed
+/// by proves nothing: one that is ahead would have releases expire for as long as it was ahead.
+pub fn signed_after(release_date: &str, document: Freshness) -> Timestamp {
+    let said = parse_time(release_date).ok();
+    let makes_sense = |said: &Timestamp| document.expires.is_some_and(|expires| *said < expires);
+    said.filter(makes_sense).unwrap_or_default()
 }
 
 /// The time to assume.
@@ -138,6 +147,33 @@ mod tests {
             banger_host::fs::write_atomic(&path, text.as_bytes()).unwrap();
             let found = running_version(&path).ok().map(|version| version.to_string());
             assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn t17_only_what_was_signed_moves_the_assumed_time() {
+        let expiring = |at| Freshness { serial: None, expires: Some(Timestamp(at)) };
+        let day = parse_time("2027-01-31").unwrap();
+        assert_eq!(signed_after("2027-01-31", expiring(day.0 + 1)), day);
+        // Nothing, nonsense, a slip of the pen, and one that never expires.
+        for (date, document) in [
+            ("", expiring(u64::MAX)),
+            ("soon", expiring(u64::MAX)),
+            ("2027-01-31", expiring(day.0)),
+            ("2027-01-31", Freshness::default()),
+        ] {
+            assert_eq!(signed_after(date, document), Timestamp(0), "{date}");
+        }
+    }
+
+    #[test]
+    fn a_machine_without_an_id_has_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("machine-id");
+        assert_eq!(machine_id(&path), None);
+        for (text, known) in [("", false), ("uninitialized\n", false), ("0123\n", true)] {
+            banger_host::fs::write_atomic(&path, text.as_bytes()).unwrap();
+            assert_eq!(machine_id(&path).is_some(), known, "{text}");
         }
     }
 

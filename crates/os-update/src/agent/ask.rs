@@ -48,7 +48,7 @@ impl Agent {
         let bytes = bytes.ok_or_else(|| AgentError::NoManifest(url.to_string()))?;
         let manifest = Manifest::parse(&bytes).map_err(|error| untrusted(&url, error.into()))?;
         let record = session.engine.record();
-        let id = machine::machine_id(&self.settings.machine_id_file);
+        let id = self.machine_id(record);
         let machine = self.machine(session, record, &id, None)?;
         match preview(&manifest, &machine)? {
             Verdict::UpToDate => Ok(Outcome::UpToDate(manifest.version)),
@@ -86,6 +86,9 @@ impl Agent {
         let (client, rules, server) = self.server()?;
         let url = server.child(LATEST)?;
         let manifest = self.manifest(&client, &rules, &url, trust).await?;
+        if run == Run::Real {
+            self.take_place(session)?;
+        }
         let verdict = self.judge(session, &manifest, Role::Latest)?;
         if run == Run::Real && is_authentic(&verdict) {
             self.learn(session, &manifest)?;
@@ -141,9 +144,25 @@ impl Agent {
         role: Role,
     ) -> Result<Result<Verdict, Refusal>, AgentError> {
         let record = session.engine.record();
-        let id = machine::machine_id(&self.settings.machine_id_file);
+        let id = self.machine_id(record);
         let machine = self.machine(session, record, &id, self.settings.keys.as_ref())?;
         Ok(judge(manifest, &machine, role))
+    }
+
+    /// A machine that has no id has a place of its own in a rollout nevertheless.
+    fn take_place(&self, session: &mut Session<'_>) -> Result<(), AgentError> {
+        let known = machine::machine_id(&self.settings.machine_id_file).is_some();
+        if known || session.engine.record().place.is_some() {
+            return Ok(());
+        }
+        let place = Sha256Digest::of(&banger_host::random::bytes::<32>()?);
+        Ok(session.engine.remember(|record| record.place = Some(place))?)
+    }
+
+    /// What tells this machine from others.
+    fn machine_id(&self, record: &banger_update::Record) -> Sha256Digest {
+        let id = machine::machine_id(&self.settings.machine_id_file).or(record.place);
+        id.unwrap_or_else(|| Sha256Digest::of(b""))
     }
 
     /// Raises the floors by a manifest that passed every check.
@@ -155,13 +174,14 @@ impl Agent {
         let freshness = manifest.get().freshness;
         let now = session.now();
         let keys = self.settings.keys.clone();
+        let said = machine::signed_after(&manifest.get().release_date, freshness);
         session.engine.remember(|record| {
             let mut serials = std::mem::take(&mut record.serials);
             if let Some(keys) = &keys {
                 serials = serials.of_only(keys);
             }
             record.serials = serials.raised(manifest.signed_by(), freshness);
-            record.last_good = machine::clock(record.last_good).learned(freshness, now).last_good;
+            record.last_good = record.last_good.max(said);
             record.last_check = Some(now);
         })?;
         Ok(())

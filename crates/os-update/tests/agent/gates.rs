@@ -118,3 +118,38 @@ fn t06_without_a_key_one_can_look_and_installing_takes_a_word_on_the_command_lin
     std::fs::write(&kernel, good).unwrap();
     assert!(matches!(appliance.apply(insecure), Ok(Outcome::Staged(_))));
 }
+
+#[test]
+fn a_machine_without_an_id_keeps_a_place_of_its_own_in_rollouts() {
+    let place = || {
+        let mut appliance = Appliance::new();
+        let www = appliance.path("www");
+        Release::new("2.0.0").publish(&www, &appliance.secret);
+        let server = Server::of(&www);
+        appliance.set(Key::Server, &server.url);
+        let id = appliance.path("machine-id");
+        appliance.check(PLAIN).unwrap();
+        assert_eq!(appliance.record().place, None, "it has an id");
+        std::fs::write(&id, "uninitialized\n").unwrap();
+        appliance.check(PLAIN).unwrap();
+        let place = appliance.record().place.unwrap();
+        appliance.check(PLAIN).unwrap();
+        assert_eq!(appliance.record().place, Some(place), "it stays");
+        place
+    };
+    assert_ne!(place(), place());
+}
+
+#[test]
+fn t17_a_clock_that_is_ahead_moves_nothing_that_is_remembered() {
+    let mut appliance = Appliance::new();
+    let www = appliance.path("www");
+    // The clock of this host is far ahead of when that was signed.
+    let dates = r#", "release_date": "2026-11-02", "expires": "2999-01-01T00:00:00Z""#;
+    Release::new("2.0.0").with(dates).publish(&www, &appliance.secret);
+    let server = Server::of(&www);
+    appliance.set(Key::Server, &server.url);
+    appliance.check(PLAIN).unwrap();
+    let signed = banger_trust::parse_time("2026-11-02").unwrap();
+    assert_eq!(appliance.record().last_good, signed);
+}
