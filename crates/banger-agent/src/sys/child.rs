@@ -247,15 +247,19 @@ fn enter(dirs: &[CString]) -> Result<(), Errno> {
     result
 }
 
+/// Those that this process may ignore: one by Rust's start-up, the others by its starter, as a shell
+/// has it for what runs in the background.
+const IGNORED: [libc::c_int; 3] = [libc::SIGPIPE, libc::SIGINT, libc::SIGQUIT];
+
 /// Signals as a program expects them. `CLONE_CLEAR_SIGHAND` did it for those that were caught;
-/// the one that Rust's start-up ignores is left.
+/// those that are ignored are left.
 fn default_signals() -> Result<(), Errno> {
     let mut none = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: the default action runs no code of this process; sigemptyset makes the set that
     // sigprocmask then takes; the mask is this child's own.
     // JUSTIFICATION: no safe library offers them.
     let done = unsafe {
-        libc::signal(libc::SIGPIPE, libc::SIG_DFL) != libc::SIG_ERR
+        IGNORED.iter().all(|signal| libc::signal(*signal, libc::SIG_DFL) != libc::SIG_ERR)
             && libc::sigemptyset(none.as_mut_ptr()) == 0
             && libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()) == 0
     };
