@@ -174,10 +174,19 @@ pub(crate) enum Place {
 /// Signals the processes of the cgroup with this path below the root of the hierarchy, and of none
 /// below it. There may be no such cgroup.
 pub(crate) fn signal_group(path: &str, signal: Signal) {
-    let list = Path::new(HIERARCHY).join(path).join("cgroup.procs");
-    for pid in parse_procs(&read_bounded(&list, MAX_PROCS_LEN).unwrap_or_default()) {
+    for pid in processes_of(path) {
         let _ended = kill_process(pid, signal);
     }
+}
+
+/// Whether a cgroup of somebody else's has processes.
+pub(crate) fn has_processes(path: &str) -> bool {
+    !processes_of(path).is_empty()
+}
+
+fn processes_of(path: &str) -> Vec<Pid> {
+    let list = Path::new(HIERARCHY).join(path).join("cgroup.procs");
+    parse_procs(&read_bounded(&list, MAX_PROCS_LEN).unwrap_or_default()).collect()
 }
 
 impl Tree {

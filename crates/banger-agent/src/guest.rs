@@ -110,6 +110,9 @@ impl Machine for Guest {
             && identity.machine_id != NOBODY
             && before != Some(identity.machine_id)
         {
+            if before == Some(NOBODY) {
+                systemd::renew_secrets();
+            }
             self.journal = Journal::Anothers;
             self.renew_journal(processes);
         }

@@ -24,6 +24,7 @@ mod console;
 mod files;
 mod fstab;
 mod guest;
+mod host_keys;
 mod identity;
 mod link_port;
 mod network;

@@ -26,6 +26,7 @@ use crate::cgroup::{self, Place};
 use crate::console;
 use crate::files::{read_bounded, read_line};
 use crate::fstab;
+use crate::host_keys;
 use crate::identity::replace;
 use crate::sys::fork::{Forked, fork};
 
@@ -133,6 +134,7 @@ fn prepare() -> io::Result<File> {
     }
     make_machine_id()?;
     hide_fstab()?;
+    host_keys::prepare(Path::new(UNITS), Path::new(WANTED_BY))?;
     fs::create_dir_all("/run/banger")?;
     mkfifoat(CWD, READY_PIPE, Mode::RUSR | Mode::WUSR)?;
     OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(READY_PIPE)
@@ -207,6 +209,11 @@ pub(crate) fn say_ready(arguments: &[std::ffi::OsString]) -> Option<ExitCode> {
 /// be told now, but for half a second nobody could ask it anything.
 pub(crate) fn renew_journal() {
     cgroup::signal_group(JOURNALD, Signal::TERM);
+}
+
+/// Has what is secret and was made when this machine was nobody's made anew.
+pub(crate) fn renew_secrets() {
+    host_keys::renew(Path::new(UNITS));
 }
 
 /// Has systemd stop everything and power the machine off.

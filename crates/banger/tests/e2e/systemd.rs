@@ -14,7 +14,19 @@ fn additions() -> TestLayer {
         ExecStart=/bin/sh -c 'echo up >> /srv/ups'\n\
         ExecStop=/bin/sh -c 'echo goodbye >> /var/last-words'\n\
         [Install]\nWantedBy=multi-user.target\n";
+    // A server that makes a key when it comes up without one, and knows it from then on.
+    let server = "[Service]\nExecStartPre=/usr/bin/ssh-keygen -A\n\
+        ExecStart=/bin/sh -c 'cat /etc/ssh/ssh_host_x_key > /run/served; exec sleep infinity'\n\
+        [Install]\nWantedBy=multi-user.target\n";
+    let keygen = "#!/bin/sh\nmkdir -p /etc/ssh; key=/etc/ssh/ssh_host_x_key\n\
+        [ -e $key ] || head -c 16 /dev/urandom | od -An -tx1 > $key\n";
     layer(&[
+        Put::Program("usr/bin/ssh-keygen", keygen.into()),
+        Put::File("etc/systemd/system/ssh.service", server),
+        Put::Link(
+            "etc/systemd/system/multi-user.target.wants/ssh.service",
+            "/etc/systemd/system/ssh.service",
+        ),
         Put::File("etc/systemd/system/witness.service", service),
         Put::Link(
             "etc/systemd/system/multi-user.target.wants/witness.service",
@@ -60,6 +72,12 @@ fn an_image_with_systemd_comes_up_with_it_and_is_restored_copied_and_stopped_in_
         until journalctl -q -t us | grep -q hello; do n=$((n+1)); [ $n -lt 100 ] || exit 1; sleep 0.1; done; \
         echo heard";
     assert_eq!(sh(env, "two", journal), "heard\n");
+    // The template had a key, and a server that knew it.
+    let key = "n=0; until cmp -s /run/served /etc/ssh/ssh_host_x_key; do n=$((n+1)); \
+        [ $n -lt 600 ] || exit 1; sleep 0.1; done; cat /run/served; systemctl is-active ssh";
+    let (keys, others) = (sh(env, "two", key), run(key).text());
+    assert!(keys.ends_with("\nactive\n") && others.ends_with("\nactive\n"), "{keys}{others}");
+    assert_ne!(keys, others);
     gives(env, "vm fork -q two", "two-1\n");
     assert_eq!(sh(env, "two-1", "systemctl is-system-running; hostname"), "running\ntwo-1\n");
     assert_ne!(sh(env, "two-1", ids), sh(env, "two", ids));
