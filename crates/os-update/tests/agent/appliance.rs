@@ -29,12 +29,12 @@ pub(crate) const PLAIN: Orders = Orders {
 
 /// Short, since servers of these tests fail on purpose.
 pub(crate) const PATIENCE: Patience = Patience {
-    connect: Duration::from_secs(10),
-    idle: Duration::from_millis(400),
+    connect: Duration::from_secs(60),
+    idle: Duration::from_millis(1500),
     share: 1,
     share_within: Duration::from_secs(20),
-    document: Duration::from_secs(20),
-    file: Duration::from_secs(60),
+    document: Duration::from_secs(60),
+    file: Duration::from_secs(300),
     back_off: Duration::from_millis(1),
     max_back_off: Duration::from_millis(2),
     attempts: 3,
