@@ -123,7 +123,9 @@ enum Overwritten {
 }
 
 fn overwrite(path: &Path, contents: &[u8], mode: u32) -> io::Result<Overwritten> {
-    let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    // To open a pipe would wait for whoever reads from it.
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().write(true).custom_flags(flags).open(path)?;
     let about = file.metadata()?;
     // Of the image's own file this has just made a copy, which is as good as a new one.
     let plain = about.is_file() && about.nlink() == 1 && about.mode() & 0o7777 == mode;
@@ -215,6 +217,23 @@ mod tests {
         put(&path, b"third\n", 0o644).unwrap();
         assert_eq!(crate::files::read_line(&path).unwrap(), "third");
         assert_eq!(crate::files::read_line(&dir.path().join("other")).unwrap(), "short");
+    }
+
+    #[test]
+    fn nobody_waits_for_the_other_end_of_a_pipe() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o644);
+        for name in ["unread", "read"] {
+            let path = dir.path().join(name);
+            let kind = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).unwrap();
+            // Open for both, it has a reader.
+            let reader = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+            let _reader = (name == "read").then_some(reader);
+            put(&path, b"x\n", 0o644).unwrap();
+            assert!(path.symlink_metadata().unwrap().is_file());
+            assert_eq!(crate::files::read_line(&path).unwrap(), "x");
+        }
     }
 
     #[test]

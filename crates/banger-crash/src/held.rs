@@ -1,5 +1,5 @@
 //! What never comes to its end: a boot of which the others take no notice, and which can be deleted;
-//! a snapshot that is taken, and nobody was told.
+//! a snapshot that is taken, and nobody was told; a guest that does not answer any more.
 
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ const SENT: Duration = Duration::from_millis(20);
 /// What it is of, and which one it is.
 const SOURCE: &str = "box";
 const TAG: &str = "1";
+/// How its copies are called, and how many there are: more than may come up at the same time.
+const COPY: &str = "copy";
+const COPIES: u16 = 20;
 
 /// Holds one boot among others, deletes all, and looks at what remains.
 ///
@@ -161,14 +164,75 @@ async fn hold_end(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
     scene.check(ROUND, daemon, Vec::new()).await
 }
 
+/// Takes up a guest that does not answer when it is told who it is, or makes copies of it, and has
+/// those end that do not come up.
+///
+/// # Errors
+/// When the harness itself fails.
+pub async fn run_deaf(tools: &Tools, taken_up_by: Wish) -> Result<Tally> {
+    let mut scene = Scene::begin(tools)?;
+    let outcome = deafen(&mut scene, taken_up_by).await;
+    if let Err(error) = outcome
+        && scene.tally.violations.is_empty()
+    {
+        scene.violation(ROUND, format!("{error:#}"));
+    }
+    Ok(std::mem::take(&mut scene.tally))
+}
+
+async fn deafen(scene: &mut Scene, taken_up_by: Wish) -> Result<()> {
+    let daemon = scene.start(ROUND).await?;
+    let client = daemon.client();
+    create(scene, client, SOURCE.to_owned()).await?;
+    runs(client).await?;
+    if burst::run(client, SOURCE, &["deafen"], &[]).await.is_err() {
+        bail!("the guest does not become deaf");
+    }
+    let stuck = match taken_up_by {
+        Wish::Fork => {
+            let fork = Request::fork(SOURCE, COPY, COPIES);
+            ensure!(matches!(fork.send(client).await, Heard::Yes(_)), "no copies are made");
+            fork.copies()
+        }
+        wish => {
+            send(scene, client, Request::plain(SOURCE, Wish::Pause)).await;
+            becomes(client, SOURCE, "paused").await?;
+            send(scene, client, Request::plain(SOURCE, wish)).await;
+            vec![SOURCE.to_owned()]
+        }
+    };
+    for name in &stuck {
+        becomes(client, name, "starting").await?;
+    }
+    for name in &stuck {
+        let killed = Request::plain(name, Wish::Kill).send(client).await;
+        ensure!(matches!(killed, Heard::Yes(_)), "{name} is not killed: {killed:?}");
+        becomes(client, name, "stopped").await?;
+    }
+    for name in stuck.iter().map(String::as_str).chain([SOURCE]) {
+        // The source may be the one that was stuck, and gone.
+        let _ = Request::plain(name, Wish::DeleteForced).send(client).await;
+    }
+    all_are_gone(client, SOURCE).await?;
+    daemon.stop().await
+}
+
 /// Waits until the sandbox runs.
 async fn runs(client: &Client) -> Result<()> {
+    becomes(client, SOURCE, "running").await
+}
+
+/// Waits until a sandbox is so.
+async fn becomes(client: &Client, name: &str, state: &str) -> Result<()> {
     let deadline = Deadline::after(PATIENCE);
-    while client.show(SOURCE).await?.state != "running" {
-        ensure!(!deadline.passed(), "{SOURCE} does not come up");
+    loop {
+        let is = client.show(name).await?.state;
+        if is == state {
+            return Ok(());
+        }
+        ensure!(!deadline.passed(), "{name} is {is} and not {state}");
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Ok(())
 }
 
 async fn send(scene: &mut Scene, client: &Client, request: Request) {

@@ -30,6 +30,15 @@ async fn a_sandbox_whose_machine_is_gone_does_not_run_whatever_is_asked() {
 }
 
 #[tokio::test]
+async fn a_guest_that_answers_no_more_can_be_killed_while_it_is_taken_up() {
+    let Some(tools) = tools() else { return };
+    for taken_up_by in [Wish::Resume, Wish::Fork] {
+        let tally = held::run_deaf(&tools, taken_up_by).await.unwrap();
+        assert!(tally.violations.is_empty(), "{taken_up_by:?}, {tally}: {:#?}", tally.violations);
+    }
+}
+
+#[tokio::test]
 async fn a_boot_that_hangs_holds_up_no_other_and_can_be_deleted() {
     let Some(tools) = tools() else { return };
     let tally = held::run(&tools).await.unwrap();

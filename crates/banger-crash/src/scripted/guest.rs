@@ -167,6 +167,10 @@ impl Guest<'_> {
             Request::Stats => Reply::Stats(GuestStats { cpus: 1, ..GuestStats::default() }),
             Request::Look { path } if path == b"/" => Reply::Looked(PathKind::Directory),
             Request::Look { .. } => Reply::Looked(PathKind::Missing),
+            Request::Configure(_) if self.machine.memory.get(Word::Deaf) != 0 => {
+                self.machine.wait_for(Status::Over);
+                Reply::Refused(Refusal::Unsupported)
+            }
             Request::Configure(identity) => {
                 self.remember(|memory| memory.belong_to(identity.machine_id))
             }
@@ -204,6 +208,11 @@ impl Guest<'_> {
             },
             ["cat"] => Program::Echo,
             ["wait"] => Program::Wait,
+            // An agent that waits for what never comes, as a file of its guest can have it do.
+            ["deafen"] => {
+                let _ = self.machine.execute(Memory::go_deaf);
+                Program::Sequence { next: 1, last: 0 }
+            }
             ["sh", "-c", script] if *script == LIFE_SCRIPT => Program::Life,
             other => {
                 let name = other.first().copied().unwrap_or_default().to_owned();

@@ -46,6 +46,8 @@ pub(super) enum Word {
     Owner,
     /// Whether its processes stand still: 1 if so.
     Frozen,
+    /// Whether it answers no more when it is told who it is: 1 if so.
+    Deaf,
 }
 
 /// Memory and disk.
@@ -89,6 +91,12 @@ impl Memory {
     /// Its processes stand still, or go on: 1 or 0.
     pub(super) fn freeze(&self, frozen: u64) -> io::Result<()> {
         self.set(Word::Frozen, frozen);
+        Ok(())
+    }
+
+    /// From now on it does not answer when it is told who it is.
+    pub(super) fn go_deaf(&self) -> io::Result<()> {
+        self.set(Word::Deaf, 1);
         Ok(())
     }
 

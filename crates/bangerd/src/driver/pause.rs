@@ -83,11 +83,7 @@ async fn try_resume(
             let vmm = shared.arsenal.vmm().await?;
             let adopted = machine::adopt(&*vmm, &shared.templates, (&record.id, &dir)).await?;
             let live = adopted.ok_or_else(|| anyhow::anyhow!("it ended while it was resumed"))?;
-            // It may not have executed anything yet.
-            live.machine.resume().await?;
-            machine::identify_again(&blueprint(Source::Kernel), &live).await?;
-            memory::thaw(&live).await?;
-            return Ok(Some(live));
+            return go_on(&blueprint(Source::Kernel), live, &mut superseded).await;
         }
         Saved::Nothing => anyhow::bail!("its memory was not saved"),
     };
@@ -98,17 +94,47 @@ async fn try_resume(
         () = superseded.wait() => return Ok(None),
         turn = shared.boots.acquire() => turn?,
     };
-    take_up(shared, &blueprint(Source::Memory(saved))).await.map(Some)
+    take_up(shared, &blueprint(Source::Memory(saved)), &mut superseded).await
 }
 
-/// Has a machine go on with the saved memory in its directory, as its sandbox. The memory is used
-/// from the moment at which the machine is about to.
-pub(super) async fn take_up(shared: &Shared, blueprint: &Blueprint<'_>) -> Result<Live> {
+/// Has the machine of an earlier daemon go on as its sandbox; `None` when something else was asked
+/// for meanwhile.
+async fn go_on(
+    blueprint: &Blueprint<'_>,
+    live: Live,
+    superseded: &mut Superseded,
+) -> Result<Option<Live>> {
+    let goes_on = async {
+        // It may not have executed anything yet.
+        live.machine.resume().await?;
+        machine::identify_again(blueprint, &live).await?;
+        memory::thaw(&live).await
+    };
+    tokio::select! {
+        () = superseded.wait() => Ok(None),
+        gone_on = goes_on => gone_on.map(|()| Some(live)),
+    }
+}
+
+/// Has a machine go on with the saved memory in its directory, as its sandbox; `None` when
+/// something else was asked for meanwhile: whoever ends a machine gives up what is in its memory.
+/// The memory is used from the moment at which the machine is about to go on.
+pub(super) async fn take_up(
+    shared: &Shared,
+    blueprint: &Blueprint<'_>,
+    superseded: &mut Superseded,
+) -> Result<Option<Live>> {
     let prepared = machine::prepare(blueprint, &shared.checkpoints).await?;
     shared.checkpoints.reach("start.prepared").await;
     memory::mark_used(blueprint.dir)?;
     shared.checkpoints.reach("resume.used").await;
-    let live = machine::boot(blueprint, prepared).await?;
-    memory::thaw(&live).await?;
-    Ok(live)
+    let up = async {
+        let live = machine::boot(blueprint, prepared).await?;
+        memory::thaw(&live).await?;
+        Ok(Some(live))
+    };
+    tokio::select! {
+        () = superseded.wait() => Ok(None),
+        live = up => live,
+    }
 }

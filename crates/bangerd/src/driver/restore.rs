@@ -103,8 +103,9 @@ async fn try_begin(
     }
     let Saved::Whole(saved) = memory::look(&dir) else { bail!("its memory is gone") };
     let blueprint = blueprint(shared, record, (&dir, &assets), Source::Memory(saved));
-    let live = take_up(shared, &blueprint).await.map_err(|error| refused(error, &snapshot))?;
-    Ok(Begun::Up(live))
+    let live = take_up(shared, &blueprint, &mut superseded).await;
+    let live = live.map_err(|error| refused(error, &snapshot))?;
+    Ok(live.map_or(Begun::Superseded, Begun::Up))
 }
 
 /// The snapshot, once it is taken; an error in words if it is that of a fork that came to nothing.

@@ -64,10 +64,14 @@ async fn try_start(
     let Some(assets) = assets(shared, (record, base), &mut superseded, audience).await? else {
         return Ok(None);
     };
-    if let Some(spare) = spare
-        && let Some(live) = become_sandbox(shared, record, (&assets, spare)).await
-    {
-        return Ok(Some(live));
+    if let Some(spare) = spare {
+        let became = tokio::select! {
+            () = superseded.wait() => return Ok(None),
+            became = become_sandbox(shared, record, (&assets, spare)) => became,
+        };
+        if became.is_some() {
+            return Ok(became);
+        }
     }
     machine::clear(&dir).await?;
     // It begins with its disk: what was in its memory does not fit that any more.

@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::Live;
+use super::ask::ask;
 use crate::saved::files;
 
 /// Where it is, in the sandbox's directory.
@@ -229,6 +230,6 @@ pub(crate) fn forget(dir: &Path) -> Result<()> {
 /// # Errors
 /// When the guest does not do that.
 pub(crate) async fn thaw(live: &Live) -> Result<()> {
-    live.link.request(Request::Thaw).await.context("its processes do not go on")?;
+    ask(&live.link, Request::Thaw).await.context("its processes do not go on")?;
     Ok(())
 }

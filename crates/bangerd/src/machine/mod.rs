@@ -1,6 +1,7 @@
 //! One sandbox's machine: made, booted, taken over and ended. Everything about it is found from
 //! its directory, so whoever knows that can take it over.
 
+mod ask;
 pub(crate) mod base;
 pub(crate) mod fill;
 mod furnish;
@@ -32,6 +33,7 @@ use crate::checkpoint::Checkpoints;
 use crate::link::Link;
 use crate::templates::{Template, Templates};
 
+use ask::ask;
 use furnish::{Furnished, NEW_DISK, machine_id, read_notes};
 
 pub(crate) use furnish::{furnish, template_of};
@@ -230,7 +232,7 @@ pub(crate) async fn become_sandbox(blueprint: &Blueprint<'_>, raised: Raised) ->
     match (blueprint.assets.init(blueprint.spec), mounts) {
         (InitMode::Systemd, _) => {
             // They stood still when the template was saved, and must not go on as nobody's.
-            link.request(Request::Thaw).await.context("its processes do not go on")?;
+            ask(&link, Request::Thaw).await.context("its processes do not go on")?;
         }
         (InitMode::Agent, Mounts::Missing) => {
             volumes::mount(&link, &blueprint.spec.volumes).await?;
@@ -268,7 +270,7 @@ async fn identify(
     net: Option<GuestNet>,
 ) -> Result<()> {
     let identity = identity(blueprint, plan, net)?;
-    let told = link.request(Request::Configure(identity)).await;
+    let told = ask(link, Request::Configure(identity)).await;
     told.map(drop).context("the guest does not take its identity")
 }
 
