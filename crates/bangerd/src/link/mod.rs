@@ -6,7 +6,7 @@
 mod driver;
 mod process;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::sync::Arc;

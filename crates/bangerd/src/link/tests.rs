@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use banger_link::limits::WINDOW;
 use banger_link::{
-    AgentLink, Command, GuestStats, PathKind, ProcessId, Refusal, Reply, Request, Stdin, Stream,
-    Tool,
+    AgentLink, Command, GuestStats, PathKind, ProcessId, ProcessInfo, Refusal, Reply, Request,
+    SignalScope, Stdin, Stream, Tool,
 };
 use banger_model::ProcessEnd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,7 +20,8 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| u8::try_from((at * 7 + at / 251) % 256).unwrap()).collect()
 }
 
-/// An agent. `cat` copies its input, `say N` writes `N` bytes and ends.
+/// An agent. `cat` copies its input, `say N` writes `N` bytes and ends, `true` ends when it is
+/// killed.
 struct Agent {
     link: AgentLink,
     processes: BTreeMap<ProcessId, Played>,
@@ -29,6 +30,8 @@ struct Agent {
 enum Played {
     Cat,
     Say { rest: Vec<u8> },
+    True,
+    Killed,
     Ended,
 }
 
@@ -80,7 +83,8 @@ impl Agent {
                     rest.drain(..n);
                     rest.is_empty()
                 }
-                Played::Ended => false,
+                Played::Killed => true,
+                Played::True | Played::Ended => false,
             };
             if ended {
                 self.link.end_output(*id, Stream::Stdout);
@@ -96,6 +100,7 @@ impl Agent {
             Request::Start { process, command } => {
                 let played = match &command.argv[..] {
                     [name] if name == b"cat" => Played::Cat,
+                    [name] if name == b"true" => Played::True,
                     [_, len] => {
                         let len = String::from_utf8(len.clone()).unwrap().parse().unwrap();
                         Played::Say { rest: pattern(len) }
@@ -112,7 +117,16 @@ impl Agent {
             }
             Request::Stats => Reply::Stats(GuestStats { cpus: 3, ..GuestStats::default() }),
             Request::Look { .. } => Reply::Looked(PathKind::Directory),
-            Request::List => Reply::Processes(Vec::new()),
+            Request::List => Reply::Processes(self.processes.iter().map(info).collect()),
+            Request::Signal { process, signal: 9, scope: SignalScope::Tree } => {
+                self.processes.insert(process, Played::Killed);
+                Reply::Done
+            }
+            Request::Release { process } => {
+                self.processes.remove(&process);
+                self.link.close(process);
+                Reply::Done
+            }
             // No answer that fits: a fault.
             Request::Info => Reply::Done,
             _ => Reply::Done,
@@ -143,8 +157,12 @@ fn copy(link: &mut AgentLink, id: ProcessId) -> bool {
     }
 }
 
+fn info((id, _): (&ProcessId, &Played)) -> ProcessInfo {
+    ProcessInfo { process: *id, pid: 1, program: Vec::new(), end: None }
+}
+
 /// A guest with an agent, to which links can be made.
-fn guest() -> Connect {
+pub(crate) fn guest() -> Connect {
     let (connections, queue) = mpsc::unbounded_channel();
     tokio::spawn(Agent::serve(queue));
     Arc::new(move || {

@@ -17,10 +17,22 @@ const PATIENCE: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// When it refuses, does not answer in time, or the link is gone.
-pub(super) async fn ask(link: &Link, request: Request) -> Result<Reply> {
-    match timeout(PATIENCE, link.request(request)).await {
+pub(crate) async fn ask(link: &Link, request: Request) -> Result<Reply> {
+    ask_for_long(link, request, PATIENCE).await
+}
+
+/// Asks a guest for what may take so long.
+///
+/// # Errors
+/// As [`ask`].
+pub(crate) async fn ask_for_long(
+    link: &Link,
+    request: Request,
+    patience: Duration,
+) -> Result<Reply> {
+    match timeout(patience, link.request(request)).await {
         Ok(reply) => Ok(reply?),
-        Err(_) => bail!("the guest has not answered within {} s", PATIENCE.as_secs()),
+        Err(_) => bail!("the guest has not answered within {} s", patience.as_secs()),
     }
 }
 

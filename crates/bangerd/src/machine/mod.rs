@@ -33,9 +33,9 @@ use crate::checkpoint::Checkpoints;
 use crate::link::Link;
 use crate::templates::{Template, Templates};
 
-use ask::ask;
 use furnish::{Furnished, NEW_DISK, machine_id, read_notes};
 
+pub(crate) use ask::{ask, ask_for_long};
 pub(crate) use furnish::{furnish, template_of};
 pub(crate) use host::HostSize;
 pub use network::{Network, network_end, wait_for_network_end};

@@ -1,12 +1,13 @@
 //! Making a template: a machine boots, makes itself small, stands still and is saved.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use banger_host::fs::remove_all;
 use banger_image::ext4::create_disk;
 use banger_link::Request;
-use banger_model::{InitMode, MacAddress, SandboxSpec, VolumeError, VolumeMounts};
+use banger_model::{InitMode, MacAddress, MemorySize, SandboxSpec, VolumeError, VolumeMounts};
 use banger_vmm::{Machine, Net, reap};
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -16,12 +17,18 @@ use super::shape::Shape;
 use super::template;
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
-use crate::machine;
+use crate::machine::{self, ask, ask_for_long};
 use crate::operations::now;
 use crate::saved;
 
 /// Where the machine is that becomes the template, below the template's directory.
 pub(super) const MACHINE: &str = "machine";
+/// How long a guest may take to make itself small, however little memory it has.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(120);
+/// How much longer for each GiB, all of which it takes once: a second where it was measured, under
+/// emulation, times what else the host may have to do.
+const SETTLE_PATIENCE_PER_GIB: Duration = Duration::from_secs(30);
+const GIB: u64 = 1 << 30;
 
 /// Fills `dir` with the template of this shape.
 ///
@@ -101,11 +108,12 @@ async fn save_one(
     let prepared = assets.vmm.prepare(machine).await?;
     checkpoints.reach("template.prepared").await;
     let (machine, link) = machine::run(prepared, place, machine::BOOT_TIMEOUT).await?;
-    link.request(Request::Settle).await.context("the guest does not settle")?;
+    let settled = ask_for_long(&link, Request::Settle, settle_patience(spec.memory)).await;
+    settled.context("the guest does not settle")?;
     rehearse(&link, Processes::Go).await?;
     if assets.init(spec) == InitMode::Systemd {
         // What runs in it beside the agent goes on as somebody's only.
-        link.request(Request::Freeze).await.context("its processes cannot be frozen")?;
+        ask(&link, Request::Freeze).await.context("its processes cannot be frozen")?;
     }
     // Its end of the link is at rest before it stands still.
     drop(link);
@@ -114,4 +122,20 @@ async fn save_one(
     machine.save(&saved::files(dir)).await?;
     machine.kill().await?;
     Ok(())
+}
+
+fn settle_patience(memory: MemorySize) -> Duration {
+    let gib = u32::try_from(memory.bytes().get().div_ceil(GIB)).unwrap_or(u32::MAX);
+    SETTLE_PATIENCE + SETTLE_PATIENCE_PER_GIB.saturating_mul(gib)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_more_memory_may_take_longer() {
+        let patience = |memory: &str| settle_patience(memory.parse().unwrap()).as_secs();
+        assert_eq!([patience("256M"), patience("1G"), patience("8G")], [150, 150, 360]);
+    }
 }
