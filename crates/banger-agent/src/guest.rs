@@ -76,6 +76,28 @@ enum Journal {
     Anothers,
 }
 
+/// What a machine becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Becomes {
+    /// What it was before, as after a pause.
+    Itself,
+    Another,
+}
+
+impl Becomes {
+    /// Bears with what cannot be made so for a machine that was this sandbox before: what is in its
+    /// memory is worth more. Another must not be taken for what it was.
+    fn bear(self, failed: impl IntoIterator<Item = String>) -> Result<(), String> {
+        for said in failed {
+            match self {
+                Self::Itself => console::say(&said),
+                Self::Another => return Err(said),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The machine id of nobody, which no machine is to remember.
 const NOBODY: [u8; 16] = [0; 16];
 
@@ -99,7 +121,12 @@ impl Guest {
 
 impl Machine for Guest {
     fn take_on(&mut self, identity: &Identity, processes: Freezer) -> Result<(), String> {
-        identity::take_on(identity).map_err(|error| console::chain(&error))?;
+        let failed = identity::take_on(identity).map_err(|error| console::chain(&error))?;
+        let becomes = match self.machine_id == Some(identity.machine_id) {
+            true => Becomes::Itself,
+            false => Becomes::Another,
+        };
+        becomes.bear(failed.iter().map(|error| console::chain(error)))?;
         let before = self.machine_id.replace(identity.machine_id);
         // They know the boot id of the sandbox that this was before.
         if processes == Freezer::Frozen && before.is_some_and(|id| id != identity.machine_id) {
@@ -117,7 +144,8 @@ impl Machine for Guest {
             self.renew_journal(processes);
         }
         self.generation += 1;
-        identity::publish(self.generation).map_err(|error| console::chain(&error))
+        let published = identity::publish(self.generation);
+        becomes.bear(published.err().map(|error| console::chain(&error)))
     }
 
     fn settle(&mut self) -> Result<(), String> {
@@ -243,4 +271,17 @@ fn serve() -> Result<Served, GuestError> {
         Init::Agent => Served::First(disk),
         Init::Systemd => Served::BesideInit,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_it_was_before_may_be_as_it_was() {
+        let failed = || ["no network".to_owned(), "no file".to_owned()];
+        assert_eq!(Becomes::Itself.bear(failed()), Ok(()));
+        assert_eq!(Becomes::Another.bear(failed()), Err("no network".to_owned()));
+        assert_eq!(Becomes::Another.bear([]), Ok(()));
+    }
 }

@@ -49,22 +49,25 @@ pub(crate) enum IdentityError {
 }
 
 /// Takes on an identity. The random pool comes first: whatever happens afterwards may draw
-/// from it.
+/// from it. Returns what of the network and of the files cannot be made so: who is in the machine
+/// can see to that.
 ///
 /// # Errors
-/// [`IdentityError`] for the first step that fails.
-pub(crate) fn take_on(identity: &Identity) -> Result<(), IdentityError> {
+/// [`IdentityError`] for the first other step that fails.
+pub(crate) fn take_on(identity: &Identity) -> Result<Vec<IdentityError>, IdentityError> {
     entropy::add(identity.entropy).map_err(IdentityError::Entropy)?;
     clock::set(identity.wall_clock_ns).map_err(IdentityError::Clock)?;
     rustix::system::sethostname(identity.hostname.as_bytes()).map_err(|errno| {
         IdentityError::Hostname { name: identity.hostname.clone(), source: errno.into() }
     })?;
-    network::configure(identity.mac, identity.net.as_ref())?;
+    let configured = network::configure(identity.mac, identity.net.as_ref());
+    let mut failed = Vec::from_iter(configured.err().map(IdentityError::from));
     for (path, contents, mode) in files(identity) {
-        put(Path::new(path), contents.as_bytes(), mode)
-            .map_err(|source| IdentityError::File { path: path.into(), source })?;
+        let written = put(Path::new(path), contents.as_bytes(), mode);
+        let file = |source| IdentityError::File { path: path.into(), source };
+        failed.extend(written.err().map(file));
     }
-    Ok(())
+    Ok(failed)
 }
 
 /// Tells processes that live through a copy of their machine that it is another now: whoever
@@ -108,12 +111,22 @@ fn files(identity: &Identity) -> Vec<(&'static str, String, u32)> {
 }
 
 /// Writes a file that the agent may have written before, as another sandbox: then in place, which
-/// takes a tenth of the time of another file. Whatever else has this path is replaced.
+/// takes a tenth of the time of another file. Whatever else has this path is replaced. Where nothing
+/// can be written, what is as it should be is good enough.
 fn put(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
-    match overwrite(path, contents, mode) {
-        Ok(Overwritten::Yes) => Ok(()),
-        Ok(Overwritten::NotOurs) | Err(_) => replace(path, contents, mode),
+    if let Ok(Overwritten::Yes) = overwrite(path, contents, mode) {
+        return Ok(());
     }
+    match replace(path, contents, mode) {
+        Err(_) if is_so(path, contents, mode) => Ok(()),
+        replaced => replaced,
+    }
+}
+
+fn is_so(path: &Path, contents: &[u8], mode: u32) -> bool {
+    let so = |about: fs::Metadata| about.is_file() && about.mode() & 0o7777 == mode;
+    let read = || crate::files::read_bounded(path, contents.len() as u64);
+    path.symlink_metadata().is_ok_and(so) && read().is_ok_and(|read| read == contents)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,6 +230,16 @@ mod tests {
         put(&path, b"third\n", 0o644).unwrap();
         assert_eq!(crate::files::read_line(&path).unwrap(), "third");
         assert_eq!(crate::files::read_line(&dir.path().join("other")).unwrap(), "short");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_to_be_so_already() {
+        // Not even root makes files there.
+        let path = Path::new("/proc/sys/kernel/ostype");
+        put(path, b"Linux\n", 0o444).unwrap();
+        assert!(put(path, b"Linux\n", 0o644).is_err());
+        assert!(put(path, b"Linux", 0o444).is_err());
+        assert!(put(path, b"Linux\n\n", 0o444).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::burst::{self, RunFailed, kill_machine};
 use crate::daemon::{Daemon, LOOK_AGAIN, PATIENCE};
 use crate::place::Tools;
 use crate::scene::Scene;
+use crate::scripted::LIFE_SCRIPT;
 use crate::shelf::Shot;
 use crate::tally::Tally;
 
@@ -178,6 +179,52 @@ pub async fn run_deaf(tools: &Tools, taken_up_by: Wish) -> Result<Tally> {
         scene.violation(ROUND, format!("{error:#}"));
     }
     Ok(std::mem::take(&mut scene.tally))
+}
+
+/// Takes up a guest that refuses to be told who it is: it goes on as what it was, and a copy of it,
+/// which must not, does not come up.
+///
+/// # Errors
+/// When the harness itself fails.
+pub async fn run_defiant(tools: &Tools) -> Result<Tally> {
+    let mut scene = Scene::begin(tools)?;
+    let outcome = defy(&mut scene).await;
+    if let Err(error) = outcome
+        && scene.tally.violations.is_empty()
+    {
+        scene.violation(ROUND, format!("{error:#}"));
+    }
+    Ok(std::mem::take(&mut scene.tally))
+}
+
+async fn defy(scene: &mut Scene) -> Result<()> {
+    let daemon = scene.start(ROUND).await?;
+    let client = daemon.client();
+    create(scene, client, SOURCE.to_owned()).await?;
+    runs(client).await?;
+    let told = async || {
+        let told = burst::output(client, SOURCE, &["sh", "-c", LIFE_SCRIPT]).await;
+        let told = String::from_utf8(told.ok().context("it does not tell its life")?)?;
+        Ok::<_, anyhow::Error>(told.split(' ').next().unwrap_or_default().to_owned())
+    };
+    let life = told().await?;
+    if burst::run(client, SOURCE, &["defy"], &[]).await.is_err() {
+        bail!("the guest does not refuse");
+    }
+    send(scene, client, Request::plain(SOURCE, Wish::Pause)).await;
+    becomes(client, SOURCE, "paused").await?;
+    send(scene, client, Request::plain(SOURCE, Wish::Resume)).await;
+    runs(client).await?;
+    ensure!(told().await? == life, "it has lost its memory");
+    let fork = Request::fork(SOURCE, COPY, 1);
+    ensure!(matches!(fork.send(client).await, Heard::Yes(_)), "no copies are made");
+    for name in fork.copies() {
+        becomes(client, &name, "failed").await?;
+        let _ = Request::plain(&name, Wish::DeleteForced).send(client).await;
+    }
+    let _ = Request::plain(SOURCE, Wish::DeleteForced).send(client).await;
+    all_are_gone(client, SOURCE).await?;
+    daemon.stop().await
 }
 
 async fn deafen(scene: &mut Scene, taken_up_by: Wish) -> Result<()> {

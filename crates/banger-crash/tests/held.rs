@@ -39,6 +39,13 @@ async fn a_guest_that_answers_no_more_can_be_killed_while_it_is_taken_up() {
 }
 
 #[tokio::test]
+async fn a_guest_that_refuses_its_identity_goes_on_as_what_it_was_and_nobody_else_does() {
+    let Some(tools) = tools() else { return };
+    let tally = held::run_defiant(&tools).await.unwrap();
+    assert!(tally.violations.is_empty(), "{tally}: {:#?}", tally.violations);
+}
+
+#[tokio::test]
 async fn a_boot_that_hangs_holds_up_no_other_and_can_be_deleted() {
     let Some(tools) = tools() else { return };
     let tally = held::run(&tools).await.unwrap();

@@ -11,7 +11,7 @@ use banger_link::{
 };
 use banger_model::ProcessEnd;
 
-use super::memory::{Memory, Word};
+use super::memory::{Hears, Memory, Word};
 use super::{LIFE_SCRIPT, Machine, Origin, Status};
 
 /// Bytes read from the link in one go.
@@ -167,13 +167,14 @@ impl Guest<'_> {
             Request::Stats => Reply::Stats(GuestStats { cpus: 1, ..GuestStats::default() }),
             Request::Look { path } if path == b"/" => Reply::Looked(PathKind::Directory),
             Request::Look { .. } => Reply::Looked(PathKind::Missing),
-            Request::Configure(_) if self.machine.memory.get(Word::Deaf) != 0 => {
-                self.machine.wait_for(Status::Over);
-                Reply::Refused(Refusal::Unsupported)
-            }
-            Request::Configure(identity) => {
-                self.remember(|memory| memory.belong_to(identity.machine_id))
-            }
+            Request::Configure(identity) => match self.machine.memory.hears() {
+                Hears::All => self.remember(|memory| memory.belong_to(identity.machine_id)),
+                Hears::Nothing => {
+                    self.machine.wait_for(Status::Over);
+                    Reply::Refused(Refusal::Unsupported)
+                }
+                Hears::AndRefuses => Reply::Refused(Refusal::Failed("it cannot".to_owned())),
+            },
             Request::Freeze => self.remember(|memory| memory.freeze(1)),
             Request::Thaw => self.remember(|memory| memory.freeze(0)),
             Request::Settle
@@ -194,6 +195,11 @@ impl Guest<'_> {
         }
     }
 
+    fn hear(&self, hears: Hears) -> Program {
+        let _ = self.machine.execute(|memory| memory.hear(hears));
+        Program::Sequence { next: 1, last: 0 }
+    }
+
     fn start(&mut self, id: ProcessId, argv: &[Vec<u8>]) -> Reply {
         if self.processes.contains_key(&id) {
             return Reply::Refused(Refusal::WrongState("is there already".to_owned()));
@@ -208,11 +214,10 @@ impl Guest<'_> {
             },
             ["cat"] => Program::Echo,
             ["wait"] => Program::Wait,
-            // An agent that waits for what never comes, as a file of its guest can have it do.
-            ["deafen"] => {
-                let _ = self.machine.execute(Memory::go_deaf);
-                Program::Sequence { next: 1, last: 0 }
-            }
+            // An agent that waits for what never comes, or cannot write, as the files of its guest
+            // can have it do.
+            ["deafen"] => self.hear(Hears::Nothing),
+            ["defy"] => self.hear(Hears::AndRefuses),
             ["sh", "-c", script] if *script == LIFE_SCRIPT => Program::Life,
             other => {
                 let name = other.first().copied().unwrap_or_default().to_owned();

@@ -46,8 +46,18 @@ pub(super) enum Word {
     Owner,
     /// Whether its processes stand still: 1 if so.
     Frozen,
-    /// Whether it answers no more when it is told who it is: 1 if so.
-    Deaf,
+    /// What it does when it is told who it is: see [`Hears`].
+    Hears,
+}
+
+/// What a guest does when it is told who it is.
+#[derive(Clone, Copy)]
+pub(super) enum Hears {
+    /// It is that from then on.
+    All,
+    /// It does not answer, and is of no use any more.
+    Nothing,
+    AndRefuses,
 }
 
 /// Memory and disk.
@@ -94,10 +104,19 @@ impl Memory {
         Ok(())
     }
 
-    /// From now on it does not answer when it is told who it is.
-    pub(super) fn go_deaf(&self) -> io::Result<()> {
-        self.set(Word::Deaf, 1);
+    /// From now on it does so when it is told who it is.
+    pub(super) fn hear(&self, hears: Hears) -> io::Result<()> {
+        self.set(Word::Hears, hears as u64);
         Ok(())
+    }
+
+    /// What it does when it is told who it is.
+    pub(super) fn hears(&self) -> Hears {
+        match self.get(Word::Hears) {
+            0 => Hears::All,
+            1 => Hears::Nothing,
+            _ => Hears::AndRefuses,
+        }
     }
 
     fn set(&self, word: Word, value: u64) {

@@ -109,6 +109,20 @@ fn each_copy_goes_on_as_somebody_else_and_the_source_hardly_notices() {
 }
 
 #[test]
+fn a_pipe_in_the_place_of_a_file_keeps_no_copy_from_coming_up() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    exec(&env, "web", "rm /etc/hostname; mkfifo /etc/hostname");
+    let names = fork(&env, &["web", "-n", "2"]);
+    for name in &names {
+        assert_eq!(exec(&env, name, "cat /etc/hostname"), format!("{name}\n"));
+    }
+    env.run(["vm", "delete", "--force", "web"].into_iter().chain(names.iter().map(String::as_str)))
+        .ok();
+    env.assert_nothing_left();
+}
+
+#[test]
 fn a_copy_is_a_sandbox_like_any_other() {
     let Some(env) = TestEnv::with_machines() else { return };
     env.run(["vm", "create", "web", "--network", "none"]).ok();

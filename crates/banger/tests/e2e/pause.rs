@@ -188,6 +188,25 @@ fn memory_that_is_damaged_is_not_taken_up_and_the_disk_still_is() {
     env.assert_nothing_left();
 }
 
+/// Files that say who a machine is and cannot be written as they were.
+const AWKWARD: [&str; 2] = ["rm /etc/hostname; mkfifo /etc/hostname", "mount -o remount,ro /"];
+
+#[test]
+fn what_a_guest_has_done_to_its_files_does_not_cost_it_its_memory() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    for awkward in AWKWARD {
+        env.run(["vm", "create", "web"]).ok();
+        exec(&env, "web", "setsid sleep 1000000 </dev/null >/dev/null 2>&1 & echo $! > /dev/shm/x");
+        exec(&env, "web", awkward);
+        env.run(["vm", "pause", "web"]).ok();
+        env.run(["vm", "resume", "web"]).ok();
+        exec(&env, "web", "kill -0 $(cat /dev/shm/x)");
+        assert_eq!(exec(&env, "web", "hostname; cat /etc/hostname"), "web\nweb\n", "{awkward}");
+        env.run(["vm", "delete", "--force", "web"]).ok();
+    }
+    env.assert_nothing_left();
+}
+
 #[test]
 fn only_what_runs_is_paused_and_only_what_is_paused_is_resumed() {
     let Some(env) = TestEnv::with_machines() else { return };

@@ -11,7 +11,7 @@ use super::start::{assets, blueprint};
 use super::work::{Done, Superseded, clear_up, forget_memory};
 use crate::machine::base::base_of;
 use crate::machine::memory::{self, Saved};
-use crate::machine::{self, Blueprint, Live, Source};
+use crate::machine::{self, Blueprint, Live, Source, Told};
 use crate::operations::Audience;
 use crate::shared::Shared;
 
@@ -46,6 +46,10 @@ pub(super) async fn resume(
     let begin = Instant::now();
     match try_resume(shared, record, superseded, &audience).await {
         Ok(Some(live)) => {
+            if let Told::Refused(reason) = &live.told {
+                warn!(sandbox = %record.id, reason, "resumed as it was");
+                audience.log(&format!("it goes on as it was before: {reason}"));
+            }
             shared.checkpoints.reach("resume.answered").await;
             Done::Booted(live, begin.elapsed())
         }
@@ -107,12 +111,13 @@ async fn go_on(
     let goes_on = async {
         // It may not have executed anything yet.
         live.machine.resume().await?;
-        machine::identify_again(blueprint, &live).await?;
-        memory::thaw(&live).await
+        let told = machine::identify_again(blueprint, &live).await?;
+        memory::thaw(&live).await?;
+        Ok(Live { told, ..live.clone() })
     };
     tokio::select! {
         () = superseded.wait() => Ok(None),
-        gone_on = goes_on => gone_on.map(|()| Some(live)),
+        gone_on = goes_on => gone_on.map(Some),
     }
 }
 

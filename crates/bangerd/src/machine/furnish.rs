@@ -70,7 +70,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         start: match &source {
             Source::Kernel => assets.start(spec)?,
             Source::Template(template) => Start::Saved(template.saved()),
-            Source::Memory(saved) => Start::Saved(saved.clone()),
+            Source::Memory(saved) | Source::Copy(saved) => Start::Saved(saved.clone()),
         },
         accelerator: assets.accelerator,
         cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
@@ -98,7 +98,7 @@ impl InDir {
     fn furnish(&self) -> Result<(Option<NetBackend>, Network)> {
         let template = match &self.source {
             Source::Template(template) => Some(&**template),
-            Source::Kernel | Source::Memory(_) => None,
+            Source::Kernel | Source::Memory(_) | Source::Copy(_) => None,
         };
         if !is_there(&self.disk) {
             self.image.keep_while(|| base::belongs_to(&self.dir, self.image.id()))??;

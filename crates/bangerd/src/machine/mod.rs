@@ -30,7 +30,7 @@ use tokio::time::timeout;
 
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
-use crate::link::Link;
+use crate::link::{Link, LinkFailed};
 use crate::templates::{Template, Templates};
 
 use furnish::{Furnished, NEW_DISK, machine_id, read_notes};
@@ -94,6 +94,8 @@ pub enum Source {
     Template(Arc<Template>),
     /// Its own memory.
     Memory(SavedMachine),
+    /// The memory of another.
+    Copy(SavedMachine),
 }
 
 /// A machine whose agent has answered. Its copies are the same machine; dropped, it runs on.
@@ -113,6 +115,17 @@ pub struct Live {
     pub template: Option<Arc<Template>>,
     /// How long it took to bring it up; nothing for one that was taken over.
     pub phases: Phases,
+    /// Whether its guest has taken its identity when it was last told.
+    pub told: Told,
+}
+
+/// What became of an identity that a guest was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is that.
+    Taken,
+    /// It refuses, for this reason; it is what it was before.
+    Refused(String),
 }
 
 impl Live {
@@ -191,15 +204,17 @@ pub(crate) struct Raised {
     plan: UserNet,
     network: Network,
     accelerator: Accelerator,
-    mounts: Mounts,
+    was: Was,
 }
 
-/// Whether a guest has mounted the volumes of its machine.
+/// What a guest was before it becomes the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mounts {
-    /// It goes on with what it had.
-    There,
-    Missing,
+enum Was {
+    /// Nobody: it has not mounted its volumes.
+    Nobody,
+    /// Another sandbox, whose processes live in it.
+    Another,
+    Itself,
 }
 
 /// Lets a machine run that has its directory here, and waits until its agent has answered.
@@ -209,14 +224,16 @@ enum Mounts {
 pub(crate) async fn raise(dir: &Path, prepared: Prepared) -> Result<Raised> {
     let Prepared { machine, plan, network, accelerator, source, mut phases } = prepared;
     let mut clock = Stopwatch::start();
-    let (patience, template, mounts) = match source {
-        Source::Kernel => (BOOT_TIMEOUT, None, Mounts::Missing),
-        Source::Template(template) => (RESTORE_TIMEOUT, Some(template), Mounts::Missing),
-        Source::Memory(_) => (RESTORE_TIMEOUT, None, Mounts::There),
+    let (patience, template, was) = match source {
+        Source::Kernel => (BOOT_TIMEOUT, None, Was::Nobody),
+        Source::Template(template) => (RESTORE_TIMEOUT, Some(template), Was::Nobody),
+        // There is no other way to what is in it.
+        Source::Copy(_) => (BOOT_TIMEOUT, None, Was::Another),
+        Source::Memory(_) => (BOOT_TIMEOUT, None, Was::Itself),
     };
     let (machine, link) = run(machine, dir, patience).await?;
     phases.answered = clock.lap();
-    Ok(Raised { machine, link, template, phases, plan, network, accelerator, mounts })
+    Ok(Raised { machine, link, template, phases, plan, network, accelerator, was })
 }
 
 /// Gives a machine its identity: from now on it is this sandbox and no other.
@@ -224,20 +241,23 @@ pub(crate) async fn raise(dir: &Path, prepared: Prepared) -> Result<Raised> {
 /// # Errors
 /// When the guest does not take it.
 pub(crate) async fn become_sandbox(blueprint: &Blueprint<'_>, raised: Raised) -> Result<Live> {
-    let Raised { machine, link, template, mut phases, plan, network, accelerator, mounts } = raised;
+    let Raised { machine, link, template, mut phases, plan, network, accelerator, was } = raised;
     let mut clock = Stopwatch::start();
     let guest_net = (network == Network::Connected).then(|| plan.guest.clone());
     let address = guest_net.as_ref().map(|net| net.address);
-    identify(blueprint, &link, &plan, guest_net).await?;
-    match (blueprint.assets.init(blueprint.spec), mounts) {
+    let told = identify(blueprint, &link, &plan, guest_net).await?;
+    if let (Told::Refused(reason), Was::Nobody | Was::Another) = (&told, was) {
+        bail!("{reason}");
+    }
+    match (blueprint.assets.init(blueprint.spec), was) {
         (InitMode::Systemd, _) => {
             // They stood still when the template was saved, and must not go on as nobody's.
             ask(&link, Request::Thaw).await.context("its processes do not go on")?;
         }
-        (InitMode::Agent, Mounts::Missing) => {
+        (InitMode::Agent, Was::Nobody) => {
             volumes::mount(&link, &blueprint.spec.volumes).await?;
         }
-        (InitMode::Agent, Mounts::There) => {}
+        (InitMode::Agent, Was::Another | Was::Itself) => {}
     }
     phases.identified = clock.lap();
     // passt may have ended as soon as it began, when nobody was listening yet.
@@ -245,7 +265,7 @@ pub(crate) async fn become_sandbox(blueprint: &Blueprint<'_>, raised: Raised) ->
         (Network::Connected, Some(ended)) => Network::Failed(ended),
         (network, _) => network,
     };
-    Ok(Live { machine, link, network, accelerator, address, template, phases })
+    Ok(Live { machine, link, network, accelerator, address, template, phases, told })
 }
 
 /// Tells how long one thing after the other took.
@@ -268,17 +288,23 @@ async fn identify(
     link: &Link,
     plan: &UserNet,
     net: Option<GuestNet>,
-) -> Result<()> {
+) -> Result<Told> {
     let identity = identity(blueprint, plan, net)?;
-    let told = ask(link, Request::Configure(identity)).await;
-    told.map(drop).context("the guest does not take its identity")
+    let told = ask(link, Request::Configure(identity)).await.map(drop);
+    match told.context("the guest does not take its identity") {
+        Ok(()) => Ok(Told::Taken),
+        Err(error) => match error.downcast_ref() {
+            Some(LinkFailed::Refused(_)) => Ok(Told::Refused(format!("{error:#}"))),
+            _ => Err(error),
+        },
+    }
 }
 
 /// Has a machine that an earlier daemon set going with its saved memory become its sandbox.
 ///
 /// # Errors
-/// When its agent does not answer or does not take its identity.
-pub(crate) async fn identify_again(blueprint: &Blueprint<'_>, live: &Live) -> Result<()> {
+/// When its agent does not answer.
+pub(crate) async fn identify_again(blueprint: &Blueprint<'_>, live: &Live) -> Result<Told> {
     answers(live).await?;
     let plan = UserNet::plan(blueprint.id);
     let net = (live.network == Network::Connected).then(|| plan.guest.clone());
@@ -332,8 +358,8 @@ pub(crate) async fn adopt(
         None => None,
     };
     let accelerator = notes.accelerator;
-    let phases = Phases::default();
-    Ok(Some(Live { machine, link, network, accelerator, address, template, phases }))
+    let (phases, told) = (Phases::default(), Told::Taken);
+    Ok(Some(Live { machine, link, network, accelerator, address, template, phases, told }))
 }
 
 /// Waits until the agent of a machine that was taken over has answered.
