@@ -113,8 +113,11 @@ impl Qemu {
         let memory = match &start {
             Start::Kernel(_) => Memory::Own,
             Start::Saved(saved) => {
-                let devices = open_file(&saved.devices)
-                    .map_err(|error| PrepareError::Load { said: error.to_string() })?;
+                let devices =
+                    open_file(&saved.devices).map_err(|error| match error.is_not_found() {
+                        true => PrepareError::Load { said: error.to_string() },
+                        false => in_dir(error),
+                    })?;
                 launch = launch.fd(devices.into(), args::DEVICES_FD);
                 Memory::Over(saved.memory.clone())
             }

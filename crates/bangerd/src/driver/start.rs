@@ -225,7 +225,17 @@ async fn restore_or_boot(
                 shared.templates.spoilt(template).await;
                 start_over(blueprint.dir).await?;
             }
-            (Err(Failed::Template(error) | Failed::Otherwise(error)), _) => return Err(error),
+            (Err(Failed::Restored(error)), Source::Template(template)) => {
+                warn!(template = %template.id, error = format!("{error:#}"), "a machine did not come up from a template");
+                audience
+                    .log(&format!("it did not come up from its template, so it boots: {error:#}"));
+                shared.templates.doubted(template).await;
+                start_over(blueprint.dir).await?;
+            }
+            (
+                Err(Failed::Template(error) | Failed::Restored(error) | Failed::Otherwise(error)),
+                _,
+            ) => return Err(error),
             (Ok(None), _) => return Ok(None),
             (Ok(Some(live)), _) => {
                 up(shared, &blueprint, &live);
@@ -255,8 +265,29 @@ async fn start_over(dir: &Path) -> Result<()> {
 enum Failed {
     /// Its template is to blame.
     Template(anyhow::Error),
+    /// It was made from a template, which may be to blame: its monitor may as well have been killed,
+    /// or its host have been too slow.
+    Restored(anyhow::Error),
     /// Anything else.
     Otherwise(anyhow::Error),
+}
+
+impl Failed {
+    fn to_be_prepared(error: anyhow::Error) -> Self {
+        match error.downcast_ref() {
+            Some(PrepareError::Load { .. }) => Self::Template(error),
+            _ => Self::Otherwise(error),
+        }
+    }
+
+    /// After it was restored.
+    fn to_come_up(error: anyhow::Error) -> Self {
+        // That is nobody's fault but the volume's.
+        match error.downcast_ref::<VolumeNotMounted>() {
+            Some(_) => Self::Otherwise(error),
+            None => Self::Restored(error),
+        }
+    }
 }
 
 async fn attempt(
@@ -264,13 +295,8 @@ async fn attempt(
     blueprint: &Blueprint<'_>,
     superseded: &mut Superseded,
 ) -> Result<Option<Live>, Failed> {
-    let prepared =
-        machine::prepare(blueprint, &shared.checkpoints).await.map_err(|error| match error
-            .downcast_ref::<PrepareError>(
-        ) {
-            Some(PrepareError::Load { .. }) => Failed::Template(error),
-            _ => Failed::Otherwise(error),
-        })?;
+    let prepared = machine::prepare(blueprint, &shared.checkpoints).await;
+    let prepared = prepared.map_err(Failed::to_be_prepared)?;
     let restored = prepared.is_of_template();
     let booted = async {
         shared.checkpoints.reach("start.prepared").await;
@@ -278,13 +304,26 @@ async fn attempt(
     };
     tokio::select! {
         () = superseded.wait() => Ok(None),
-        live = booted => live.map(Some).map_err(|error| {
-            // That is nobody's fault but the volume's.
-            let volumes = error.downcast_ref::<VolumeNotMounted>().is_some();
-            match restored && !volumes {
-                true => Failed::Template(error),
-                false => Failed::Otherwise(error),
-            }
+        live = booted => live.map(Some).map_err(|error| match restored {
+            true => Failed::to_come_up(error),
+            false => Failed::Otherwise(error),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::*;
+
+    #[test]
+    fn a_template_is_to_blame_where_it_is_refused_only() {
+        let refused = PrepareError::Load { said: "no".to_owned() };
+        assert!(matches!(Failed::to_be_prepared(refused.into()), Failed::Template(_)));
+        let gave_up = PrepareError::GaveUp { said: "no".to_owned() };
+        assert!(matches!(Failed::to_be_prepared(gave_up.into()), Failed::Otherwise(_)));
+        let killed = anyhow!("the guest ended while it started");
+        assert!(matches!(Failed::to_come_up(killed), Failed::Restored(_)));
     }
 }

@@ -128,13 +128,21 @@ fn make_disk(disk: &Path, spec: &SandboxSpec, template: Option<&Template>) -> Re
     let aside = disk.with_file_name(NEW_DISK);
     remove_all(&aside)?;
     match template {
-        // A template whose files are gone is one that cannot be loaded.
-        Some(template) => clone_file(&template.disk(), &aside)
-            .map(drop)
-            .map_err(|error| PrepareError::Load { said: format!("{:#}", anyhow!(error)) })?,
+        Some(template) => clone_of(&template.disk(), &aside)?,
         None => create_disk(&aside, spec.disk.bytes())?,
     }
     Ok(rename(&aside, disk)?)
+}
+
+/// A template whose files are gone is one that cannot be loaded; it is not to blame for anything
+/// else.
+fn clone_of(disk: &Path, to: &Path) -> Result<()> {
+    match clone_file(disk, to) {
+        Err(error) if !is_there(disk) => {
+            Err(PrepareError::Load { said: format!("{:#}", anyhow!(error)) }.into())
+        }
+        cloned => Ok(cloned.map(drop)?),
+    }
 }
 
 /// The template that the machine in `dir` was made from, as far as it is written down.
@@ -160,4 +168,22 @@ pub(super) fn machine_id(dir: &Path) -> Result<[u8; 16]> {
     let id = random::bytes()?;
     write_atomic(&path, &id)?;
     Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_to_blame_for_what_it_lacks_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, to) = (dir.path().join("disk"), dir.path().join("nowhere/disk"));
+        let is_load = |cloned: Result<()>| {
+            let error = cloned.unwrap_err();
+            matches!(error.downcast_ref(), Some(PrepareError::Load { .. }))
+        };
+        assert!(is_load(clone_of(&disk, &to)));
+        banger_host::fs::create_new(&disk).unwrap();
+        assert!(!is_load(clone_of(&disk, &to)));
+    }
 }

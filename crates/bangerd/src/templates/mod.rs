@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use anyhow::Result;
 use banger_host::HostError;
@@ -25,6 +25,7 @@ use banger_model::{Bytes, TemplateId, Timestamp};
 use banger_vmm::reap;
 use thiserror::Error;
 use tokio::task::spawn_blocking;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::operations::now;
@@ -40,6 +41,9 @@ pub use template::{About, Template};
 const BUDGET: Bytes = Bytes::gib(8);
 /// A template that could not be made or loaded is tried again after this.
 const TRY_AGAIN: Duration = Duration::from_secs(600);
+/// So many machines in a row that did not come up from a template tell that it is damaged; fewer
+/// may have been killed, or have had too slow a host.
+const MAX_DOUBTS: u32 = 3;
 
 /// Every template there is, or was asked for.
 #[derive(Debug)]
@@ -62,8 +66,26 @@ enum Kept {
     #[default]
     Unknown,
     Ready(Arc<Template>),
-    /// It is of no use, since then.
-    Bad(Instant),
+    Bad(Bad),
+}
+
+/// It is of no use.
+#[derive(Debug)]
+struct Bad {
+    since: Instant,
+    /// The template that is there all the same, if one is: machines that were made from it are
+    /// saved over its files. They go when nobody holds it any more.
+    left: Option<Weak<Template>>,
+}
+
+/// What is left of a bad template.
+#[derive(Debug)]
+enum Left {
+    Nothing,
+    /// Files that nobody needs.
+    Files,
+    /// What machines were made from that run.
+    Held(Arc<Template>),
 }
 
 /// The right to make a template, to open it or to remove it.
@@ -134,9 +156,23 @@ impl Slot {
     fn known(&self) -> Known {
         match &*self.kept() {
             Kept::Ready(template) => Known::Ready(template.clone()),
-            Kept::Bad(since) if since.elapsed() < TRY_AGAIN => Known::Bad,
+            Kept::Bad(bad) if bad.since.elapsed() < TRY_AGAIN => Known::Bad,
             Kept::Bad(_) | Kept::Unknown => Known::Not,
         }
+    }
+
+    fn left(&self) -> Left {
+        match &*self.kept() {
+            Kept::Bad(Bad { left: Some(template), .. }) => {
+                template.upgrade().map_or(Left::Files, Left::Held)
+            }
+            Kept::Bad(_) | Kept::Unknown | Kept::Ready(_) => Left::Nothing,
+        }
+    }
+
+    /// It is of no use from now on; these files of it may be left.
+    fn is_bad(&self, left: Option<Weak<Template>>) {
+        *self.kept() = Kept::Bad(Bad { since: Instant::now(), left });
     }
 
     /// How its template is, if it can be used.
@@ -200,32 +236,49 @@ impl Templates {
             Known::Bad => return Ok(None),
             Known::Not => {}
         }
-        let dir = self.root.join(id.as_str());
-        let found = match open(&dir).await? {
-            Some(template) => Ok(template),
-            None => make_at(&dir, make).await,
-        };
-        match found {
+        match self.open_or_make(id, &slot, make).await {
             Ok(template) => {
-                let template = Arc::new(template);
                 *slot.kept() = Kept::Ready(template.clone());
                 self.keep_budget(id, BUDGET).await;
                 Ok(Some(template))
             }
             Err(error) => {
-                *slot.kept() = Kept::Bad(Instant::now());
+                slot.is_bad(None);
                 Err(error)
             }
         }
+    }
+
+    async fn open_or_make<M, F>(
+        &self,
+        id: &TemplateId,
+        slot: &Slot,
+        make: M,
+    ) -> Result<Arc<Template>>
+    where
+        M: FnOnce(PathBuf) -> F + Send,
+        F: Future<Output = Result<()>> + Send,
+    {
+        let dir = self.root.join(id.as_str());
+        match slot.left() {
+            // It cannot be made anew in the place of what is needed.
+            Left::Held(template) => return Ok(template),
+            Left::Files => remove_dir(dir.clone()).await?,
+            Left::Nothing => {}
+        }
+        Ok(Arc::new(match open(&dir).await? {
+            Some(template) => template,
+            None => make_at(&dir, make).await?,
+        }))
     }
 
     /// The template of this name if it is there, for a machine that was made from it.
     pub(crate) async fn held_by_machine(&self, id: &TemplateId) -> Option<Arc<Template>> {
         let slot = self.slot(id);
         let _turn = self.look(id, &slot).await;
-        match slot.known() {
-            Known::Ready(template) => Some(template),
-            Known::Bad | Known::Not => None,
+        match (slot.known(), slot.left()) {
+            (Known::Ready(template), _) | (_, Left::Held(template)) => Some(template),
+            (Known::Bad | Known::Not, _) => None,
         }
     }
 
@@ -237,10 +290,22 @@ impl Templates {
     }
 
     async fn look_in_turn(&self, id: &TemplateId, slot: &Slot, _turn: &Turn<'_>) {
+        let dir = self.root.join(id.as_str());
+        match slot.left() {
+            Left::Held(_) => return,
+            Left::Files => self.remove_bad(id).await,
+            Left::Nothing => {}
+        }
         if slot.seen().is_none()
-            && let Ok(Some(template)) = open(&self.root.join(id.as_str())).await
+            && let Ok(Some(template)) = open(&dir).await
         {
             *slot.kept() = Kept::Ready(Arc::new(template));
+        }
+    }
+
+    async fn remove_bad(&self, id: &TemplateId) {
+        if let Err(error) = remove_dir(self.root.join(id.as_str())).await {
+            warn!(template = %id, error = format!("{error:#}"), "a bad template remains");
         }
     }
 
@@ -257,13 +322,25 @@ impl Templates {
 
     /// A template turns out to be of no use: it is done without for a while, and then made anew.
     pub(crate) async fn spoilt(&self, template: Arc<Template>) {
-        let slot = self.slot(&template.id);
+        let (slot, id) = (self.slot(&template.id), template.id.clone());
         let _turn = slot.turn.lock().await;
-        *slot.kept() = Kept::Bad(Instant::now());
-        let dir = self.root.join(template.id.as_str());
-        // Machines that were made from it keep the files open that they need.
-        if let Err(error) = remove_dir(dir).await {
-            warn!(template = %template.id, error = format!("{error:#}"), "a bad template remains");
+        if let Kept::Ready(kept) = &*slot.kept()
+            && !Arc::ptr_eq(kept, &template)
+        {
+            // Another is in its place already.
+            return;
+        }
+        slot.is_bad(Some(Arc::downgrade(&template)));
+        match Arc::into_inner(template) {
+            Some(_) => self.remove_bad(&id).await,
+            None => info!(template = %id, "a bad template is in use, and kept as long"),
+        }
+    }
+
+    /// A machine has not come up from a template, which may or may not be to blame for it.
+    pub(crate) async fn doubted(&self, template: Arc<Template>) {
+        if template.doubt() >= MAX_DOUBTS {
+            self.spoilt(template).await;
         }
     }
 
@@ -537,6 +614,55 @@ mod tests {
         assert!(templates.get(&id, filled(made.clone())).await.unwrap().is_none());
         assert!(templates.list().await.unwrap().is_empty());
         assert_eq!(made.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_spoilt_is_kept_for_those_who_run_and_made_anew_behind_them() {
+        let root = tempfile::tempdir().unwrap();
+        let templates = Templates::below(root.path().to_owned());
+        let id = shape().template().unwrap();
+        let made = Arc::new(AtomicUsize::new(0));
+        let running = templates.get(&id, filled(made.clone())).await.unwrap().unwrap();
+        templates.spoilt(running.clone()).await;
+        assert!(templates.get(&id, filled(made.clone())).await.unwrap().is_none());
+        assert!(templates.list().await.unwrap().is_empty(), "and nobody takes it for a good one");
+        assert!(matches!(templates.remove(&id).await, Err(NotRemoved::Missing(_))));
+        assert!(running.disk().exists());
+        let again = templates.held_by_machine(&id).await.unwrap();
+        assert!(Arc::ptr_eq(&again, &running));
+        drop(again);
+        tokio::time::advance(TRY_AGAIN).await;
+        // In its place none can be made: perhaps it is of use after all.
+        let again = templates.get(&id, filled(made.clone())).await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&again, &running));
+        templates.spoilt(again).await;
+        let disk = running.disk();
+        drop(running);
+        assert!(templates.list().await.unwrap().is_empty());
+        assert!(!disk.exists(), "nobody needs it any more");
+        tokio::time::advance(TRY_AGAIN).await;
+        assert!(templates.get(&id, filled(made.clone())).await.unwrap().is_some());
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn one_is_given_up_when_nothing_comes_up_from_it_again_and_again() {
+        let root = tempfile::tempdir().unwrap();
+        let templates = Templates::below(root.path().to_owned());
+        let id = shape().template().unwrap();
+        let template = templates.get(&id, filled(Arc::default())).await.unwrap().unwrap();
+        for _ in 0..2 {
+            for _ in 1..MAX_DOUBTS {
+                templates.doubted(template.clone()).await;
+            }
+            assert!(matches!(templates.known(&id), Known::Ready(_)));
+            Templates::used(&template);
+        }
+        for _ in 0..MAX_DOUBTS {
+            assert!(matches!(templates.known(&id), Known::Ready(_)));
+            templates.doubted(template.clone()).await;
+        }
+        assert!(matches!(templates.known(&id), Known::Bad));
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 //! booted, and what is known about it.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{read_bounded, write_atomic};
@@ -52,6 +52,8 @@ pub struct Template {
     size: Bytes,
     hits: AtomicU64,
     last: AtomicU64,
+    /// How many machines in a row have not come up from it.
+    doubts: AtomicU32,
 }
 
 /// Writes down what is known about a template whose files are there.
@@ -88,6 +90,7 @@ impl Template {
             id,
             last: AtomicU64::new(uses.last.0.max(about.made.0)),
             hits: AtomicU64::new(uses.hits),
+            doubts: AtomicU32::new(0),
             about,
             dir: dir.to_owned(),
             size,
@@ -122,6 +125,12 @@ impl Template {
     pub(super) fn used(&self, now: Timestamp) {
         self.hits.fetch_add(1, Ordering::Relaxed);
         self.last.fetch_max(now.0, Ordering::Relaxed);
+        self.doubts.store(0, Ordering::Relaxed);
+    }
+
+    /// One more machine has not come up from it; returns how many that are in a row.
+    pub(super) fn doubt(&self) -> u32 {
+        self.doubts.fetch_add(1, Ordering::Relaxed).saturating_add(1)
     }
 
     /// How often it was used, to be written down.
