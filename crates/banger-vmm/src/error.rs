@@ -71,6 +71,13 @@ pub enum ControlError {
     },
 }
 
+impl ControlError {
+    /// Whether the monitor has not answered yet: it does as told when it comes to it.
+    pub fn is_late(&self) -> bool {
+        matches!(self, Self::Monitor { source: QmpError::Late { .. }, .. })
+    }
+}
+
 /// Why a machine could not be taken over.
 #[derive(Debug, Error)]
 pub enum AdoptError {

@@ -39,6 +39,7 @@ mod snapshots;
 pub mod spares;
 mod stats;
 mod store;
+mod superseded;
 pub mod templates;
 mod volumes;
 

@@ -39,6 +39,9 @@ pub(crate) const QMP_SOCKET: &str = "qmp.sock";
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a running QEMU may take to answer. It answers between two slices of disk writing.
 const CONTROL_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a running QEMU may take for what writes all of a guest's disk that is not written yet:
+/// gigabytes, where the host's disk is slow. Whatever else it is told waits behind that.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(900);
 /// How much of QEMU's log an error message carries, in bytes.
 const LOG_TAIL: u64 = 1024;
 /// How long a killed QEMU may take to be gone.

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::args::MEMORY_FILE;
 use super::qmp::{Observed, Qmp, Shutdown};
-use super::{CONTROL_PATIENCE, KILL_PATIENCE, LOG_TAIL, printable};
+use super::{CONTROL_PATIENCE, FLUSH_PATIENCE, KILL_PATIENCE, LOG_TAIL, printable};
 use crate::console::{self, CONSOLE_LOG, VMM_LOG};
 use crate::error::ControlError;
 use crate::machine::{LINK_SOCKET, SavedMachine};
@@ -82,9 +82,10 @@ impl QemuMachine {
         &self,
         command: &'static str,
         operation: &'static str,
+        patience: Duration,
     ) -> Result<(), ControlError> {
         self.qmp
-            .execute(command, Value::Null, CONTROL_PATIENCE)
+            .execute(command, Value::Null, patience)
             .await
             .map(drop)
             .map_err(|source| ControlError::Monitor { operation, source })
@@ -106,11 +107,11 @@ impl Running for QemuMachine {
     }
 
     fn pause(&self) -> BoxFuture<'_, Result<(), ControlError>> {
-        Box::pin(self.control("stop", "pause"))
+        Box::pin(self.control("stop", "pause", FLUSH_PATIENCE))
     }
 
     fn resume(&self) -> BoxFuture<'_, Result<(), ControlError>> {
-        Box::pin(self.control("cont", "resume"))
+        Box::pin(self.control("cont", "resume", CONTROL_PATIENCE))
     }
 
     fn save<'a>(&'a self, to: &'a SavedMachine) -> BoxFuture<'a, Result<(), ControlError>> {
@@ -120,7 +121,7 @@ impl Running for QemuMachine {
             // and no memory.
             let arguments = json!({ "filename": to.devices, "live": false });
             self.qmp
-                .execute("xen-save-devices-state", arguments, CONTROL_PATIENCE)
+                .execute("xen-save-devices-state", arguments, FLUSH_PATIENCE)
                 .await
                 .map_err(|source| ControlError::Monitor { operation: "save", source })?;
             let (pid, file) = (self.process.identity().pid, to.memory.clone());
@@ -198,7 +199,8 @@ impl Watcher {
         if observed.shutdown.is_some() {
             return;
         }
-        if let Ok(status) = self.qmp.status(CONTROL_PATIENCE).await
+        // It tells that it stops before it has written everything.
+        if let Ok(status) = self.qmp.status(FLUSH_PATIENCE).await
             && let Some(state) = state_of(&status)
         {
             self.publish.send_replace(state);

@@ -20,11 +20,12 @@ pub(super) async fn save(
     shared: &Shared,
     record: &SandboxRecord,
     live: Option<Live>,
+    mut superseded: Superseded,
     audience: Audience,
 ) -> Done {
     audience.stage("saving memory");
     let Some(live) = live else { return Done::NotSaved("there is no machine".to_owned()) };
-    match memory::save(&live, &shared.dir(&record.id)).await {
+    match memory::save(&live, &shared.dir(&record.id), &mut superseded).await {
         Ok(()) => {
             shared.checkpoints.reach("pause.saved").await;
             Done::Saved

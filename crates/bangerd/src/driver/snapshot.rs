@@ -69,7 +69,8 @@ async fn try_take(
         move || Staged::begin(&target)
     })
     .await??;
-    let stood_still = still::copy(live, &dir, staged.path(), &shared.checkpoints).await?;
+    let (from_to, checkpoints) = ((&*dir, staged.path()), &shared.checkpoints);
+    let stood_still = still::copy(live, from_to, checkpoints, &mut superseded).await?;
     if superseded.is_so() {
         bail!("something else was asked for meanwhile");
     }

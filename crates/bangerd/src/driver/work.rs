@@ -21,6 +21,7 @@ use crate::machine::{self, Live, memory};
 use crate::operations::Audience;
 use crate::shared::Shared;
 use crate::spares::Spare;
+pub(super) use crate::superseded::Superseded;
 
 /// How a piece of work came out.
 pub(super) enum Done {
@@ -76,31 +77,13 @@ pub(super) struct Begin {
     kind: Kind,
 }
 
-/// Becomes ready when other work is to be done instead.
-#[derive(Clone)]
-pub(super) struct Superseded(watch::Receiver<bool>);
-
-impl Superseded {
-    pub(super) async fn wait(&mut self) {
-        // A sender that is gone wants nothing any more.
-        if self.0.wait_for(|yes| *yes).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Whether it is so already.
-    pub(super) fn is_so(&self) -> bool {
-        *self.0.borrow()
-    }
-}
-
 impl Begin {
     fn new<F>(kind: Kind, work: impl FnOnce(Superseded) -> F) -> Self
     where
         F: Future<Output = Done> + Send + 'static,
     {
         let (supersede, superseded) = watch::channel(false);
-        Self { future: Box::pin(work(Superseded(superseded))), supersede, kind }
+        Self { future: Box::pin(work(Superseded::by(superseded))), supersede, kind }
     }
 }
 
@@ -189,7 +172,7 @@ pub(super) fn effect(
             Effect::Boot(Origin::Memory) => {
                 pause::resume(&shared, &record, superseded, audience).await
             }
-            Effect::Save => pause::save(&shared, &record, live, audience).await,
+            Effect::Save => pause::save(&shared, &record, live, superseded, audience).await,
             Effect::Snapshot => snapshot::take(&shared, &record, live, superseded, audience).await,
             Effect::DropMemory => drop_memory(&shared, &record).await,
         }

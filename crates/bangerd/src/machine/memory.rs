@@ -15,7 +15,7 @@ use banger_host::fs::{
 };
 use banger_link::Request;
 use banger_model::{Bytes, MemorySize};
-use banger_vmm::{RunState, Running, SavedMachine};
+use banger_vmm::{ControlError, RunState, Running, SavedMachine};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -24,6 +24,7 @@ use tracing::warn;
 use super::Live;
 use super::ask::ask;
 use crate::saved::files;
+use crate::superseded::Superseded;
 
 /// Where it is, in the sandbox's directory.
 const SAVED: &str = "saved";
@@ -35,7 +36,7 @@ const USED: &str = "used";
 /// Longest description that makes sense, in bytes.
 const MAX_ABOUT_LEN: u64 = 4096;
 /// How long a guest may take to let its processes stand still.
-const FREEZE_PATIENCE: Duration = Duration::from_secs(20);
+const FREEZE_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is known about saved memory.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,20 +72,22 @@ pub(crate) fn look(dir: &Path) -> Saved {
 }
 
 /// Saves the memory of a machine that runs. Afterwards the machine stands still, and what was
-/// saved before is gone. When it fails the machine runs on.
+/// saved before is gone. When it fails the machine runs on, unless it is to end.
 ///
 /// # Errors
 /// When anything of that cannot be done.
-pub(crate) async fn save(live: &Live, dir: &Path) -> Result<()> {
+pub(crate) async fn save(live: &Live, dir: &Path, superseded: &mut Superseded) -> Result<()> {
     if matches!(look(dir), Saved::Whole(_)) && stands_still(&*live.machine) {
         // A daemon before this one has come so far, and may have left what was saved before.
         clear_new(dir).await;
         return Ok(());
     }
-    let saved = try_save(live, dir).await;
+    let saved = try_save(live, dir, superseded).await;
     if saved.is_err() {
         // Whatever went wrong: it ran, and is to run.
-        let _ = go_on(live).await;
+        if let Err(error) = go_on(live, superseded).await {
+            warn!(dir = %dir.display(), error = format!("{error:#}"), "a machine does not go on");
+        }
         clear_new(dir).await;
     }
     saved
@@ -108,9 +111,9 @@ fn stands_still(machine: &dyn Running) -> bool {
     *machine.watch().borrow() == RunState::Paused
 }
 
-async fn try_save(live: &Live, dir: &Path) -> Result<()> {
-    freeze(live).await?;
-    live.machine.pause().await?;
+async fn try_save(live: &Live, dir: &Path, superseded: &mut Superseded) -> Result<()> {
+    superseded.or(freeze(live)).await?;
+    superseded.or(live.machine.pause()).await?;
     let new = dir.join(NEW);
     spawn_blocking({
         let new = new.clone();
@@ -138,13 +141,32 @@ pub(crate) async fn freeze(live: &Live) -> Result<()> {
     Ok(())
 }
 
-/// Lets a machine that stands still go on, and its processes with it.
+/// Lets a machine that stands still go on, and its processes with it, as long as that may take: what
+/// is said to run must not stand still.
 ///
 /// # Errors
-/// When one of both does not.
-pub(crate) async fn go_on(live: &Live) -> Result<()> {
-    live.machine.resume().await?;
-    timeout(FREEZE_PATIENCE, thaw(live)).await.context("the guest does not answer")?
+/// When one of both does not, or the machine is to end.
+pub(crate) async fn go_on(live: &Live, superseded: &mut Superseded) -> Result<()> {
+    let link = live.link.clone();
+    // It waits in the link until the guest hears it, whoever waits for the answer.
+    let thawed = tokio::spawn(async move { link.request(Request::Thaw).await });
+    set_going(&*live.machine, superseded).await?;
+    let thawed = superseded.or(timeout(FREEZE_PATIENCE, thawed)).await;
+    thawed.context("the guest does not answer")??.context("its processes do not go on")?;
+    Ok(())
+}
+
+/// Has a machine's processors go on. A monitor that is busy does that later; until then it is waited
+/// for.
+async fn set_going(machine: &dyn Running, superseded: &mut Superseded) -> Result<()> {
+    loop {
+        match superseded.or(machine.resume()).await {
+            Err(error) if error.downcast_ref().is_some_and(ControlError::is_late) => {
+                warn!(error = format!("{error:#}"), "a machine does not go on yet");
+            }
+            gone_on => return gone_on,
+        }
+    }
 }
 
 /// Puts what was saved in the place of what was saved before, once all of it is on the disk.
@@ -232,4 +254,95 @@ pub(crate) fn forget(dir: &Path) -> Result<()> {
 pub(crate) async fn thaw(live: &Live) -> Result<()> {
     ask(&live.link, Request::Thaw).await.context("its processes do not go on")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use banger_host::process::ProcessIdentity;
+    use banger_model::Accelerator;
+    use banger_vmm::BoxFuture;
+    use banger_vmm::qemu::QmpError;
+    use tokio::net::UnixStream;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::link::{Link, tests::guest};
+    use crate::machine::{Network, Phases, Told};
+
+    type Done<'a> = BoxFuture<'a, Result<(), ControlError>>;
+
+    /// A monitor that has much to do before it does as told.
+    #[derive(Debug)]
+    struct Busy {
+        asked: AtomicU32,
+        /// How often it is asked before it answers.
+        answers: u32,
+    }
+
+    impl Running for Busy {
+        fn identity(&self) -> &ProcessIdentity {
+            unimplemented!()
+        }
+        fn connect_link(&self) -> BoxFuture<'_, Result<UnixStream, ControlError>> {
+            unimplemented!()
+        }
+        fn pause(&self) -> Done<'_> {
+            unimplemented!()
+        }
+        fn resume(&self) -> Done<'_> {
+            Box::pin(async {
+                tokio::task::yield_now().await;
+                if self.asked.fetch_add(1, Ordering::Relaxed) + 1 >= self.answers {
+                    return Ok(());
+                }
+                let source = QmpError::Late { command: "cont", seconds: 20 };
+                Err(ControlError::Monitor { operation: "resume", source })
+            })
+        }
+        fn save<'a>(&'a self, _to: &'a SavedMachine) -> Done<'a> {
+            unimplemented!()
+        }
+        fn kill(&self) -> Done<'_> {
+            unimplemented!()
+        }
+        fn watch(&self) -> watch::Receiver<RunState> {
+            unimplemented!()
+        }
+    }
+
+    fn live(answers: u32) -> (Arc<Busy>, Live) {
+        let busy = Arc::new(Busy { asked: AtomicU32::new(0), answers });
+        let live = Live {
+            machine: busy.clone(),
+            link: Link::begin(guest()).unwrap(),
+            network: Network::Absent,
+            accelerator: Accelerator::Tcg,
+            address: None,
+            template: None,
+            phases: Phases::default(),
+            told: Told::Taken,
+        };
+        (busy, live)
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_is_busy_is_waited_for() {
+        let (_sender, other) = watch::channel(false);
+        let (busy, live) = live(3);
+        go_on(&live, &mut Superseded::by(other)).await.unwrap();
+        assert_eq!(busy.asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn a_machine_that_is_to_end_is_not_waited_for() {
+        let (sender, other) = watch::channel(false);
+        let (_busy, live) = live(u32::MAX);
+        let going = tokio::spawn(async move { go_on(&live, &mut Superseded::by(other)).await });
+        tokio::task::yield_now().await;
+        sender.send_replace(true);
+        assert!(going.await.unwrap().is_err());
+    }
 }

@@ -14,22 +14,23 @@ use tokio::task::spawn_blocking;
 use super::memory::{freeze, go_on};
 use super::{DISK, Live, MIN_FREE};
 use crate::checkpoint::Checkpoints;
+use crate::superseded::Superseded;
 use crate::{saved, stats};
 
 /// Copies memory, devices and disk of the machine of the sandbox in `dir` into the directory `to`;
 /// returns how long its processes stood still.
 ///
 /// # Errors
-/// When something cannot be copied, or the machine does not go on.
+/// When something cannot be copied, the machine does not go on, or is to end.
 pub(crate) async fn copy(
     live: &Live,
-    dir: &Path,
-    to: &Path,
+    (dir, to): (&Path, &Path),
     checkpoints: &Checkpoints,
+    superseded: &mut Superseded,
 ) -> Result<Duration> {
     let begin = Instant::now();
-    let copied = copy_still(live, dir, to, checkpoints).await;
-    let gone_on = go_on(live).await;
+    let copied = copy_still(live, (dir, to), checkpoints, superseded).await;
+    let gone_on = go_on(live, superseded).await;
     let stood_still = begin.elapsed();
     copied?;
     gone_on?;
@@ -37,10 +38,15 @@ pub(crate) async fn copy(
     Ok(stood_still)
 }
 
-async fn copy_still(live: &Live, dir: &Path, to: &Path, checkpoints: &Checkpoints) -> Result<()> {
-    freeze(live).await?;
+async fn copy_still(
+    live: &Live,
+    (dir, to): (&Path, &Path),
+    checkpoints: &Checkpoints,
+    superseded: &mut Superseded,
+) -> Result<()> {
+    superseded.or(freeze(live)).await?;
     checkpoints.reach("snapshot.frozen").await;
-    live.machine.pause().await?;
+    superseded.or(live.machine.pause()).await?;
     checkpoints.reach("snapshot.paused").await;
     live.machine.save(&saved::files(to)).await?;
     let (disk, copy) = (dir.join(DISK), saved::disk(to));
