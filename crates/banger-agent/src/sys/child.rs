@@ -248,8 +248,8 @@ fn enter(dirs: &[CString]) -> Result<(), Errno> {
 }
 
 /// Those that this process may ignore: one by Rust's start-up, the others by its starter, as a shell
-/// has it for what runs in the background.
-const IGNORED: [libc::c_int; 3] = [libc::SIGPIPE, libc::SIGINT, libc::SIGQUIT];
+/// has it for what runs in the background, and Python for itself.
+const IGNORED: [libc::c_int; 4] = [libc::SIGPIPE, libc::SIGINT, libc::SIGQUIT, libc::SIGXFSZ];
 
 /// Signals as a program expects them. `CLONE_CLEAR_SIGHAND` did it for those that were caught;
 /// those that are ignored are left.
