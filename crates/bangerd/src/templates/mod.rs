@@ -459,6 +459,7 @@ async fn open(dir: &Path) -> Result<Option<Template>> {
         }
         match Template::open(&dir) {
             Ok(template) => Ok(Some(template)),
+            Err(error) if is_of_host(&error) => Err(error),
             Err(error) => {
                 warn!(dir = %dir.display(), error = format!("{error:#}"), "removed a template that is not whole");
                 remove_all(&dir)?;
@@ -467,6 +468,15 @@ async fn open(dir: &Path) -> Result<Option<Template>> {
         }
     })
     .await?
+}
+
+/// Whether the host cannot read at the moment, which says nothing of a template: it may have too
+/// many files open, or too little memory.
+fn is_of_host(error: &anyhow::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotADirectory, NotFound, UnexpectedEof};
+    let of_files = [InvalidData, IsADirectory, NotADirectory, NotFound, UnexpectedEof];
+    let kind = error.downcast_ref::<HostError>().and_then(HostError::io_kind);
+    kind.is_some_and(|kind| !of_files.contains(&kind))
 }
 
 async fn make_at<M, F>(dir: &Path, make: M) -> Result<Template>
@@ -689,6 +699,22 @@ mod tests {
         let left = templates.list().await.unwrap();
         assert_eq!(left.iter().map(|seen| &seen.id).collect::<Vec<_>>(), Vec::from_iter(&kept));
         assert!(!root.path().join(idle.as_str()).exists());
+    }
+
+    #[tokio::test]
+    async fn one_that_the_host_cannot_read_stays() {
+        let root = tempfile::tempdir().unwrap();
+        template::tests::make(root.path(), shape());
+        let id = shape().template().unwrap();
+        let about = root.path().join(id.as_str()).join("template.json");
+        let aside = about.with_extension("aside");
+        std::fs::rename(&about, &aside).unwrap();
+        std::os::unix::fs::symlink(&about, &about).unwrap();
+        let templates = Templates::below(root.path().to_owned());
+        assert!(templates.list().await.unwrap().is_empty());
+        std::fs::remove_file(&about).unwrap();
+        std::fs::rename(&aside, &about).unwrap();
+        assert_eq!(templates.list().await.unwrap().len(), 1);
     }
 
     #[test]
