@@ -204,12 +204,7 @@ pub async fn run(tools: &Tools) -> Result<Tally> {
 async fn go(tools: &Tools, way: &'static Way) -> Result<Tally> {
     let mut scene = Scene::begin(tools)?;
     let outcome = walk(&mut scene, way).await;
-    if let Err(error) = outcome
-        && scene.tally.violations.is_empty()
-    {
-        scene.violation(way.name, format!("{error:#}"));
-    }
-    Ok(std::mem::take(&mut scene.tally))
+    Ok(scene.end(way.name, outcome))
 }
 
 async fn walk(scene: &mut Scene, way: &Way) -> Result<()> {

@@ -43,12 +43,7 @@ const COPIES: u16 = 20;
 pub async fn run(tools: &Tools) -> Result<Tally> {
     let mut scene = Scene::begin(tools)?;
     let outcome = hold(&mut scene).await;
-    if let Err(error) = outcome
-        && scene.tally.violations.is_empty()
-    {
-        scene.violation(ROUND, format!("{error:#}"));
-    }
-    Ok(std::mem::take(&mut scene.tally))
+    Ok(scene.end(ROUND, outcome))
 }
 
 async fn hold(scene: &mut Scene) -> Result<()> {
@@ -88,12 +83,7 @@ async fn hold(scene: &mut Scene) -> Result<()> {
 pub async fn run_snapshot(tools: &Tools, meanwhile: Wish) -> Result<Tally> {
     let mut scene = Scene::begin(tools)?;
     let outcome = hold_snapshot(&mut scene, meanwhile).await;
-    if let Err(error) = outcome
-        && scene.tally.violations.is_empty()
-    {
-        scene.violation(ROUND, format!("{error:#}"));
-    }
-    Ok(std::mem::take(&mut scene.tally))
+    Ok(scene.end(ROUND, outcome))
 }
 
 async fn hold_snapshot(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
@@ -131,12 +121,7 @@ async fn hold_snapshot(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
 pub async fn run_end(tools: &Tools, meanwhile: Wish) -> Result<Tally> {
     let mut scene = Scene::begin(tools)?;
     let outcome = hold_end(&mut scene, meanwhile).await;
-    if let Err(error) = outcome
-        && scene.tally.violations.is_empty()
-    {
-        scene.violation(ROUND, format!("{error:#}"));
-    }
-    Ok(std::mem::take(&mut scene.tally))
+    Ok(scene.end(ROUND, outcome))
 }
 
 async fn hold_end(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
@@ -173,12 +158,7 @@ async fn hold_end(scene: &mut Scene, meanwhile: Wish) -> Result<()> {
 pub async fn run_deaf(tools: &Tools, taken_up_by: Wish) -> Result<Tally> {
     let mut scene = Scene::begin(tools)?;
     let outcome = deafen(&mut scene, taken_up_by).await;
-    if let Err(error) = outcome
-        && scene.tally.violations.is_empty()
-    {
-        scene.violation(ROUND, format!("{error:#}"));
-    }
-    Ok(std::mem::take(&mut scene.tally))
+    Ok(scene.end(ROUND, outcome))
 }
 
 /// Takes up a guest that refuses to be told who it is: it goes on as what it was, and a copy of it,
@@ -189,12 +169,7 @@ pub async fn run_deaf(tools: &Tools, taken_up_by: Wish) -> Result<Tally> {
 pub async fn run_defiant(tools: &Tools) -> Result<Tally> {
     let mut scene = Scene::begin(tools)?;
     let outcome = defy(&mut scene).await;
-    if let Err(error) = outcome
-        && scene.tally.violations.is_empty()
-    {
-        scene.violation(ROUND, format!("{error:#}"));
-    }
-    Ok(std::mem::take(&mut scene.tally))
+    Ok(scene.end(ROUND, outcome))
 }
 
 async fn defy(scene: &mut Scene) -> Result<()> {

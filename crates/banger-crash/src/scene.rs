@@ -65,6 +65,16 @@ impl Scene {
         self.tally.violations.push(Violation { round, what, place });
     }
 
+    /// What came of it all. A harness that failed has found something, unless it has told what.
+    pub(crate) fn end(mut self, round: &str, outcome: Result<()>) -> Tally {
+        if let Err(error) = outcome
+            && self.tally.violations.is_empty()
+        {
+            self.violation(round, format!("{error:#}"));
+        }
+        self.tally
+    }
+
     fn wrong(&mut self, round: &str, wrongs: Wrongs) {
         for what in wrongs {
             self.violation(round, what);
