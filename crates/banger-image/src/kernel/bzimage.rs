@@ -143,6 +143,8 @@ fn check_elf(kernel: &[u8]) -> Result<(), BzImageError> {
 #[cfg(test)]
 mod tests {
     use super::super::packed::tests::{XZ, gzip, zstd};
+    use banger_testkit::kernel::bzimage;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -163,17 +165,6 @@ mod tests {
             frame.extend(packed);
         }
         frame
-    }
-
-    fn bzimage(payload: &[u8]) -> Vec<u8> {
-        let mut image = vec![0; 4 * SECTOR];
-        image[0x1f1] = 2;
-        image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-        image[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02");
-        image[0x248..0x24c].copy_from_slice(&512u32.to_le_bytes());
-        image[0x24c..0x250].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
-        image.extend_from_slice(payload);
-        image
     }
 
     fn kernel_image(kernel: &[u8]) -> Vec<u8> {

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use banger_testkit::kernel::bzimage;
+
 use crate::catalog::WebServer;
 use crate::images::gives;
 use crate::made_images::{own, refused};
@@ -49,18 +51,6 @@ fn piped(program: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
     writes.join().unwrap();
     assert!(output.status.success(), "{program}");
     output.stdout
-}
-
-/// A bzImage with this behind its header.
-fn bzimage(payload: &[u8]) -> Vec<u8> {
-    let mut image = vec![0; 2048];
-    image[0x1f1] = 2;
-    image[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
-    image[0x202..0x208].copy_from_slice(b"HdrS\x0f\x02");
-    image[0x248..0x24c].copy_from_slice(&512u32.to_le_bytes());
-    image[0x24c..0x250].copy_from_slice(&u32::try_from(payload.len()).unwrap().to_le_bytes());
-    image.extend_from_slice(payload);
-    image
 }
 
 /// Packs the modules below a directory, each third in another way.
