@@ -9,6 +9,7 @@
 
 pub mod archive;
 mod artifact;
+mod budget;
 pub mod catalog;
 mod digest;
 pub mod ext4;

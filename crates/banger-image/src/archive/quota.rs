@@ -2,9 +2,8 @@
 //!
 //! Entries are counted as they are read, so that what is too much is never in memory.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 use super::{ArchiveError, Entry, Kind};
+use crate::budget::Budget;
 
 /// Most entries: several times what the largest distributions unpack to.
 pub const MAX_ENTRIES: u64 = 2_000_000;
@@ -19,10 +18,10 @@ pub const MAX_METADATA: u64 = 512 << 20;
 /// What is still taken. Archives that are read at once share it.
 #[derive(Debug)]
 pub struct Quota {
-    content: AtomicU64,
-    holes: AtomicU64,
-    metadata: AtomicU64,
-    entries: AtomicU64,
+    content: Budget,
+    holes: Budget,
+    metadata: Budget,
+    entries: Budget,
     exceeded: fn(&'static str) -> ArchiveError,
 }
 
@@ -39,10 +38,10 @@ impl Quota {
 
     fn new(exceeded: fn(&'static str) -> ArchiveError) -> Self {
         Self {
-            content: AtomicU64::new(MAX_CONTENT),
-            holes: AtomicU64::new(MAX_HOLES),
-            metadata: AtomicU64::new(MAX_METADATA),
-            entries: AtomicU64::new(MAX_ENTRIES),
+            content: Budget::of(MAX_CONTENT),
+            holes: Budget::of(MAX_HOLES),
+            metadata: Budget::of(MAX_METADATA),
+            entries: Budget::of(MAX_ENTRIES),
             exceeded,
         }
     }
@@ -60,9 +59,7 @@ impl Quota {
             (&self.entries, 1, "2,000,000 entries"),
         ];
         for (left, amount, what) in wanted {
-            let less = |left: u64| left.checked_sub(amount);
-            let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-            taken.map_err(|_| (self.exceeded)(what))?;
+            left.take(amount).map_err(|_| (self.exceeded)(what))?;
         }
         Ok(())
     }

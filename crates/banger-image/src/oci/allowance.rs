@@ -3,11 +3,11 @@
 //! A bound on each layer is none on an image, which may name one small layer again and again.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use banger_model::Bytes;
 
 use super::layer::{Layer, UnpackError};
+use crate::budget::Budget;
 
 /// So many layers of an image may each be what one may be whatever its ratio.
 const FREE_LAYERS: u64 = 4;
@@ -15,7 +15,7 @@ const FREE_LAYERS: u64 = 4;
 /// What the layers of an image may still unpack to. Those that are unpacked at once share it.
 #[derive(Debug)]
 pub struct Allowance {
-    left: AtomicU64,
+    left: Budget,
     bound: Bound,
 }
 
@@ -31,7 +31,7 @@ impl Allowance {
     /// twice has been fetched once, and is the reason for as much as one.
     pub fn of(layers: &[Layer]) -> Self {
         let Some(limits) = layers.first().map(Layer::limits) else {
-            return Self { left: AtomicU64::new(0), bound: Bound::Unpacked(Bytes::new(0)) };
+            return Self { left: Budget::of(0), bound: Bound::Unpacked(Bytes::new(0)) };
         };
         let fetched: BTreeMap<_, _> =
             layers.iter().map(|layer| (layer.digest(), layer.size().get())).collect();
@@ -42,14 +42,12 @@ impl Allowance {
             max if max.get() <= by_ratio => (max.get(), Bound::Unpacked(max)),
             _ => (by_ratio, Bound::Ratio(limits.max_ratio)),
         };
-        Self { left: AtomicU64::new(left), bound }
+        Self { left: Budget::of(left), bound }
     }
 
     /// Takes some bytes of it.
     pub(super) fn take(&self, bytes: u64) -> Result<(), UnpackError> {
-        let less = |left: u64| left.checked_sub(bytes);
-        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        taken.map(drop).map_err(|_| match self.bound {
+        self.left.take(bytes).map_err(|_| match self.bound {
             Bound::Unpacked(max) => UnpackError::ImageTooLarge { max },
             Bound::Ratio(ratio) => UnpackError::ImageBomb { ratio },
         })
