@@ -54,25 +54,32 @@ impl Drop for Scratch {
 }
 
 /// Removes what is in `parent` and belongs to no process that lives; tells how many owners that
-/// had.
+/// had. What cannot be removed keeps nothing else.
 ///
 /// # Errors
-/// When something cannot be looked at or removed.
+/// When something cannot be looked at or removed: the first.
 pub fn sweep(parent: &Path) -> Result<usize> {
-    let mut swept = 0;
+    let (mut swept, mut failed) = (0, None);
     for entry in list_dir(parent)? {
         let Some(entry) = entry.to_str() else { continue };
         // A lock is made before its directory and removed after it.
         let lock = entry.strip_prefix('.').and_then(|entry| entry.strip_suffix(LOCK));
-        let name = lock.unwrap_or(entry);
-        let lock_path = lock_of(parent, name);
-        if FileLock::try_acquire(&lock_path)?.is_some() {
-            remove_all(&parent.join(name))?;
-            remove_all(&lock_path)?;
-            swept += 1;
+        match sweep_one(parent, lock.unwrap_or(entry)) {
+            Ok(Some(())) => swept += 1,
+            Ok(None) => {}
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
-    Ok(swept)
+    failed.map_or(Ok(swept), Err)
+}
+
+/// `None` where it has an owner.
+fn sweep_one(parent: &Path, name: &str) -> Result<Option<()>> {
+    let lock_path = lock_of(parent, name);
+    let Some(_lock) = FileLock::try_acquire(&lock_path)? else { return Ok(None) };
+    remove_all(&parent.join(name))?;
+    remove_all(&lock_path)?;
+    Ok(Some(()))
 }
 
 fn lock_of(parent: &Path, name: &str) -> PathBuf {
