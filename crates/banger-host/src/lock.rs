@@ -163,6 +163,7 @@ mod tests {
         drop(held);
         assert!(FileLock::try_acquire(&path).unwrap().is_some());
     }
+
     #[test]
     fn a_descriptor_that_somebody_inherited_holds_no_lock_that_was_let_go() {
         let dir = tempfile::tempdir().unwrap();
