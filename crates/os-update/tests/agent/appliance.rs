@@ -5,7 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use banger_host::lock::FileLock;
 use banger_trust::gates::Hours;
 use banger_trust::{SecretKey, Sha256Digest};
 use banger_update::{
@@ -103,28 +102,15 @@ impl Appliance {
     }
 
     pub(crate) fn apply(&self, orders: Orders) -> Result<Outcome, AgentError> {
-        self.unless_busy(|| run(self.agent().apply(orders, &mut Silent)))
+        run(self.agent().apply(orders, &mut Silent))
     }
 
     pub(crate) fn check(&self, orders: Orders) -> Result<Outcome, AgentError> {
-        self.unless_busy(|| run(self.agent().check(orders)))
+        run(self.agent().check(orders))
     }
 
     pub(crate) fn activate(&self, orders: Orders) -> Result<Outcome, AgentError> {
-        self.unless_busy(|| self.agent().activate(orders, Reboot::Later))
-    }
-
-    /// A program that another test starts at the same time has its copy of a lock for an instant,
-    /// between its fork and its exec.
-    fn unless_busy<T>(&self, run: impl Fn() -> Result<T, AgentError>) -> Result<T, AgentError> {
-        loop {
-            match run() {
-                Err(AgentError::Busy) => {
-                    drop(FileLock::acquire(&self.path("state/lock")).unwrap());
-                }
-                other => return other,
-            }
-        }
+        self.agent().activate(orders, Reboot::Later)
     }
 
     pub(crate) fn healthcheck(&self) -> Result<Outcome, AgentError> {

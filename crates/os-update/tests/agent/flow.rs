@@ -4,11 +4,10 @@ use std::fs;
 
 use banger_trust::gates::Hours;
 use banger_update::{Slot, State};
-use os_update::agent::{AgentError, Orders, Outcome, Reboot, Run};
-use os_update::fetch::Silent;
+use os_update::agent::{AgentError, Orders, Outcome, Run};
 use os_update::settings::Key;
 
-use crate::appliance::{Appliance, PLAIN, Release, run};
+use crate::appliance::{Appliance, PLAIN, Release};
 use crate::server::Server;
 
 fn served(release: &Release) -> (Appliance, Server) {
@@ -123,10 +122,9 @@ fn f04_two_at_once_do_not_meet() {
     appliance.set(Key::HealthDeadline, "1s");
     fs::create_dir_all(appliance.path("state")).unwrap();
     let _held = banger_host::lock::FileLock::acquire(&appliance.path("state/lock")).unwrap();
-    let agent = appliance.agent();
     for error in [
-        run(agent.apply(PLAIN, &mut Silent)).unwrap_err(),
-        agent.activate(PLAIN, Reboot::Later).unwrap_err(),
+        appliance.apply(PLAIN).unwrap_err(),
+        appliance.activate(PLAIN).unwrap_err(),
         appliance.healthcheck().unwrap_err(),
     ] {
         assert_eq!(error.exit_code(), 7);
