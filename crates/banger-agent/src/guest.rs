@@ -129,13 +129,13 @@ impl Machine for Guest {
         becomes.bear(failed.iter().map(|error| console::chain(error)))?;
         let before = self.machine_id.replace(identity.machine_id);
         // They know the boot id of the sandbox that this was before.
-        if processes == Freezer::Frozen && before.is_some_and(|id| id != identity.machine_id) {
+        if processes == Freezer::Frozen && before.is_some() && becomes == Becomes::Another {
             let renewed = self.boot_id.renew();
             renewed.map_err(|error| format!("cannot give this boot an id of its own: {error}"))?;
         }
         if self.init == Init::Systemd
             && identity.machine_id != NOBODY
-            && before != Some(identity.machine_id)
+            && becomes == Becomes::Another
         {
             if before == Some(NOBODY) {
                 systemd::renew_secrets();
