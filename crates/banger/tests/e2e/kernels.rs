@@ -32,9 +32,12 @@ fn a_kernel_of_the_users_own_boots() {
     refused(&env, &import, "there is a kernel mine already");
     let run = "vm run --network none --kernel mine -- modprobe -v --show-depends fuse";
     assert!(env.run(run.split(' ')).ok().contains("/fuse.ko"));
-    gives(&env, "vm create one --network none --kernel mine --no-start", "one\n");
-    refused(&env, "kernel rm mine", "needed by one");
-    gives(&env, "vm delete one", "one\n");
+    gives(&env, "vm create one --network none --kernel mine", "one\n");
+    gives(&env, "vm snapshot one", "one@1\n");
+    refused(&env, "kernel rm mine", "needed by one, snapshot one@1");
+    gives(&env, "vm delete --force one", "one\n");
+    refused(&env, "kernel rm mine", "needed by snapshot one@1");
+    gives(&env, "snapshot rm one@1", "one@1\n");
     gives(&env, "kernel rm mine", "mine\n");
     env.assert_nothing_left();
 }

@@ -156,7 +156,8 @@ async fn find(
 /// Who needs which kernel.
 type Users = BTreeMap<KernelName, Vec<String>>;
 
-/// Sandboxes that boot a kernel, by name, and images that want a certain one.
+/// Sandboxes that boot a kernel, by name, snapshots in whose memory it is, and images that want a
+/// certain one.
 fn users(registry: &Registry) -> Users {
     let shared = registry.shared();
     let mut users = Users::new();
@@ -172,6 +173,13 @@ fn users(registry: &Registry) -> Users {
         // One whose image is not here yet needs none that is.
         if let Some(kernel) = kernel {
             users.entry(kernel).or_default().push(name.to_string());
+        }
+    }
+    for snapshot in shared.snapshots.all() {
+        let about = &snapshot.about;
+        let of_image = || Base::Stored(about.image.clone()).kernel(&shared.home).ok();
+        if let Some(kernel) = about.spec.kernel.clone().or_else(of_image) {
+            users.entry(kernel).or_default().push(format!("snapshot {}", snapshot.shown()));
         }
     }
     for name in Image::list(&shared.home).unwrap_or_default() {
