@@ -265,7 +265,7 @@ async fn start_over(dir: &Path) -> Result<()> {
 enum Failed {
     /// Its template is to blame.
     Template(anyhow::Error),
-    /// It was made from a template, which may be to blame: its monitor may as well have been killed,
+    /// If it was made from a template, that may be to blame: its monitor may as well have been killed,
     /// or its host have been too slow.
     Restored(anyhow::Error),
     /// Anything else.
@@ -276,6 +276,7 @@ impl Failed {
     fn to_be_prepared(error: anyhow::Error) -> Self {
         match error.downcast_ref() {
             Some(PrepareError::Load { .. }) => Self::Template(error),
+            Some(PrepareError::GaveUp { .. }) => Self::Restored(error),
             _ => Self::Otherwise(error),
         }
     }
@@ -322,7 +323,7 @@ mod tests {
         let refused = PrepareError::Load { said: "no".to_owned() };
         assert!(matches!(Failed::to_be_prepared(refused.into()), Failed::Template(_)));
         let gave_up = PrepareError::GaveUp { said: "no".to_owned() };
-        assert!(matches!(Failed::to_be_prepared(gave_up.into()), Failed::Otherwise(_)));
+        assert!(matches!(Failed::to_be_prepared(gave_up.into()), Failed::Restored(_)));
         let killed = anyhow!("the guest ended while it started");
         assert!(matches!(Failed::to_come_up(killed), Failed::Restored(_)));
     }
