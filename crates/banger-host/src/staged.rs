@@ -4,7 +4,7 @@
 //! renamed into place when everything in it is on the disk. What a killed builder left aside is
 //! removed by the next one, never mistaken for an entry. An entry is removed the other way round.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::error::{AtPath as _, Result};
 use crate::fs::{create_private_dir, is_there, list_dir, remove_all, sync_parent};
+use crate::inplace::{sync_dir, sync_file};
 use crate::lock::FileLock;
 
 /// A directory in the making. Dropped before [`Staged::commit`], it is gone.
@@ -66,10 +67,9 @@ impl Staged {
     /// When syncing fails.
     pub fn sync(self) -> Result<Synced> {
         for name in list_dir(&self.path)? {
-            let file = self.path.join(name);
-            File::open(&file).and_then(|f| f.sync_all()).at("sync", &file)?;
+            sync_file(&self.path.join(name))?;
         }
-        File::open(&self.path).and_then(|dir| dir.sync_all()).at("sync", &self.path)?;
+        sync_dir(&self.path)?;
         Ok(Synced(self))
     }
 }

@@ -276,6 +276,11 @@ impl SandboxSpec {
             volumes: VolumeMounts::default(),
         }
     }
+
+    /// How many CPUs it gets of a machine that this executes.
+    pub fn cpus_under(&self, accelerator: Accelerator) -> CpuCount {
+        self.cpus.unwrap_or(accelerator.default_cpus())
+    }
 }
 
 /// How a sandbox comes up the first time.

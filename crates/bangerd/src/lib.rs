@@ -29,6 +29,7 @@ mod logs;
 pub mod machine;
 mod metrics;
 mod operations;
+mod origin;
 mod recovery;
 mod registry;
 mod saved;

@@ -176,6 +176,11 @@ fn memory_that_is_damaged_is_not_taken_up_and_the_disk_still_is() {
     assert_eq!(failed.status, 1);
     assert!(failed.stderr.contains("is not as it was written"), "{}", failed.stderr);
     assert_eq!(show(&env, "web")["state"], "paused", "nothing is lost by trying");
+    let mut other = whole.clone();
+    other[1000] ^= 1;
+    std::fs::write(&devices, &other).unwrap();
+    let failed = env.run(["vm", "resume", "web"]);
+    assert!(failed.stderr.contains("is not as it was written"), "{}", failed.stderr);
     std::fs::write(&devices, &whole).unwrap();
     env.run(["vm", "resume", "web"]).ok();
     env.run(["vm", "pause", "web"]).ok();
@@ -183,6 +188,39 @@ fn memory_that_is_damaged_is_not_taken_up_and_the_disk_still_is() {
     assert_eq!(env.run(["vm", "resume", "web"]).status, 1);
     env.run(["vm", "kill", "web"]).ok();
     env.run(["vm", "start", "web"]).ok();
+    assert_eq!(exec(&env, "web", "cat /root/x"), "here\n");
+    env.run(["vm", "delete", "--force", "web"]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
+fn memory_goes_on_with_what_executed_it_and_on_no_other_processor() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    exec(&env, "web", "echo here > /root/x; sync");
+    env.run(["vm", "pause", "web"]).ok();
+    let about = env.sandboxes().remove(0).join("saved/saved.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&about).unwrap()).unwrap();
+    let executed_by = show(&env, "web")["accelerator"].clone();
+    assert!(executed_by.is_null() && json["origin"]["accelerator"] == "tcg", "{json}");
+    let processor = json["origin"]["processor"].clone();
+    let mut resumed = |accelerator: &str, processor: &Value| {
+        json["origin"]["accelerator"] = accelerator.into();
+        json["origin"]["processor"] = processor.clone();
+        std::fs::write(&about, serde_json::to_vec(&json).unwrap()).unwrap();
+        env.run(["vm", "resume", "web"])
+    };
+    for (accelerator, processor, reason) in [
+        ("kvm", &processor, "kvm executed it, which cannot be used here now"),
+        ("tcg", &"abacus".into(), "it ran on another processor (abacus) than this host has ("),
+    ] {
+        let failed = resumed(accelerator, processor);
+        for said in [reason, "`banger vm kill web`"] {
+            assert!(failed.status == 1 && failed.stderr.contains(said), "{}", failed.stderr);
+        }
+        assert_eq!(show(&env, "web")["state"], "paused", "nothing is lost by trying");
+    }
+    resumed("tcg", &processor).ok();
     assert_eq!(exec(&env, "web", "cat /root/x"), "here\n");
     env.run(["vm", "delete", "--force", "web"]).ok();
     env.assert_nothing_left();

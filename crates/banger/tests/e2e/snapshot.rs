@@ -1,6 +1,7 @@
 //! `vm snapshot` and `vm create --from`: what a sandbox was, as often as it is of use.
 
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::pause::{daemon_that_dies_at, exec, show};
 use crate::support::{TestEnv, Tmpfs, is_root, wait_until};
@@ -151,15 +152,32 @@ fn memory_that_fits_no_more_is_told_and_its_disk_is_still_of_use() {
     exec(&env, "web", "echo here > /root/file; sync");
     says(&env, "vm snapshot web", "web@1\n");
     let id = snapshots(&env)[0]["id"].as_str().unwrap().to_owned();
-    let about = env.home().join("state/snapshots").join(id).join("snapshot.json");
+    let dir = env.home().join("state/snapshots").join(id);
+    let [about, devices] = ["snapshot.json", "devices"].map(|name| dir.join(name));
     let mut json: Value = serde_json::from_slice(&std::fs::read(&about).unwrap()).unwrap();
-    json["shape"]["machine"] = "another monitor".into();
-    std::fs::write(&about, serde_json::to_vec(&json).unwrap()).unwrap();
-    env.kill_daemon();
-    let refused = env.run(["vm", "create", "again", "--from", "web@1", "--rm"]);
-    let why = "the memory of snapshot web@1 does not fit this host or its virtual machine monitor";
-    assert!(refused.status == 1 && refused.stderr.contains(why), "{}", refused.stderr);
-    assert!(refused.stderr.contains("--disk-only"), "{}", refused.stderr);
+    let mut now_says = |part: &str, value: &str| {
+        json.pointer_mut(part).unwrap().clone_from(&value.into());
+        std::fs::write(&about, serde_json::to_vec(&json).unwrap()).unwrap();
+        env.kill_daemon();
+    };
+    // Whether another monitor, told otherwise, can load it is for that monitor to say.
+    now_says("/shape/machine", "another monitor");
+    says(&env, "vm run --from web@1 -- cat /root/file", "here\n");
+    let refused = |name: &str, reason: &str| {
+        let refused = env.run(["vm", "create", name, "--from", "web@1", "--rm"]);
+        let what = "memory of snapshot web@1 does not fit this host or its virtual machine monitor";
+        for said in [what, "--disk-only", reason] {
+            assert!(refused.status == 1 && refused.stderr.contains(said), "{}", refused.stderr);
+        }
+    };
+    let mut bytes = std::fs::read(&devices).unwrap();
+    bytes[..4].copy_from_slice(b"none");
+    std::fs::write(&devices, &bytes).unwrap();
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    now_says("/devices_sha256", &digest);
+    refused("one", "the saved machine cannot be loaded: qemu-system-x86_64: ");
+    now_says("/shape/processor", "abacus");
+    refused("two", "it ran on another processor (abacus) than this host has (");
     says(&env, "vm run --from web@1 --disk-only -- cat /root/file", "here\n");
     env.run(["vm", "delete", "--force", "web"]).ok();
     env.assert_nothing_left();

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use banger_model::lifecycle::EndCause;
 use banger_model::{Progress as _, SandboxRecord};
+use banger_vmm::PrepareError;
 use tracing::warn;
 
 use super::start::{assets, blueprint};
@@ -93,13 +94,29 @@ async fn try_resume(
         Saved::Nothing => anyhow::bail!("its memory was not saved"),
     };
     machine::clear(&dir).await?;
-    memory::whole(&saved, record.spec.memory)?;
+    let remembered = memory::whole(saved, record.spec.memory)?;
+    if let Some(origin) = &remembered.origin {
+        origin.fits(&assets, &record.spec).map_err(|misfit| lost(record, misfit))?;
+    }
     machine::check_space(&shared.home.sandboxes())?;
     let _turn = tokio::select! {
         () = superseded.wait() => return Ok(None),
         turn = shared.boots.acquire() => turn?,
     };
-    take_up(shared, &blueprint(Source::Memory(saved)), &mut superseded).await
+    let live = take_up(shared, &blueprint(Source::Memory(remembered)), &mut superseded).await;
+    live.map_err(|error| match error.downcast_ref() {
+        Some(PrepareError::Load { .. }) => lost(record, error),
+        _ => error,
+    })
+}
+
+/// Why a sandbox cannot be taken up here and now, and what is left to do.
+fn lost(record: &SandboxRecord, why: impl Into<anyhow::Error>) -> anyhow::Error {
+    why.into().context(format!(
+        "the memory of {0} does not fit this host or its virtual machine monitor any more; after \
+         `banger vm kill {0}`, which gives it up, `banger vm start {0}` boots it",
+        record.name
+    ))
 }
 
 /// Has the machine of an earlier daemon go on as its sandbox; `None` when something else was asked

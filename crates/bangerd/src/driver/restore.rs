@@ -18,9 +18,9 @@ use crate::assets::{Assets, Base};
 use crate::machine::memory::{self, Saved};
 use crate::machine::{self, Live, Source, fill};
 use crate::operations::Audience;
+use crate::origin::Misfit;
 use crate::shared::Shared;
 use crate::snapshots::Snapshot;
-use crate::templates;
 
 /// Where an attempt to begin with a snapshot has led.
 enum Begun {
@@ -102,6 +102,7 @@ async fn try_begin(
         return Ok(Begun::Disk);
     }
     let Saved::Whole(saved) = memory::look(&dir) else { bail!("its memory is gone") };
+    let saved = memory::whole(saved, record.spec.memory)?;
     let blueprint = blueprint(shared, record, (&dir, &assets), Source::Copy(saved));
     let live = take_up(shared, &blueprint, &mut superseded).await;
     let live = live.map_err(|error| refused(error, &snapshot))?;
@@ -146,33 +147,29 @@ fn judge(
     assets: &Assets,
     part: SnapshotPart,
 ) -> Result<()> {
-    let (about, here) = (&snapshot.about, templates::shape(assets, &record.spec)?);
-    if !here.has_image_of(&about.shape) {
-        bail!(
+    match (snapshot.about.origin().fits(assets, &record.spec), part) {
+        (Err(Misfit::Image), _) => bail!(
             "the disk of snapshot {} belongs to another image than the one that is called {} now",
             snapshot.shown(),
             record.spec.image
-        );
+        ),
+        (Err(why), SnapshotPart::Machine) => Err(misfit(snapshot, why)),
+        (Err(_), SnapshotPart::Disk) | (Ok(()), _) => Ok(()),
     }
-    let fits = about.accelerator == assets.accelerator && here.can_go_on_with(&about.shape);
-    if part == SnapshotPart::Machine && !fits {
-        return Err(misfit(snapshot));
-    }
-    Ok(())
 }
 
-fn misfit(snapshot: &Snapshot) -> anyhow::Error {
-    anyhow!(
+fn misfit(snapshot: &Snapshot, why: impl Into<anyhow::Error>) -> anyhow::Error {
+    why.into().context(format!(
         "the memory of snapshot {} does not fit this host or its virtual machine monitor any more; \
          `--disk-only` makes a sandbox of its disk alone",
         snapshot.shown()
-    )
+    ))
 }
 
 /// What a monitor says that does not take the snapshot, with what that means.
 fn refused(error: anyhow::Error, snapshot: &Snapshot) -> anyhow::Error {
     match error.downcast_ref::<PrepareError>() {
-        Some(PrepareError::Load { said }) => misfit(snapshot).context(said.clone()),
+        Some(PrepareError::Load { .. }) => misfit(snapshot, error),
         _ => error,
     }
 }

@@ -14,8 +14,9 @@ use tracing::{info, warn};
 use super::start::assets;
 use super::work::{Done, Superseded};
 use crate::machine::base::base_of;
-use crate::machine::{Live, still};
+use crate::machine::{Live, origin_of, still};
 use crate::operations::{Audience, now};
+use crate::origin::Origin;
 use crate::shared::Shared;
 use crate::snapshots::{About, Added, Snapshot};
 use crate::{saved, templates};
@@ -97,18 +98,14 @@ async fn about(
     superseded: &mut Superseded,
     audience: &Audience,
 ) -> Result<Option<About>> {
-    let base = base_of(&shared.dir(&record.id), &record.spec)?;
+    let dir = shared.dir(&record.id);
+    let base = base_of(&dir, &record.spec)?;
     let Some(assets) = assets(shared, (record, base), superseded, audience).await? else {
         return Ok(None);
     };
-    if assets.accelerator != live.accelerator {
-        bail!(
-            "its machine is executed by {}, and one that is made now would be by {}; stop it and \
-             start it",
-            live.accelerator,
-            assets.accelerator
-        );
-    }
+    // What it is was decided when it began, not by what is here by now.
+    let known = origin_of(&dir).unwrap_or_else(|| Origin::of(&assets, &record.spec));
+    let origin = Origin { accelerator: live.accelerator, ..known };
     let asked = shared.operations.find(&id.operation());
     let asked = asked.context("nobody knows who asked for it")?;
     Ok(Some(About {
@@ -116,7 +113,7 @@ async fn about(
         tag: asked.operation().tag.clone(),
         spec: record.spec.clone(),
         image: assets.image.id().clone(),
-        shape: templates::shape(&assets, &record.spec)?,
+        shape: templates::shape(&assets, &record.spec)?.of_origin(origin),
         accelerator: live.accelerator,
         created: now(),
         devices_sha256: String::new(),

@@ -140,7 +140,7 @@ async fn read_root(
         // Nothing of the image runs: it would change what is read.
         start: assets.start_agent(),
         accelerator: assets.accelerator,
-        cpus: record.spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
+        cpus: record.spec.cpus_under(assets.accelerator),
         memory: record.spec.memory,
         disks: assets.disks(dir.join(DISK)),
         mac: MacAddress::default(),

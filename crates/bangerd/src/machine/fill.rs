@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use anyhow::Result;
-use banger_host::fs::{clone_file, remove_all, rename};
+use banger_host::fs::{clone_file, remove_all};
 
+use super::furnish::keep_disk;
 use super::{DISK, NEW_DISK, base, memory};
 use crate::snapshots::Snapshot;
 
@@ -21,7 +22,7 @@ pub(crate) fn fill_disk(snapshot: &Snapshot, dir: &Path) -> Result<()> {
     remove_all(&aside)?;
     base::belongs_to(dir, &snapshot.about.image)?;
     clone_file(&snapshot.disk(), &aside)?;
-    Ok(rename(&aside, &disk)?)
+    keep_disk(&aside, &disk)
 }
 
 /// Gives the sandbox in `dir` disk and memory of a snapshot. What it has then is what a sandbox
@@ -31,5 +32,5 @@ pub(crate) fn fill_disk(snapshot: &Snapshot, dir: &Path) -> Result<()> {
 /// When one of them cannot be had; then it has no memory.
 pub(crate) fn fill_machine(snapshot: &Snapshot, dir: &Path) -> Result<()> {
     fill_disk(snapshot, dir)?;
-    memory::link(&snapshot.saved(), dir)
+    memory::link(&snapshot.saved(), snapshot.about.origin(), dir)
 }

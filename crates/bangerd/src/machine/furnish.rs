@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
 use banger_host::fs::{clone_file, is_there, read_bounded, remove_all, rename, write_atomic};
+use banger_host::inplace::sync_file;
 use banger_host::random;
 use banger_image::Image;
 use banger_image::ext4::create_disk;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use super::{Blueprint, DISK, HelperProgram, Network, Source, base, network};
+use crate::origin::Origin;
 use crate::templates::Template;
 
 /// The disk while it is made.
@@ -33,6 +35,9 @@ pub(super) struct Notes {
     pub(super) connected: bool,
     #[serde(default)]
     pub(super) template: Option<TemplateId>,
+    /// Not known of a machine that an older banger has made.
+    #[serde(default)]
+    pub(super) origin: Option<Origin>,
 }
 
 /// A machine with everything it is connected to, not yet there.
@@ -52,7 +57,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         Source::Template(_) if is_there(&disk) => Source::Kernel,
         source => source,
     };
-    let plan = UserNet::plan(id);
+    let (origin, plan) = (blueprint.origin(), UserNet::plan(id));
     let in_dir = InDir {
         disk: disk.clone(),
         dir: dir.clone(),
@@ -60,7 +65,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         image: assets.image.clone(),
         plan: plan.clone(),
         relay: blueprint.relay.clone(),
-        accelerator: assets.accelerator,
+        origin: origin.clone(),
         source: source.clone(),
     };
     // It starts programs and waits for the disk.
@@ -70,11 +75,11 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
         start: match &source {
             Source::Kernel => assets.start(spec)?,
             Source::Template(template) => Start::Saved(template.saved()),
-            Source::Memory(saved) | Source::Copy(saved) => Start::Saved(saved.clone()),
+            Source::Memory(saved) | Source::Copy(saved) => Start::Saved(saved.files.clone()),
         },
-        accelerator: assets.accelerator,
-        cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
-        memory: spec.memory,
+        accelerator: origin.accelerator,
+        cpus: origin.cpus,
+        memory: origin.memory,
         disks: Disks { volumes: blueprint.volumes.clone(), ..assets.disks(disk) },
         mac: plan.mac,
         net: net.map_or(Net::Absent, Net::Backend),
@@ -90,7 +95,7 @@ struct InDir {
     image: Image,
     plan: UserNet,
     relay: HelperProgram,
-    accelerator: Accelerator,
+    origin: Origin,
     source: Source,
 }
 
@@ -111,9 +116,10 @@ impl InDir {
             NetworkMode::User => network::start(&self.plan, &self.dir, &self.relay)?,
         };
         let notes = Notes {
-            accelerator: self.accelerator,
+            accelerator: self.origin.accelerator,
             connected: net.is_some(),
             template: template.map(|template| template.id.clone()),
+            origin: Some(self.origin.clone()),
         };
         write_atomic(&self.dir.join(NOTES), &serde_json::to_vec(&notes)?)?;
         Ok((net, network))
@@ -131,7 +137,14 @@ fn make_disk(disk: &Path, spec: &SandboxSpec, template: Option<&Template>) -> Re
         Some(template) => clone_of(&template.disk(), &aside)?,
         None => create_disk(&aside, spec.disk.bytes())?,
     }
-    Ok(rename(&aside, disk)?)
+    keep_disk(&aside, disk)
+}
+
+/// Gives a disk that was made aside its place, once it is whole whatever becomes of the host's power.
+/// One that shares its blocks with another, which is whole, is that already.
+pub(super) fn keep_disk(aside: &Path, disk: &Path) -> Result<()> {
+    sync_file(aside)?;
+    Ok(rename(aside, disk)?)
 }
 
 /// A template whose files are gone is one that cannot be loaded; it is not to blame for anything
@@ -148,6 +161,11 @@ fn clone_of(disk: &Path, to: &Path) -> Result<()> {
 /// The template that the machine in `dir` was made from, as far as it is written down.
 pub(crate) fn template_of(dir: &Path) -> Option<TemplateId> {
     read_notes(dir).ok()?.template
+}
+
+/// What the machine in `dir` is, as far as it is written down.
+pub(crate) fn origin_of(dir: &Path) -> Option<Origin> {
+    read_notes(dir).ok()?.origin
 }
 
 pub(super) fn read_notes(dir: &Path) -> Result<Notes> {

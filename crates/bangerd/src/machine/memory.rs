@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{
-    create_new, ensure_private_dir, exchange, file_size, is_there, link_file, open_file,
-    read_bounded, remove_all, rename, sync_parent, write_atomic,
+    create_new, ensure_private_dir, exchange, file_size, is_there, link_file, read_bounded,
+    remove_all, rename, sync_parent, write_atomic,
 };
+use banger_host::inplace::sync_file;
 use banger_link::Request;
 use banger_model::{Bytes, MemorySize};
 use banger_vmm::{ControlError, RunState, Running, SavedMachine};
@@ -21,9 +22,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 
-use super::Live;
 use super::ask::ask;
-use crate::saved::files;
+use super::{Live, origin_of};
+use crate::origin::Origin;
+use crate::saved::{self, files};
 use crate::superseded::Superseded;
 
 /// Where it is, in the sandbox's directory.
@@ -38,11 +40,24 @@ const MAX_ABOUT_LEN: u64 = 4096;
 /// How long a guest may take to let its processes stand still.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(60);
 
-/// What is known about saved memory.
+/// What is known about saved memory. Of what an older banger has saved, that is only how long it is.
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
     memory: Bytes,
     devices: Bytes,
+    #[serde(default)]
+    devices_sha256: Option<String>,
+    #[serde(default)]
+    origin: Option<Origin>,
+}
+
+/// Saved memory that is whole.
+#[derive(Clone, Debug)]
+pub struct Remembered {
+    /// Memory and devices.
+    pub(crate) files: SavedMachine,
+    /// What it belongs to, as far as that is known.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// What there is of saved memory.
@@ -174,9 +189,9 @@ fn keep(dir: &Path) -> Result<()> {
     let (new, saved) = (dir.join(NEW), place(dir));
     let made = files(&new);
     for file in [&made.memory, &made.devices, &dir.join(super::DISK)] {
-        open_file(file)?.sync_all().with_context(|| format!("cannot sync {}", file.display()))?;
+        sync_file(file)?;
     }
-    describe(&new)?;
+    describe(&new, origin_of(dir))?;
     if !is_there(&saved) {
         return Ok(rename(&new, &saved)?);
     }
@@ -188,10 +203,12 @@ fn keep(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn describe(new: &Path) -> Result<()> {
+fn describe(new: &Path, origin: Option<Origin>) -> Result<()> {
     let made = files(new);
     let size = |path: &Path| Ok::<_, anyhow::Error>(file_size(path)?.apparent);
-    let about = About { memory: size(&made.memory)?, devices: size(&made.devices)? };
+    let (memory, devices) = (size(&made.memory)?, size(&made.devices)?);
+    let devices_sha256 = Some(saved::digest(new)?);
+    let about = About { memory, devices, devices_sha256, origin };
     Ok(write_atomic(&new.join(ABOUT), &serde_json::to_vec(&about)?)?)
 }
 
@@ -200,30 +217,34 @@ fn describe(new: &Path) -> Result<()> {
 ///
 /// # Errors
 /// When that cannot be done; then there is none.
-pub(crate) fn link(saved: &SavedMachine, dir: &Path) -> Result<()> {
+pub(crate) fn link(saved: &SavedMachine, origin: Origin, dir: &Path) -> Result<()> {
     forget(dir)?;
     let new = dir.join(NEW);
     ensure_private_dir(&new)?;
     let here = files(&new);
     link_file(&saved.memory, &here.memory)?;
     link_file(&saved.devices, &here.devices)?;
-    describe(&new)?;
+    describe(&new, Some(origin))?;
     Ok(rename(&new, &place(dir))?)
 }
 
-/// The saved memory in a directory, checked.
+/// Saved memory, checked.
 ///
 /// # Errors
 /// When it is not whole, or not that of a machine of this size.
-pub(crate) fn whole(saved: &SavedMachine, size: MemorySize) -> Result<()> {
-    let dir = saved.memory.parent().unwrap_or(Path::new("/"));
+pub(crate) fn whole(files: SavedMachine, size: MemorySize) -> Result<Remembered> {
+    let dir = files.memory.parent().unwrap_or(Path::new("/"));
     let about: About = serde_json::from_slice(&read_bounded(&dir.join(ABOUT), MAX_ABOUT_LEN)?)
         .context("the description of the saved memory makes no sense")?;
-    let real = (file_size(&saved.memory)?.apparent, file_size(&saved.devices)?.apparent);
-    if real != (about.memory, about.devices) || about.memory != size.bytes() {
+    let real = (file_size(&files.memory)?.apparent, file_size(&files.devices)?.apparent);
+    let mut as_written = real == (about.memory, about.devices) && about.memory == size.bytes();
+    if let Some(written) = &about.devices_sha256 {
+        as_written = as_written && saved::digest(dir)? == *written;
+    }
+    if !as_written {
         bail!("the saved memory in {} is not as it was written", dir.display());
     }
-    Ok(())
+    Ok(Remembered { files, origin: about.origin })
 }
 
 /// From now on a machine goes on with the saved memory.

@@ -24,20 +24,22 @@ use banger_host::{clock, random};
 use banger_link::{Identity, Request};
 use banger_model::{Accelerator, GuestNet, InitMode, SandboxId, SandboxName, SandboxSpec};
 use banger_net::UserNet;
-use banger_vmm::{EndReason, RunState, Running, SavedMachine, Vmm, VolumeFiles, reap};
+use banger_vmm::{EndReason, RunState, Running, Vmm, VolumeFiles, reap};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
 use crate::link::{Link, LinkFailed};
+use crate::origin::Origin;
 use crate::templates::{Template, Templates};
 
 use furnish::{Furnished, NEW_DISK, machine_id, read_notes};
 
 pub(crate) use ask::{ask, ask_for_long};
-pub(crate) use furnish::{furnish, template_of};
+pub(crate) use furnish::{furnish, origin_of, template_of};
 pub(crate) use host::HostSize;
+pub use memory::Remembered;
 pub use network::{Network, network_end, wait_for_network_end};
 pub use space::{MIN_FREE, check_space, resume_when_there_is_space};
 pub(crate) use volumes::VolumeNotMounted;
@@ -85,6 +87,17 @@ pub struct Blueprint<'a> {
     pub source: Source,
 }
 
+impl Blueprint<'_> {
+    /// What its machine is, now and for as long as its memory lasts.
+    fn origin(&self) -> Origin {
+        let remembered = match &self.source {
+            Source::Memory(memory) | Source::Copy(memory) => memory.origin.clone(),
+            Source::Kernel | Source::Template(_) => None,
+        };
+        remembered.unwrap_or_else(|| Origin::of(self.assets, self.spec))
+    }
+}
+
 /// What a machine begins with.
 #[derive(Clone, Debug)]
 pub enum Source {
@@ -93,9 +106,9 @@ pub enum Source {
     /// A template, if it has no disk yet; else a kernel.
     Template(Arc<Template>),
     /// Its own memory.
-    Memory(SavedMachine),
+    Memory(Remembered),
     /// The memory of another.
-    Copy(SavedMachine),
+    Copy(Remembered),
 }
 
 /// A machine whose agent has answered. Its copies are the same machine; dropped, it runs on.

@@ -11,6 +11,7 @@ use banger_model::{
 use banger_vmm::SavedMachine;
 use serde::{Deserialize, Serialize};
 
+use crate::origin::Origin;
 use crate::saved;
 use crate::templates::Shape;
 
@@ -30,7 +31,7 @@ pub(crate) struct About {
     pub spec: SandboxSpec,
     /// The image that its disk belongs to.
     pub image: ImageId,
-    /// What its machine looked like: only one that looks the same can go on with it.
+    /// What its machine looked like.
     pub shape: Shape,
     /// What executed it.
     pub accelerator: Accelerator,
@@ -55,6 +56,11 @@ pub(crate) struct Snapshot {
 }
 
 impl About {
+    /// What its memory belongs to.
+    pub(crate) fn origin(&self) -> Origin {
+        self.shape.origin(self.accelerator)
+    }
+
     /// Writes it down beside the machine's files, which are there.
     ///
     /// # Errors

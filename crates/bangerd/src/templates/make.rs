@@ -78,7 +78,7 @@ fn machine_of(
         dir: place.to_owned(),
         start: assets.start(spec)?,
         accelerator: assets.accelerator,
-        cpus: spec.cpus.unwrap_or(assets.accelerator.default_cpus()),
+        cpus: spec.cpus_under(assets.accelerator),
         memory: spec.memory,
         disks: assets.disks(disk),
         mac: MacAddress::default(),

@@ -1,12 +1,13 @@
 //! What shapes a guest up to the moment at which it becomes a sandbox.
 
 use anyhow::{Context as _, Result};
-use banger_model::{CpuCount, DiskSize, MemorySize, TemplateId};
+use banger_model::{Accelerator, CpuCount, DiskSize, MemorySize, TemplateId};
 use banger_vmm::Machine;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::assets::Assets;
+use crate::origin::Origin;
 
 /// Changes with anything in how a template is made that none of the fields below tells.
 const FORMAT: u32 = 1;
@@ -52,22 +53,21 @@ impl Shape {
         })
     }
 
-    /// Whether a machine of this shape can go on with what was saved of one of that shape. It
-    /// brings its agent along, so that may be another.
-    pub(crate) fn can_go_on_with(&self, saved: &Self) -> bool {
-        let Self { format, initramfs, .. } = saved.clone();
-        Self { format, initramfs, ..self.clone() } == *saved
+    /// That of a machine which is of this origin and would be of this shape if it began now.
+    pub(crate) fn of_origin(self, origin: Origin) -> Self {
+        let Origin { accelerator: _, processor, kernel, image, cpus, memory, disk } = origin;
+        Self { processor, kernel, image, cpus, memory, disk, ..self }
+    }
+
+    /// What the memory of a machine of this shape belongs to.
+    pub(crate) fn origin(&self, accelerator: Accelerator) -> Origin {
+        let Self { processor, kernel, image, cpus, memory, disk, .. } = self.clone();
+        Origin { accelerator, processor, kernel, image, cpus, memory, disk }
     }
 
     /// Whether it is made of the image with this identity.
     pub(crate) fn is_of_image(&self, identity: &str) -> bool {
         self.image == identity
-    }
-
-    /// Whether a disk that was written over the image of that shape belongs over the image of
-    /// this one.
-    pub(crate) fn has_image_of(&self, saved: &Self) -> bool {
-        self.image == saved.image
     }
 
     /// The name of the template of this shape.
@@ -100,21 +100,20 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn memory_fits_another_agent_and_nothing_else() {
-        assert!(Shape { initramfs: "j".to_owned(), ..shape() }.can_go_on_with(&shape()));
-        let others = [
-            Shape { machine: "qemu 7.3".to_owned(), ..shape() },
-            Shape { processor: "another".to_owned(), ..shape() },
-            Shape { kernel: "l".to_owned(), ..shape() },
-            Shape { image: "n".to_owned(), ..shape() },
-            Shape { cpus: CpuCount::TWO, ..shape() },
-            Shape { memory: "1G".parse().unwrap(), ..shape() },
-            Shape { disk: "9G".parse().unwrap(), ..shape() },
-        ];
-        for other in &others {
-            assert!(!other.can_go_on_with(&shape()), "{other:?}");
-        }
-        assert!(others[0].has_image_of(&shape()) && !others[3].has_image_of(&shape()));
+    fn a_shape_takes_over_all_that_memory_belongs_to() {
+        let Shape { format, machine, initramfs, .. } = shape();
+        let later = Shape {
+            format,
+            machine,
+            processor: "another".to_owned(),
+            kernel: "l".to_owned(),
+            initramfs,
+            image: "n".to_owned(),
+            cpus: CpuCount::TWO,
+            memory: "1G".parse().unwrap(),
+            disk: "9G".parse().unwrap(),
+        };
+        assert_eq!(later.of_origin(shape().origin(Accelerator::Tcg)), shape());
     }
 
     #[test]
