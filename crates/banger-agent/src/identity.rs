@@ -4,7 +4,8 @@
 //! the image, as plain files. Mounts over them would leave the layer as it is, but programs that
 //! replace such files (`rename` over `/etc/resolv.conf`) would fail. A file is written aside and
 //! renamed into place, which replaces a symbolic link instead of following it: images have
-//! `/etc/resolv.conf` point to what a resolver would have made.
+//! `/etc/resolv.conf` point to what a resolver would have made. Only where nothing can be written, since
+//! somebody has made the root read-only, a file of ours is mounted over the one that is there.
 
 use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
@@ -13,6 +14,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use banger_link::Identity;
+use rustix::mount::mount_bind;
 use thiserror::Error;
 
 use crate::clock;
@@ -24,6 +26,9 @@ const MAX_NAME_SERVERS: usize = 3;
 
 /// Changes whenever the machine becomes another sandbox.
 const GENERATION: &str = "/run/banger/generation";
+
+/// Files that lie over others: where every image lets some be made.
+const COVERS: &str = "/dev/.banger/etc";
 
 /// Why a guest is not the sandbox that it should be.
 #[derive(Debug, Error)]
@@ -112,15 +117,25 @@ fn files(identity: &Identity) -> Vec<(&'static str, String, u32)> {
 
 /// Writes a file that the agent may have written before, as another sandbox: then in place, which
 /// takes a tenth of the time of another file. Whatever else has this path is replaced. Where nothing
-/// can be written, what is as it should be is good enough.
+/// can be written, what is as it should be is good enough, and what is not is covered.
 fn put(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     if let Ok(Overwritten::Yes) = overwrite(path, contents, mode) {
         return Ok(());
     }
     match replace(path, contents, mode) {
         Err(_) if is_so(path, contents, mode) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+            cover(path, contents, mode)
+        }
         replaced => replaced,
     }
+}
+
+fn cover(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let ours = Path::new(COVERS).join(name);
+    replace(&ours, contents, mode)?;
+    Ok(mount_bind(&ours, path)?)
 }
 
 fn is_so(path: &Path, contents: &[u8], mode: u32) -> bool {

@@ -123,6 +123,22 @@ fn a_pipe_in_the_place_of_a_file_keeps_no_copy_from_coming_up() {
 }
 
 #[test]
+fn a_copy_of_what_cannot_write_to_its_root_is_somebody_else_too() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    exec(&env, "web", "mount -o remount,ro /");
+    let first = fork(&env, &["web"]).remove(0);
+    let second = fork(&env, &[&first]).remove(0);
+    for name in ["web", &first, &second] {
+        assert_eq!(exec(&env, name, "cat /etc/hostname"), format!("{name}\n"));
+    }
+    let id = |name: &str| exec(&env, name, "cat /etc/machine-id");
+    assert!(id(&first) != id("web") && id(&first) != id(&second));
+    env.run(["vm", "delete", "--force", "web", &first, &second]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
 fn a_copy_is_a_sandbox_like_any_other() {
     let Some(env) = TestEnv::with_machines() else { return };
     env.run(["vm", "create", "web", "--network", "none"]).ok();
