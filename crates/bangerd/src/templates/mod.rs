@@ -8,25 +8,26 @@
 mod make;
 mod rehearse;
 mod shape;
+mod slot;
 mod template;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use banger_host::HostError;
 use banger_host::fs::{ensure_private_dir, is_there, list_dir, remove_all};
 use banger_host::staged::{self, Staged};
-use banger_model::{Bytes, TemplateId, Timestamp};
+use banger_model::{Bytes, TemplateId};
 use banger_vmm::reap;
 use thiserror::Error;
 use tokio::task::spawn_blocking;
-use tokio::time::Instant;
 use tracing::{info, warn};
+
+use slot::{Kept, Left, Slot, Turn};
 
 use crate::operations::now;
 
@@ -35,12 +36,11 @@ pub(crate) use rehearse::{Processes, rehearse, run_to_end};
 pub use shape::Shape;
 #[cfg(test)]
 pub(crate) use shape::tests::shape as shape_for_tests;
+pub(crate) use slot::{Known, Seen};
 pub use template::{About, Template};
 
 /// What all templates may take on the disk; those that were not used for the longest time go.
 const BUDGET: Bytes = Bytes::gib(8);
-/// A template that could not be made or loaded is tried again after this.
-const TRY_AGAIN: Duration = Duration::from_secs(600);
 /// So many machines in a row that did not come up from a template tell that it is damaged; fewer
 /// may have been killed, or have had too slow a host.
 const MAX_DOUBTS: u32 = 3;
@@ -50,77 +50,6 @@ const MAX_DOUBTS: u32 = 3;
 pub struct Templates {
     root: PathBuf,
     slots: Mutex<BTreeMap<TemplateId, Arc<Slot>>>,
-}
-
-/// The place of one template.
-#[derive(Debug, Default)]
-struct Slot {
-    /// Held by whoever makes it, opens it or removes it.
-    turn: tokio::sync::Mutex<()>,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Debug, Default)]
-enum Kept {
-    /// Nobody has looked yet.
-    #[default]
-    Unknown,
-    Ready(Arc<Template>),
-    Bad(Bad),
-}
-
-/// It is of no use.
-#[derive(Debug)]
-struct Bad {
-    since: Instant,
-    /// The template that is there all the same, if one is: machines that were made from it are
-    /// saved over its files. They go when nobody holds it any more.
-    left: Option<Weak<Template>>,
-}
-
-/// What is left of a bad template.
-#[derive(Debug)]
-enum Left {
-    Nothing,
-    /// Files that nobody needs.
-    Files,
-    /// What machines were made from that run.
-    Held(Arc<Template>),
-}
-
-/// The right to make a template, to open it or to remove it.
-type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
-
-/// A template as it is at one moment. Whoever has this does not hold the template.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    /// Its name.
-    pub id: TemplateId,
-    /// What is known about it.
-    pub about: About,
-    /// What its files take on the disk.
-    pub size: Bytes,
-    /// How many sandboxes were made from it.
-    pub hits: u64,
-    /// When it was last used, or else made.
-    pub last_used: Timestamp,
-    /// Whether a sandbox runs, or is about to, that was made from it.
-    pub in_use: bool,
-}
-
-impl Seen {
-    /// As it is in its slot.
-    fn of(template: &Arc<Template>) -> Self {
-        Self {
-            id: template.id.clone(),
-            about: template.about.clone(),
-            size: template.size(),
-            hits: template.hits(),
-            last_used: template.last_used(),
-            // The slot has one.
-            in_use: Arc::strong_count(template) > 1,
-        }
-    }
 }
 
 /// Why a template is not removed.
@@ -135,53 +64,6 @@ pub(crate) enum NotRemoved {
     /// Its files cannot be removed.
     #[error("{0:#}")]
     Host(#[from] anyhow::Error),
-}
-
-/// What is known about a template at once.
-#[derive(Debug)]
-pub(crate) enum Known {
-    /// It can be used.
-    Ready(Arc<Template>),
-    /// It is to be done without.
-    Bad,
-    /// It has to be looked for or made.
-    Not,
-}
-
-impl Slot {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn known(&self) -> Known {
-        match &*self.kept() {
-            Kept::Ready(template) => Known::Ready(template.clone()),
-            Kept::Bad(bad) if bad.since.elapsed() < TRY_AGAIN => Known::Bad,
-            Kept::Bad(_) | Kept::Unknown => Known::Not,
-        }
-    }
-
-    fn left(&self) -> Left {
-        match &*self.kept() {
-            Kept::Bad(Bad { left: Some(template), .. }) => {
-                template.upgrade().map_or(Left::Files, Left::Held)
-            }
-            Kept::Bad(_) | Kept::Unknown | Kept::Ready(_) => Left::Nothing,
-        }
-    }
-
-    /// It is of no use from now on; these files of it may be left.
-    fn is_bad(&self, left: Option<Weak<Template>>) {
-        *self.kept() = Kept::Bad(Bad { since: Instant::now(), left });
-    }
-
-    /// How its template is, if it can be used.
-    fn seen(&self) -> Option<Seen> {
-        match &*self.kept() {
-            Kept::Ready(template) => Some(Seen::of(template)),
-            Kept::Bad(_) | Kept::Unknown => None,
-        }
-    }
 }
 
 impl Templates {
@@ -532,6 +414,7 @@ mod tests {
     use anyhow::bail;
 
     use super::shape::tests::shape;
+    use super::slot::TRY_AGAIN;
     use super::*;
 
     fn filled(count: Arc<AtomicUsize>) -> impl FnOnce(PathBuf) -> std::future::Ready<Result<()>> {
