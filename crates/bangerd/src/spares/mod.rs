@@ -182,19 +182,28 @@ impl Spares {
             }
             return;
         };
-        let made = make(shared, &recipe, template).await;
-        let mut lines = self.lines();
-        let Some(line) = lines.get_mut(&key) else { return };
-        match made {
-            Ok(spare) => {
-                debug!(spare = %spare.id, template = %key.0, "a spare machine is ready");
-                line.ready.push(spare);
-            }
+        let unwanted = match make(shared, &recipe, template).await {
+            Ok(spare) => self.put(&key, spare),
             Err(error) => {
                 debug!(template = %key.0, error = format!("{error:#}"), "no spare machine");
-                line.demand.failed(Instant::now());
+                if let Some(line) = self.lines().get_mut(&key) {
+                    line.demand.failed(Instant::now());
+                }
+                None
             }
+        };
+        if let Some(spare) = unwanted {
+            spare.end().await;
         }
+    }
+
+    /// Has a spare wait with others of its kind; it is returned if nobody has that in mind any more.
+    fn put(&self, key: &Key, spare: Spare) -> Option<Spare> {
+        let mut lines = self.lines();
+        let Some(line) = lines.get_mut(key) else { return Some(spare) };
+        debug!(spare = %spare.id, template = %key.0, "a spare machine is ready");
+        line.ready.push(spare);
+        None
     }
 
     /// Ends them all.
