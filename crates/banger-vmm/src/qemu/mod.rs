@@ -210,7 +210,10 @@ async fn load(dir: &Path, qmp: &Qmp) -> Result<(), PrepareError> {
     };
     match qmp.load(args::DEVICES_FD, START_PATIENCE).await.map_err(failed)? {
         Loaded::Whole => Ok(()),
-        Loaded::Failed => Err(failed(QmpError::Closed)),
+        Loaded::Failed => Err(match failed(QmpError::Closed) {
+            PrepareError::Control(_) => PrepareError::Load { said: "QEMU does not say why".into() },
+            refused => refused,
+        }),
     }
 }
 

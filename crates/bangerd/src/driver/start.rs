@@ -276,7 +276,7 @@ impl Failed {
     fn to_be_prepared(error: anyhow::Error) -> Self {
         match error.downcast_ref() {
             Some(PrepareError::Load { .. }) => Self::Template(error),
-            Some(PrepareError::GaveUp { .. }) => Self::Restored(error),
+            Some(PrepareError::GaveUp { .. } | PrepareError::Control(_)) => Self::Restored(error),
             _ => Self::Otherwise(error),
         }
     }
