@@ -75,18 +75,33 @@ fn busy_of(line: &str) -> Option<Duration> {
     Some(Duration::from_millis(10 * (user + nice + system + irq + softirq + steal)))
 }
 
-/// The name the processor gives itself, and the number of them this process may use.
+/// The processors of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Processors {
+    /// The name they give themselves.
+    pub model: String,
+    /// What they can do, by the kernel's names.
+    pub flags: String,
+    /// How many of them this process may use.
+    pub count: usize,
+}
+
+/// The processors of this host.
 ///
 /// # Errors
 /// When /proc is not there.
-pub fn processor() -> Result<(String, usize)> {
+pub fn processors() -> Result<Processors> {
     let text = read_text(Path::new("/proc/cpuinfo"), 16 * 1024 * 1024)?;
-    let model = text
-        .lines()
-        .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, v)| v.trim()))
-        .unwrap_or("unknown")
-        .to_owned();
-    Ok((model, std::thread::available_parallelism().map_or(1, std::num::NonZero::get)))
+    let first = |name: &str| {
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        let mut named = fields.filter(|(field, _)| field.trim() == name);
+        named.next().map(|(_, value)| value.trim().to_owned())
+    };
+    Ok(Processors {
+        model: first("model name").unwrap_or_else(|| "unknown".to_owned()),
+        flags: first("flags").unwrap_or_default(),
+        count: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+    })
 }
 
 /// The frequency of the processor's time stamp counter in kHz, rounded; takes 50 ms.

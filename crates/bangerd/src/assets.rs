@@ -1,10 +1,12 @@
 //! What a sandbox is made from, made ready: VMM, kernel, image, and what the host can do.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use banger_host::facts::{Processors, processors};
 use banger_host::home::Home;
 use banger_image::{Image, Kernel};
 use banger_model::{
@@ -14,6 +16,7 @@ use banger_model::{
 use banger_vmm::probe::{Finding, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::Qemu;
 use banger_vmm::{Disks, KernelStart, Start, Vmm, facts};
+use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
 
 /// Everything that sandboxes of one image and kernel share.
@@ -35,6 +38,8 @@ pub struct Assets {
     pub tsc_khz: u64,
     /// The host's processor, as it calls itself.
     pub processor: String,
+    /// A digest of its features, where guests have them: under KVM.
+    pub features: Option<String>,
 }
 
 /// What tells the agent to have the image's systemd be the first process.
@@ -148,8 +153,9 @@ impl Assets {
         let accelerator = kvm.verdict().accelerator();
         let home = sources.home.clone();
         let tsc_khz = spawn_blocking(move || facts::tsc_khz(&home)).await??;
-        let (processor, _) = spawn_blocking(banger_host::facts::processor).await??;
-        Ok(Self { vmm, kernel, image, initramfs, accelerator, kvm, tsc_khz, processor })
+        let Processors { model: processor, flags, .. } = spawn_blocking(processors).await??;
+        let features = (accelerator == Accelerator::Kvm).then(|| digest_of(&flags));
+        Ok(Self { vmm, kernel, image, initramfs, accelerator, kvm, tsc_khz, processor, features })
     }
 
     /// What is worth telling a user once: why there is no KVM, when that was just found out.
@@ -204,6 +210,13 @@ impl Assets {
             volumes: Default::default(),
         }
     }
+}
+
+/// The same for the same features in whatever order.
+fn digest_of(flags: &str) -> String {
+    let flags: BTreeSet<_> = flags.split_whitespace().collect();
+    let digest = Sha256::digest(Vec::from_iter(flags).join(" "));
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Finds the virtual machine monitor of this host.

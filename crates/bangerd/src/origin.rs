@@ -10,13 +10,24 @@ use thiserror::Error;
 
 use crate::assets::Assets;
 
+/// Two measurements of one counter differ less than this part of it; what is left the guest's kernel
+/// corrects.
+const CLOCK_TOLERANCE: u64 = 1000;
+
 /// What the memory of a machine belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
     /// What executes it.
     pub(crate) accelerator: Accelerator,
-    /// The host's processor, whose features and whose clock the guest was told.
+    /// The host's processor.
     pub(crate) processor: String,
+    /// What distinguishes its features, where the guest has them: under KVM.
+    #[serde(default)]
+    pub(crate) features: Option<String>,
+    /// The frequency of the host's time stamp counter, in kHz, which an emulated guest reads. An
+    /// older banger did not write that down.
+    #[serde(default)]
+    pub(crate) tsc_khz: Option<u64>,
     /// The identity of the kernel that it runs, and whose modules it has mounted.
     pub(crate) kernel: String,
     /// The identity of the image that it has mounted.
@@ -49,6 +60,17 @@ pub(crate) enum Misfit {
         /// That of this one.
         here: String,
     },
+    /// Its code may be of instructions that are none here.
+    #[error("the features of this host's processor have changed since")]
+    Features,
+    /// Its clock would go wrong.
+    #[error("the counter that its clock goes by has {here} kHz on this host, and had {was} kHz")]
+    Clock {
+        /// On the host where it began.
+        was: u64,
+        /// On this one.
+        here: u64,
+    },
 }
 
 impl Origin {
@@ -57,6 +79,8 @@ impl Origin {
         Self {
             accelerator: assets.accelerator,
             processor: assets.processor.clone(),
+            features: assets.features.clone(),
+            tsc_khz: Some(assets.tsc_khz),
             kernel: assets.kernel.identity().to_owned(),
             image: assets.image.identity().to_owned(),
             cpus: spec.cpus_under(assets.accelerator),
@@ -83,11 +107,29 @@ impl Origin {
         if self.accelerator != here.accelerator && !emulated {
             return Err(Misfit::Accelerator(self.accelerator));
         }
+        match (self.accelerator, self.tsc_khz.zip(here.tsc_khz)) {
+            (Accelerator::Tcg, Some(clocks)) => fits_clock(clocks),
+            (Accelerator::Tcg, None) | (Accelerator::Kvm, _) => self.fits_processor(here),
+        }
+    }
+
+    fn fits_processor(&self, here: &Self) -> Result<(), Misfit> {
         if self.processor != here.processor {
             let (was, here) = (self.processor.clone(), here.processor.clone());
             return Err(Misfit::Processor { was, here });
         }
-        Ok(())
+        match self.features.is_none() || self.features == here.features {
+            true => Ok(()),
+            false => Err(Misfit::Features),
+        }
+    }
+}
+
+/// What is emulated asks nothing of the host's processor, but reads its counter.
+fn fits_clock((was, here): (u64, u64)) -> Result<(), Misfit> {
+    match was.abs_diff(here) <= was / CLOCK_TOLERANCE {
+        true => Ok(()),
+        false => Err(Misfit::Clock { was, here }),
     }
 }
 
@@ -99,6 +141,8 @@ mod tests {
         Origin {
             accelerator: Accelerator::Tcg,
             processor: "a processor".to_owned(),
+            features: None,
+            tsc_khz: Some(2_000_000),
             kernel: "k".to_owned(),
             image: "m".to_owned(),
             cpus: CpuCount::ONE,
@@ -119,9 +163,32 @@ mod tests {
         assert_eq!(fits(of_another_size), Ok(()));
         assert_eq!(fits(Origin { image: "n".to_owned(), ..origin() }), Err(Misfit::Image));
         assert_eq!(fits(Origin { kernel: "l".to_owned(), ..origin() }), Err(Misfit::Kernel));
-        let of_another_host = Origin { processor: "another".to_owned(), ..origin() };
-        let said = fits(of_another_host).unwrap_err().to_string();
-        assert_eq!(said, "it ran on another processor (another) than this host has (a processor)");
+    }
+
+    #[test]
+    fn a_clock_goes_by_one_counter_and_code_by_one_processor() {
+        let said = |was: Origin, here: Origin| {
+            let fits = was.fits_into(&here, Emulation::Available);
+            fits.map_err(|misfit| misfit.to_string())
+        };
+        let tcg = |tsc_khz| Origin { tsc_khz, processor: "another".to_owned(), ..origin() };
+        assert_eq!(said(tcg(Some(2_001_000)), origin()), Ok(()), "measured again");
+        let other =
+            "the counter that its clock goes by has 2000000 kHz on this host, and had 3000000 kHz";
+        assert_eq!(said(tcg(Some(3_000_000)), origin()), Err(other.to_owned()));
+        let other = "it ran on another processor (another) than this host has (a processor)";
+        assert_eq!(said(tcg(None), origin()), Err(other.to_owned()));
+        let kvm = |features: Option<&str>| {
+            let features = features.map(str::to_owned);
+            Origin { accelerator: Accelerator::Kvm, features, tsc_khz: Some(1), ..origin() }
+        };
+        assert_eq!(
+            said(kvm(None), kvm(Some("f"))),
+            Ok(()),
+            "an older banger did not write it down"
+        );
+        let changed = "the features of this host's processor have changed since";
+        assert_eq!(said(kvm(Some("g")), kvm(Some("f"))), Err(changed.to_owned()));
     }
 
     #[test]

@@ -176,8 +176,8 @@ fn memory_that_fits_no_more_is_told_and_its_disk_is_still_of_use() {
     let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     now_says("/devices_sha256", &digest);
     refused("one", "the saved machine cannot be loaded: qemu-system-x86_64: ");
-    now_says("/shape/processor", "abacus");
-    refused("two", "it ran on another processor (abacus) than this host has (");
+    now_says("/origin/accelerator", "kvm");
+    refused("two", "kvm executed it, which cannot be used here now; `banger doctor` says why");
     says(&env, "vm run --from web@1 --disk-only -- cat /root/file", "here\n");
     env.run(["vm", "delete", "--force", "web"]).ok();
     env.assert_nothing_left();

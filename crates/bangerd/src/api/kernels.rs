@@ -175,11 +175,12 @@ fn users(registry: &Registry) -> Users {
             users.entry(kernel).or_default().push(name.to_string());
         }
     }
-    for snapshot in shared.snapshots.all() {
-        let about = &snapshot.about;
-        let of_image = || Base::Stored(about.image.clone()).kernel(&shared.home).ok();
-        if let Some(kernel) = about.spec.kernel.clone().or_else(of_image) {
-            users.entry(kernel).or_default().push(format!("snapshot {}", snapshot.shown()));
+    for (snapshot, holds) in shared.snapshots.hold().unwrap_or_default() {
+        let of_image = || Base::Stored(holds.image.clone()).kernel(&shared.home).ok();
+        if let Some(kernel) = holds.kernel().cloned().or_else(of_image) {
+            let shown = shared.snapshots.get(&snapshot).map(|snapshot| snapshot.shown());
+            let shown = shown.unwrap_or_else(|| snapshot.to_string());
+            users.entry(kernel).or_default().push(format!("snapshot {shown}"));
         }
     }
     for name in Image::list(&shared.home).unwrap_or_default() {

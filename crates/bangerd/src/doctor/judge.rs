@@ -1,5 +1,6 @@
 //! The doctor's opinion: a pure function of what was observed.
 
+use banger_host::facts::Processors;
 use banger_model::Bytes;
 use banger_vmm::probe::KvmVerdict;
 
@@ -51,7 +52,7 @@ fn bad(
 
 fn processor(seen: &Observed) -> Check {
     match &seen.processor {
-        Ok((model, count)) => ok("processor", format!("{count} × {model}")),
+        Ok(Processors { model, count, .. }) => ok("processor", format!("{count} × {model}")),
         Err(why) => bad("processor", Level::Warn, why, "mount /proc"),
     }
 }
@@ -225,7 +226,11 @@ mod tests {
 
     fn healthy() -> Observed {
         Observed {
-            processor: Ok(("A processor".into(), 8)),
+            processor: Ok(Processors {
+                model: "A processor".into(),
+                flags: String::new(),
+                count: 8,
+            }),
             memory: Ok((Bytes::gib(16), Bytes::gib(8))),
             kernel_release: "6.1.0".into(),
             kvm: Some(Ok(KvmVerdict::Usable)),

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use banger_host::command::{Tool, find_program};
+use banger_host::facts::Processors;
 use banger_host::fs::{
     Cloned, clone_file, create_private_dir, ensure_private_dir, free_space, read_text, remove_all,
 };
@@ -43,8 +44,8 @@ pub enum Reflinks {
 /// Everything the doctor looks at.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The processor's own name and how many of it there are.
-    pub processor: Found<(String, usize)>,
+    /// The processors.
+    pub processor: Found<Processors>,
     /// Memory in all and available.
     pub memory: Found<(Bytes, Bytes)>,
     /// The running kernel's release.
@@ -123,7 +124,7 @@ fn ask(sources: &Sources) -> Observed {
     let state = sources.home.sandboxes();
     let writable = writable(&sources.home);
     Observed {
-        processor: facts::processor().map_err(found),
+        processor: facts::processors().map_err(found),
         memory: facts::memory()
             .map(|(total, available)| (Bytes::new(total), Bytes::new(available)))
             .map_err(found),

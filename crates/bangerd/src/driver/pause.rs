@@ -94,10 +94,9 @@ async fn try_resume(
         Saved::Nothing => anyhow::bail!("its memory was not saved"),
     };
     machine::clear(&dir).await?;
-    let remembered = memory::whole(saved, record.spec.memory)?;
-    if let Some(origin) = &remembered.origin {
-        origin.fits(&assets, &record.spec).map_err(|misfit| lost(record, misfit))?;
-    }
+    let remembered = memory::whole(saved, &dir, (&assets, &record.spec)).await?;
+    let fits = remembered.origin.fits(&assets, &record.spec);
+    fits.map_err(|misfit| lost(record, misfit))?;
     machine::check_space(&shared.home.sandboxes())?;
     let _turn = tokio::select! {
         () = superseded.wait() => return Ok(None),

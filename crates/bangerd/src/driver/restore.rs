@@ -102,7 +102,7 @@ async fn try_begin(
         return Ok(Begun::Disk);
     }
     let Saved::Whole(saved) = memory::look(&dir) else { bail!("its memory is gone") };
-    let saved = memory::whole(saved, record.spec.memory)?;
+    let saved = memory::whole(saved, &dir, (&assets, &record.spec)).await?;
     let blueprint = blueprint(shared, record, (&dir, &assets), Source::Copy(saved));
     let live = take_up(shared, &blueprint, &mut superseded).await;
     let live = live.map_err(|error| refused(error, &snapshot))?;

@@ -16,7 +16,6 @@ use super::work::{Done, Superseded};
 use crate::machine::base::base_of;
 use crate::machine::{Live, origin_of, still};
 use crate::operations::{Audience, now};
-use crate::origin::Origin;
 use crate::shared::Shared;
 use crate::snapshots::{About, Added, Snapshot};
 use crate::{saved, templates};
@@ -59,7 +58,7 @@ async fn try_take(
         // A daemon before this one has come so far. Its machine went on before that.
         return Ok(Duration::ZERO);
     }
-    let about = about(shared, record, (id, live), &mut superseded, audience);
+    let about = about(shared, record, id, &mut superseded, audience);
     let Some(about) = about.await? else { bail!("something else was asked for meanwhile") };
     let (dir, target) = (shared.dir(&record.id), shared.snapshots.dir(id));
     let root = shared.home.snapshots();
@@ -94,7 +93,7 @@ async fn try_take(
 async fn about(
     shared: &Arc<Shared>,
     record: &SandboxRecord,
-    (id, live): (&SnapshotId, &Live),
+    id: &SnapshotId,
     superseded: &mut Superseded,
     audience: &Audience,
 ) -> Result<Option<About>> {
@@ -104,8 +103,7 @@ async fn about(
         return Ok(None);
     };
     // What it is was decided when it began, not by what is here by now.
-    let known = origin_of(&dir).unwrap_or_else(|| Origin::of(&assets, &record.spec));
-    let origin = Origin { accelerator: live.accelerator, ..known };
+    let origin = origin_of(&dir, (&assets, &record.spec));
     let asked = shared.operations.find(&id.operation());
     let asked = asked.context("nobody knows who asked for it")?;
     Ok(Some(About {
@@ -113,8 +111,9 @@ async fn about(
         tag: asked.operation().tag.clone(),
         spec: record.spec.clone(),
         image: assets.image.id().clone(),
-        shape: templates::shape(&assets, &record.spec)?.of_origin(origin),
-        accelerator: live.accelerator,
+        shape: templates::shape(&assets, &record.spec)?.of_origin(origin.clone()),
+        accelerator: origin.accelerator,
+        origin: Some(origin),
         created: now(),
         devices_sha256: String::new(),
     }))

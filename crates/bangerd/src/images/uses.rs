@@ -37,7 +37,7 @@ pub(crate) fn users(registry: &Registry) -> Result<BTreeMap<ImageId, Vec<String>
     Ok(users)
 }
 
-/// All images that something lies over: of sandboxes that nobody can name, too.
+/// All images that something lies over: of sandboxes and snapshots that nobody can name, too.
 ///
 /// # Errors
 /// When that cannot be told: then none may go.
@@ -47,6 +47,7 @@ pub(crate) fn used(registry: &Registry) -> Result<BTreeSet<ImageId>> {
     let mut known: Vec<_> = registry.list().iter().map(|view| view.record.id.clone()).collect();
     // They end with the templates of an image that goes.
     known.extend(registry.shared().spares.ids());
+    used.extend(registry.shared().snapshots.hold()?.into_iter().map(|(_, holds)| holds.image));
     let is_known = |name: &OsString| known.iter().any(|id| name == id.as_str());
     for name in list_dir(&root)?.into_iter().filter(|name| !is_known(name)) {
         used.extend(image_of(&root.join(name))?);

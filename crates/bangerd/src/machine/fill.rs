@@ -32,5 +32,5 @@ pub(crate) fn fill_disk(snapshot: &Snapshot, dir: &Path) -> Result<()> {
 /// When one of them cannot be had; then it has no memory.
 pub(crate) fn fill_machine(snapshot: &Snapshot, dir: &Path) -> Result<()> {
     fill_disk(snapshot, dir)?;
-    memory::link(&snapshot.saved(), snapshot.about.origin(), dir)
+    memory::link(snapshot, dir)
 }

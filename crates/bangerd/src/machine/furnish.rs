@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
 use super::{Blueprint, DISK, HelperProgram, Network, Source, base, network};
+use crate::assets::Assets;
 use crate::origin::Origin;
 use crate::templates::Template;
 
@@ -163,8 +164,20 @@ pub(crate) fn template_of(dir: &Path) -> Option<TemplateId> {
     read_notes(dir).ok()?.template
 }
 
-/// What the machine in `dir` is, as far as it is written down.
-pub(crate) fn origin_of(dir: &Path) -> Option<Origin> {
+/// What the machine in `dir` is. Where an older banger has made it, that tells only what executes it;
+/// the rest is as it would be now.
+pub(crate) fn origin_of(dir: &Path, (assets, spec): (&Assets, &SandboxSpec)) -> Origin {
+    let (accelerator, origin) = match read_notes(dir) {
+        Ok(Notes { accelerator, origin, .. }) => (accelerator, origin),
+        Err(_) => (assets.accelerator, None),
+    };
+    let here =
+        || Origin { accelerator, cpus: spec.cpus_under(accelerator), ..Origin::of(assets, spec) };
+    origin.unwrap_or_else(here)
+}
+
+/// What the machine in `dir` is, if that is written down.
+pub(super) fn noted_origin(dir: &Path) -> Option<Origin> {
     read_notes(dir).ok()?.origin
 }
 

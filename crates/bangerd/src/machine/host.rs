@@ -18,7 +18,7 @@ impl HostSize {
     /// # Errors
     /// When /proc is not there.
     pub(crate) fn known() -> Result<Self> {
-        let ((memory, _), (_, processors)) = (facts::memory()?, facts::processor()?);
+        let ((memory, _), processors) = (facts::memory()?, facts::processors()?.count);
         Ok(Self { memory: Bytes::new(memory), processors })
     }
 

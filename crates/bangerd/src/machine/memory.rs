@@ -15,17 +15,20 @@ use banger_host::fs::{
 };
 use banger_host::inplace::sync_file;
 use banger_link::Request;
-use banger_model::{Bytes, MemorySize};
+use banger_model::{Bytes, MemorySize, SandboxSpec};
 use banger_vmm::{ControlError, RunState, Running, SavedMachine};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::Live;
 use super::ask::ask;
-use super::{Live, origin_of};
+use super::furnish::{noted_origin, origin_of};
+use crate::assets::Assets;
 use crate::origin::Origin;
 use crate::saved::{self, files};
+use crate::snapshots::Snapshot;
 use crate::superseded::Superseded;
 
 /// Where it is, in the sandbox's directory.
@@ -39,6 +42,9 @@ const USED: &str = "used";
 const MAX_ABOUT_LEN: u64 = 4096;
 /// How long a guest may take to let its processes stand still.
 const FREEZE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the monitor's word that a machine stands still may come after its answer: it is on its
+/// way already.
+const STOP_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is known about saved memory. Of what an older banger has saved, that is only how long it is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,8 +62,8 @@ struct About {
 pub struct Remembered {
     /// Memory and devices.
     pub(crate) files: SavedMachine,
-    /// What it belongs to, as far as that is known.
-    pub(crate) origin: Option<Origin>,
+    /// What it belongs to.
+    pub(crate) origin: Origin,
 }
 
 /// What there is of saved memory.
@@ -99,6 +105,10 @@ pub(crate) async fn save(live: &Live, dir: &Path, superseded: &mut Superseded) -
     }
     let saved = try_save(live, dir, superseded).await;
     if saved.is_err() {
+        // It may be in its place all the same, and fits a machine that goes on no more.
+        if matches!(look(dir), Saved::Whole(_)) {
+            mark_used(dir).or_else(|_| forget(dir))?;
+        }
         // Whatever went wrong: it ran, and is to run.
         if let Err(error) = go_on(live, superseded).await {
             warn!(dir = %dir.display(), error = format!("{error:#}"), "a machine does not go on");
@@ -128,7 +138,7 @@ fn stands_still(machine: &dyn Running) -> bool {
 
 async fn try_save(live: &Live, dir: &Path, superseded: &mut Superseded) -> Result<()> {
     superseded.or(freeze(live)).await?;
-    superseded.or(live.machine.pause()).await?;
+    superseded.or(stand_still(&*live.machine)).await?;
     let new = dir.join(NEW);
     spawn_blocking({
         let new = new.clone();
@@ -154,6 +164,22 @@ pub(crate) async fn freeze(live: &Live) -> Result<()> {
         .context("the guest does not answer")?
         .context("its processes cannot be frozen")?;
     Ok(())
+}
+
+/// Has a machine's processors stand still until they are told to go on. The monitor's word of it may
+/// come after its answer.
+///
+/// # Errors
+/// When they do not, or already did for want of space: then they go on as soon as there is some.
+pub(crate) async fn stand_still(machine: &dyn Running) -> Result<()> {
+    machine.pause().await?;
+    let mut states = machine.watch();
+    let stopped = states.wait_for(|state| *state != RunState::Running);
+    match &*timeout(STOP_PATIENCE, stopped).await.context("it does not stand still")?? {
+        RunState::Paused => Ok(()),
+        RunState::OutOfSpace => bail!("its machine waits for space on the host's disk"),
+        _ => bail!("its machine cannot go on"),
+    }
 }
 
 /// Lets a machine that stands still go on, and its processes with it, as long as that may take: what
@@ -191,7 +217,7 @@ fn keep(dir: &Path) -> Result<()> {
     for file in [&made.memory, &made.devices, &dir.join(super::DISK)] {
         sync_file(file)?;
     }
-    describe(&new, origin_of(dir))?;
+    describe(&new, noted_origin(dir), saved::digest(&new)?)?;
     if !is_there(&saved) {
         return Ok(rename(&new, &saved)?);
     }
@@ -203,37 +229,48 @@ fn keep(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn describe(new: &Path, origin: Option<Origin>) -> Result<()> {
+fn describe(new: &Path, origin: Option<Origin>, devices_sha256: String) -> Result<()> {
     let made = files(new);
     let size = |path: &Path| Ok::<_, anyhow::Error>(file_size(path)?.apparent);
     let (memory, devices) = (size(&made.memory)?, size(&made.devices)?);
-    let devices_sha256 = Some(saved::digest(new)?);
-    let about = About { memory, devices, devices_sha256, origin };
+    let about = About { memory, devices, devices_sha256: Some(devices_sha256), origin };
     Ok(write_atomic(&new.join(ABOUT), &serde_json::to_vec(&about)?)?)
 }
 
-/// Gives the sandbox in `dir` memory that was saved elsewhere, in place of its own. It is the same
-/// file as there: all who go on with it share it, and none writes to it.
+/// Gives the sandbox in `dir` the memory of a snapshot, in place of its own. It is the same file as
+/// there: all who go on with it share it, and none writes to it.
 ///
 /// # Errors
 /// When that cannot be done; then there is none.
-pub(crate) fn link(saved: &SavedMachine, origin: Origin, dir: &Path) -> Result<()> {
+pub(crate) fn link(snapshot: &Snapshot, dir: &Path) -> Result<()> {
     forget(dir)?;
     let new = dir.join(NEW);
     ensure_private_dir(&new)?;
-    let here = files(&new);
-    link_file(&saved.memory, &here.memory)?;
-    link_file(&saved.devices, &here.devices)?;
-    describe(&new, Some(origin))?;
+    let (there, here) = (snapshot.saved(), files(&new));
+    link_file(&there.memory, &here.memory)?;
+    link_file(&there.devices, &here.devices)?;
+    let about = &snapshot.about;
+    describe(&new, Some(about.origin()), about.devices_sha256.clone())?;
     Ok(rename(&new, &place(dir))?)
 }
 
-/// Saved memory, checked.
+/// Saved memory of the sandbox in `dir`, checked.
 ///
 /// # Errors
 /// When it is not whole, or not that of a machine of this size.
-pub(crate) fn whole(files: SavedMachine, size: MemorySize) -> Result<Remembered> {
-    let dir = files.memory.parent().unwrap_or(Path::new("/"));
+pub(crate) async fn whole(
+    files: SavedMachine,
+    dir: &Path,
+    (assets, spec): (&Assets, &SandboxSpec),
+) -> Result<Remembered> {
+    let (saved, size) = (place(dir), spec.memory);
+    let about = spawn_blocking(move || check(&saved, size)).await??;
+    let origin = about.origin.unwrap_or_else(|| origin_of(dir, (assets, spec)));
+    Ok(Remembered { files, origin })
+}
+
+fn check(dir: &Path, size: MemorySize) -> Result<About> {
+    let files = files(dir);
     let about: About = serde_json::from_slice(&read_bounded(&dir.join(ABOUT), MAX_ABOUT_LEN)?)
         .context("the description of the saved memory makes no sense")?;
     let real = (file_size(&files.memory)?.apparent, file_size(&files.devices)?.apparent);
@@ -244,7 +281,7 @@ pub(crate) fn whole(files: SavedMachine, size: MemorySize) -> Result<Remembered>
     if !as_written {
         bail!("the saved memory in {} is not as it was written", dir.display());
     }
-    Ok(Remembered { files, origin: about.origin })
+    Ok(about)
 }
 
 /// From now on a machine goes on with the saved memory.

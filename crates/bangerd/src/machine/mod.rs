@@ -90,11 +90,10 @@ pub struct Blueprint<'a> {
 impl Blueprint<'_> {
     /// What its machine is, now and for as long as its memory lasts.
     fn origin(&self) -> Origin {
-        let remembered = match &self.source {
+        match &self.source {
             Source::Memory(memory) | Source::Copy(memory) => memory.origin.clone(),
-            Source::Kernel | Source::Template(_) => None,
-        };
-        remembered.unwrap_or_else(|| Origin::of(self.assets, self.spec))
+            Source::Kernel | Source::Template(_) => Origin::of(self.assets, self.spec),
+        }
     }
 }
 

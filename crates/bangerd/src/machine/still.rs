@@ -11,7 +11,7 @@ use banger_host::fs::{clone_file, file_size, free_space};
 use banger_model::Bytes;
 use tokio::task::spawn_blocking;
 
-use super::memory::{freeze, go_on};
+use super::memory::{freeze, go_on, stand_still};
 use super::{DISK, Live, MIN_FREE};
 use crate::checkpoint::Checkpoints;
 use crate::superseded::Superseded;
@@ -46,7 +46,7 @@ async fn copy_still(
 ) -> Result<()> {
     superseded.or(freeze(live)).await?;
     checkpoints.reach("snapshot.frozen").await;
-    superseded.or(live.machine.pause()).await?;
+    superseded.or(stand_still(&*live.machine)).await?;
     checkpoints.reach("snapshot.paused").await;
     live.machine.save(&saved::files(to)).await?;
     let (disk, copy) = (dir.join(DISK), saved::disk(to));

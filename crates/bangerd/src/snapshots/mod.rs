@@ -4,6 +4,7 @@
 //! removes it. One without is of a fork, and goes when the last sandbox that is made from it has
 //! come up: from then on each has all that it needs in its own directory.
 
+mod holds;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
+use banger_host::HostError;
 use banger_host::fs::{ensure_private_dir, list_dir, remove_all, rename};
 use banger_host::staged;
 use banger_model::{SandboxId, SandboxName, SnapshotId, SnapshotName, SnapshotTag};
@@ -20,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::operations::Operations;
 
+pub(crate) use holds::Holds;
 pub(crate) use snapshot::{About, Snapshot};
 
 /// Every snapshot there is, and who needs it.
@@ -145,6 +148,14 @@ impl Snapshots {
     /// Removes one that is there, and of which its user was told that it is not.
     pub(crate) fn discard(&self, snapshot: Snapshot) {
         self.remove_soon(Some(Arc::new(snapshot)));
+    }
+
+    /// What all of them hold, those that cannot be opened included.
+    ///
+    /// # Errors
+    /// When that cannot be told of one.
+    pub(crate) fn hold(&self) -> Result<Vec<(SnapshotId, Holds)>, HostError> {
+        holds::all(&self.root)
     }
 
     /// The snapshot of this id, if it is there.

@@ -15,9 +15,9 @@ use crate::origin::Origin;
 use crate::saved;
 use crate::templates::Shape;
 
-const ABOUT: &str = "snapshot.json";
+pub(super) const ABOUT: &str = "snapshot.json";
 /// Longest description that makes sense, in bytes.
-const MAX_ABOUT_LEN: u64 = 64 * 1024;
+pub(super) const MAX_ABOUT_LEN: u64 = 64 * 1024;
 
 /// What is known about a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub(crate) struct About {
     pub shape: Shape,
     /// What executed it.
     pub accelerator: Accelerator,
+    /// What its memory belongs to; an older banger did not write all of that down.
+    #[serde(default)]
+    pub origin: Option<Origin>,
     /// When it was taken.
     pub created: Timestamp,
     /// The digest of the devices' state.
@@ -58,7 +61,7 @@ pub(crate) struct Snapshot {
 impl About {
     /// What its memory belongs to.
     pub(crate) fn origin(&self) -> Origin {
-        self.shape.origin(self.accelerator)
+        self.origin.clone().unwrap_or_else(|| self.shape.origin(self.accelerator))
     }
 
     /// Writes it down beside the machine's files, which are there.

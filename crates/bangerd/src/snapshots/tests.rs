@@ -19,6 +19,7 @@ fn about(tag: Option<&str>) -> About {
         spec: SandboxSpec::of("an-image".parse().unwrap()),
         shape: shape(),
         accelerator: Accelerator::Tcg,
+        origin: None,
         created: Timestamp(7),
         devices_sha256: String::new(),
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::remove_all;
@@ -11,17 +11,13 @@ use banger_model::{InitMode, NetworkMode, SandboxId, SandboxSpec, generate_name}
 use banger_net::user::{WaysOut, ways_out};
 use banger_vmm::RunState;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 use tracing::warn;
 
 use crate::assets::Assets;
 use crate::checkpoint::Checkpoints;
+use crate::machine::memory::stand_still;
 use crate::machine::{self, Blueprint, HelperProgram, Live, Raised, Source};
 use crate::templates::{Processes, Template, rehearse};
-
-/// How long the monitor's word that a machine stands still may come after its answer: it is on its
-/// way already.
-const STAND_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a spare machine is made from.
 #[derive(Clone, Debug)]
@@ -73,11 +69,7 @@ impl Spare {
             InitMode::Systemd => Processes::Stand,
         };
         rehearse(&raised.link, processes).await.context("it does not rehearse")?;
-        raised.machine.pause().await?;
-        // The monitor's word of it may come after its answer; an end comes as well.
-        let mut states = raised.machine.watch();
-        let stands = states.wait_for(|state| *state != RunState::Running);
-        timeout(STAND_PATIENCE, stands).await.context("it does not stand still")??;
+        stand_still(&*raised.machine).await?;
         raised.template = None;
         Ok(Self { id, dir, raised: Box::new(raised), template: weak, ways_out })
     }

@@ -21,6 +21,9 @@ pub struct Shape {
     machine: String,
     /// The host's processor, whose features the guest was told.
     processor: String,
+    /// What distinguishes its features, where the guest has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    features: Option<String>,
     kernel: String,
     /// The first file system, agent included: its file is named by its digest.
     initramfs: String,
@@ -44,6 +47,7 @@ impl Shape {
             format: FORMAT,
             machine: assets.vmm.appearance(machine),
             processor: assets.processor.clone(),
+            features: assets.features.clone(),
             kernel: assets.kernel.identity().to_owned(),
             initramfs: initramfs.to_string_lossy().into_owned(),
             image: assets.image.identity().to_owned(),
@@ -55,14 +59,15 @@ impl Shape {
 
     /// That of a machine which is of this origin and would be of this shape if it began now.
     pub(crate) fn of_origin(self, origin: Origin) -> Self {
-        let Origin { accelerator: _, processor, kernel, image, cpus, memory, disk } = origin;
-        Self { processor, kernel, image, cpus, memory, disk, ..self }
+        let Origin { processor, features, kernel, image, cpus, memory, disk, .. } = origin;
+        Self { processor, features, kernel, image, cpus, memory, disk, ..self }
     }
 
-    /// What the memory of a machine of this shape belongs to.
+    /// What the memory of a machine of this shape belongs to, as far as that tells.
     pub(crate) fn origin(&self, accelerator: Accelerator) -> Origin {
-        let Self { processor, kernel, image, cpus, memory, disk, .. } = self.clone();
-        Origin { accelerator, processor, kernel, image, cpus, memory, disk }
+        let Self { processor, features, kernel, image, cpus, memory, disk, .. } = self.clone();
+        let tsc_khz = None;
+        Origin { accelerator, processor, features, tsc_khz, kernel, image, cpus, memory, disk }
     }
 
     /// Whether it is made of the image with this identity.
@@ -90,6 +95,7 @@ pub(crate) mod tests {
             format: FORMAT,
             machine: "qemu 7.2".to_owned(),
             processor: "a processor".to_owned(),
+            features: None,
             kernel: "k".to_owned(),
             initramfs: "i".to_owned(),
             image: "m".to_owned(),
@@ -106,6 +112,7 @@ pub(crate) mod tests {
             format,
             machine,
             processor: "another".to_owned(),
+            features: Some("f".to_owned()),
             kernel: "l".to_owned(),
             initramfs,
             image: "n".to_owned(),
@@ -122,6 +129,7 @@ pub(crate) mod tests {
             shape(),
             Shape { machine: "qemu 7.3".to_owned(), ..shape() },
             Shape { processor: "another".to_owned(), ..shape() },
+            Shape { features: Some("f".to_owned()), ..shape() },
             Shape { kernel: "l".to_owned(), ..shape() },
             Shape { initramfs: "j".to_owned(), ..shape() },
             Shape { image: "n".to_owned(), ..shape() },
