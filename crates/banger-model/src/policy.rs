@@ -233,6 +233,8 @@ pub enum Seen {
     Alive,
     /// There is none, or one that never booted.
     Dead,
+    /// There is none, and all of its memory is saved.
+    Saved,
 }
 
 /// What a daemon that has just started does about a sandbox.
@@ -246,6 +248,8 @@ pub enum Recovery {
     BeginAgain,
     /// End whatever runs, and say that its machine has ended.
     Ended,
+    /// End whatever runs, and say that it is paused.
+    Paused,
     /// End whatever runs: there should be nothing.
     Clear,
 }
@@ -255,7 +259,11 @@ pub fn recover(state: &State, seen: Seen) -> Recovery {
     use State as S;
     match (state, seen) {
         (S::Running { .. }, Seen::Alive) => Recovery::Adopt,
-        (S::Running { .. } | S::Stopping { .. } | S::Pausing { .. }, Seen::Dead) => Recovery::Ended,
+        // That was all there was to do.
+        (S::Pausing { then: Afterwards::Stay }, Seen::Saved) => Recovery::Paused,
+        (S::Running { .. } | S::Stopping { .. } | S::Pausing { .. }, Seen::Dead | Seen::Saved) => {
+            Recovery::Ended
+        }
         (S::Stopping { .. } | S::Pausing { .. }, Seen::Alive) => Recovery::AdoptAndGoOn,
         // Nobody was told that it runs: half a boot is not worth taking over.
         (S::Starting { .. } | S::Deleting, _) => Recovery::BeginAgain,
@@ -427,14 +435,16 @@ mod tests {
     #[test]
     fn after_a_crash_every_state_leads_somewhere() {
         for state in every_state() {
-            for seen in [Seen::Alive, Seen::Dead] {
+            for seen in [Seen::Alive, Seen::Dead, Seen::Saved] {
                 let recovery = recover(&state, seen);
                 let goes_on = matches!(recovery, Recovery::BeginAgain | Recovery::AdoptAndGoOn);
                 assert!(!goes_on || state.pending().is_some(), "{state:?}");
-                if recovery == Recovery::Ended {
-                    let ended = Event::Ended(Timestamp(1), EndCause::PoweredOff);
-                    assert!(state.step(&ended).is_some(), "{state:?}");
-                }
+                let happened = match recovery {
+                    Recovery::Ended => Event::Ended(Timestamp(1), EndCause::PoweredOff),
+                    Recovery::Paused => Event::Saved(Timestamp(1)),
+                    _ => continue,
+                };
+                assert!(state.step(&happened).is_some(), "{state:?}");
             }
         }
     }

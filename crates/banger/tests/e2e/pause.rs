@@ -1,10 +1,12 @@
 //! `vm pause` and `vm resume`: what runs stands still without a machine, and goes on as it was.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{TestEnv, wait_until};
+use crate::support::{TestEnv, kill, wait_until};
 use crate::vm::fails;
 
 /// How often one is paused in a row.
@@ -122,17 +124,22 @@ fn a_paused_sandbox_outlives_the_daemon_and_has_a_network_again() {
 
 /// Starts a daemon that kills itself at a checkpoint, and waits until it answers.
 pub(crate) fn daemon_that_dies_at(env: &TestEnv, checkpoint: &str) -> std::process::Child {
+    daemon_with(env, &format!("{checkpoint}=kill"))
+}
+
+/// Starts a daemon with a checkpoint, and waits until it answers.
+pub(crate) fn daemon_with(env: &TestEnv, checkpoint: &str) -> std::process::Child {
     let program = env.program().with_file_name("bangerd");
     let mut daemon = std::process::Command::new(program);
     daemon.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
     daemon
         .env("BANGER_HOME", env.home())
         .env("BANGER_SPARES", "0")
-        .args(["--checkpoint", &format!("{checkpoint}=kill")]);
+        .args(["--checkpoint", checkpoint]);
     daemon.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let child = daemon.spawn().unwrap();
     let socket = env.home().join("run/bangerd.sock");
-    wait_until("the daemon answers", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+    wait_until("the daemon answers", || UnixStream::connect(&socket).is_ok());
     child
 }
 
@@ -159,6 +166,30 @@ fn a_daemon_that_dies_while_it_saves_or_takes_up_memory_loses_nothing() {
     }
     assert_eq!(exec(&env, "web", "cat /dev/shm/x /root/y"), "here\nthere\n");
     assert_eq!(show(&env, "web")["detail"]["boot_id"], boot, "it was never booted again");
+    env.run(["vm", "delete", "--force", "web"]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
+fn what_is_saved_is_paused_though_daemon_and_machine_are_gone() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    exec(&env, "web", "echo here > /dev/shm/x");
+    env.kill_daemon();
+    let mut dying = daemon_that_dies_at(&env, "pause.saved");
+    // A client of ours would start another daemon, which finds the machine standing still.
+    let mut connection = UnixStream::connect(env.home().join("run/bangerd.sock")).unwrap();
+    let pause = "POST /v1/sandboxes/web/pause HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+    connection.write_all(pause.as_bytes()).unwrap();
+    dying.wait().unwrap();
+    let machines = env.all_processes().into_iter().filter(|(_, line)| line.contains("qemu-system"));
+    for (pid, _) in machines {
+        kill(pid);
+    }
+    wait_until("its machine is gone", || env.processes().is_empty());
+    wait_until("the next daemon has looked", || show(&env, "web")["state"] == "paused");
+    env.run(["vm", "resume", "web"]).ok();
+    assert_eq!(exec(&env, "web", "cat /dev/shm/x"), "here\n");
     env.run(["vm", "delete", "--force", "web"]).ok();
     env.assert_nothing_left();
 }
@@ -194,33 +225,49 @@ fn memory_that_is_damaged_is_not_taken_up_and_the_disk_still_is() {
 }
 
 #[test]
-fn memory_goes_on_with_what_executed_it_and_on_no_other_processor() {
+fn memory_goes_on_with_what_executed_it_and_by_no_other_clock() {
     let Some(env) = TestEnv::with_machines() else { return };
     env.run(["vm", "create", "web", "--network", "none"]).ok();
     exec(&env, "web", "echo here > /root/x; sync");
     env.run(["vm", "pause", "web"]).ok();
     let about = env.sandboxes().remove(0).join("saved/saved.json");
     let mut json: Value = serde_json::from_slice(&std::fs::read(&about).unwrap()).unwrap();
-    let executed_by = show(&env, "web")["accelerator"].clone();
-    assert!(executed_by.is_null() && json["origin"]["accelerator"] == "tcg", "{json}");
-    let processor = json["origin"]["processor"].clone();
-    let mut resumed = |accelerator: &str, processor: &Value| {
+    assert_eq!(json["origin"]["accelerator"], "tcg", "{json}");
+    let tsc_khz = json["origin"]["tsc_khz"].clone();
+    let mut resumed = |accelerator: &str, tsc_khz: &Value| {
         json["origin"]["accelerator"] = accelerator.into();
-        json["origin"]["processor"] = processor.clone();
+        json["origin"]["tsc_khz"] = tsc_khz.clone();
         std::fs::write(&about, serde_json::to_vec(&json).unwrap()).unwrap();
         env.run(["vm", "resume", "web"])
     };
-    for (accelerator, processor, reason) in [
-        ("kvm", &processor, "kvm executed it, which cannot be used here now"),
-        ("tcg", &"abacus".into(), "it ran on another processor (abacus) than this host has ("),
+    for (accelerator, tsc_khz, reason) in [
+        ("kvm", &tsc_khz, "kvm executed it, which cannot be used here now"),
+        ("tcg", &Value::from(1000), "the counter that its clock goes by has "),
     ] {
-        let failed = resumed(accelerator, processor);
+        let failed = resumed(accelerator, tsc_khz);
         for said in [reason, "`banger vm kill web`"] {
             assert!(failed.status == 1 && failed.stderr.contains(said), "{}", failed.stderr);
         }
         assert_eq!(show(&env, "web")["state"], "paused", "nothing is lost by trying");
     }
-    resumed("tcg", &processor).ok();
+    resumed("tcg", &tsc_khz).ok();
+    assert_eq!(exec(&env, "web", "cat /root/x"), "here\n");
+    // An older banger wrote down beside the machine what executes it, and nothing beside the memory.
+    env.run(["vm", "pause", "web"]).ok();
+    let notes = env.sandboxes().remove(0).join("machine.json");
+    for (accelerator, status) in [("kvm", 1), ("tcg", 0)] {
+        for path in [&notes, &about] {
+            let mut json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            let fields = json.as_object_mut().unwrap();
+            fields.retain(|name, _| name != "origin" && name != "devices_sha256");
+            if path == &notes {
+                fields.insert("accelerator".to_owned(), accelerator.into());
+            }
+            std::fs::write(path, serde_json::to_vec(&json).unwrap()).unwrap();
+        }
+        let resumed = env.run(["vm", "resume", "web"]);
+        assert_eq!(resumed.status, status, "{accelerator}: {}", resumed.stderr);
+    }
     assert_eq!(exec(&env, "web", "cat /root/x"), "here\n");
     env.run(["vm", "delete", "--force", "web"]).ok();
     env.assert_nothing_left();

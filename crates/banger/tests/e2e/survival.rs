@@ -7,7 +7,8 @@ use std::process::{Child, ChildStdout, Stdio};
 use serde_json::Value;
 
 use crate::network::own_address;
-use crate::support::{TestEnv, wait_until};
+use crate::pause::daemon_with;
+use crate::support::{TestEnv, Tmpfs, is_root, wait_until};
 
 /// How often the daemon is killed.
 const KILLS: usize = 10;
@@ -15,6 +16,48 @@ const KILLS: usize = 10;
 fn show(env: &TestEnv, name: &str) -> Value {
     let shown = env.run(["vm", "show", name, "-o", "json"]).ok();
     serde_json::from_str(&shown).unwrap()
+}
+
+#[test]
+fn nobody_is_told_what_would_not_be_remembered() {
+    if !is_root() {
+        return banger_testkit::skipped_on_this_machine("mounting a small file system needs root");
+    }
+    let Some(env) = TestEnv::with_machines() else { return };
+    let small = Tmpfs::mount(&env.home().join("state"), "size=1g,mode=0700");
+    env.run(["vm", "create", "box", "--network", "none", "--no-start"]).ok();
+    env.kill_daemon();
+    let mut daemon = daemon_with(&env, "start.answered=stop");
+    let mut client = env.command(["vm", "start", "box"]);
+    let mut client = client.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let stat = format!("/proc/{}/stat", daemon.id());
+    wait_until("the daemon stands still", || {
+        std::fs::read_to_string(&stat).unwrap().contains(" T ")
+    });
+    // Its machine is up, and there is no room left to write that down.
+    std::fs::remove_file(env.home().join("state/banger.reserve")).unwrap();
+    let filler = env.home().join("state/filler");
+    let full = std::io::copy(&mut std::io::repeat(1), &mut std::fs::File::create(&filler).unwrap());
+    assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    let pid = rustix::process::Pid::from_child(&daemon);
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    let mut said = BufReader::new(client.stderr.take().unwrap());
+    let mut told = String::new();
+    while !told.contains("it waits until the daemon can store how it is") {
+        told = line(&mut said);
+        assert!(!told.is_empty(), "it did not wait");
+    }
+    assert!(client.try_wait().unwrap().is_none());
+    std::fs::remove_file(&filler).unwrap();
+    assert!(client.wait().unwrap().success());
+    let before = identity(&env);
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    wait_until("the next daemon finds it as it was", || identity(&env) == before);
+    env.run(["vm", "delete", "--force", "box"]).ok();
+    env.assert_nothing_left();
+    env.kill_daemon();
+    drop(small);
 }
 
 /// What must stay as it is.

@@ -14,6 +14,7 @@ use super::requests::status;
 use super::work::{self, Done, Work};
 use super::{Driver, Left, TRY_AGAIN};
 use crate::machine::Live;
+use crate::machine::memory::{self, Saved};
 use crate::operations::now;
 use crate::store::NotStored;
 
@@ -71,6 +72,10 @@ impl Driver {
             }
             Err(error) => {
                 error!(sandbox = %self.record.id, %error, "its state cannot be stored; trying again");
+                if !self.unsaved {
+                    let waits = format!("it waits until the daemon can store how it is: {error}");
+                    self.asked.audience().log(&waits);
+                }
                 self.unsaved = true;
                 self.again_at = Some(tokio::time::Instant::now() + TRY_AGAIN);
             }
@@ -104,7 +109,7 @@ impl Driver {
     pub(super) async fn work_done(&mut self, done: Done) {
         match done {
             Done::Seen(live) => {
-                let seen = if live.is_some() { Seen::Alive } else { Seen::Dead };
+                let seen = self.seen(live.as_ref());
                 self.recovered(recover(&self.record.state, seen), live).await;
             }
             Done::Silent(reason) => self.not_adopted(&reason),
@@ -127,10 +132,8 @@ impl Driver {
             }
             Done::Saved => {
                 self.lose_machine();
-                self.happen(Event::Saved(now()), Vec::new()).await;
+                self.paused().await;
                 self.shared.checkpoints.reach("pause.recorded").await;
-                // Whatever still stands there is of no use any more; who waits is told behind that.
-                self.begin(work::clear(&self.shared, &self.record));
             }
             Done::NotSaved(reason) if self.record.state.runs_since().is_some() => {
                 self.snapshot_over(Event::NotSaved(now()), Err(reason)).await;
@@ -203,6 +206,23 @@ impl Driver {
         }
     }
 
+    /// Its memory is saved. Whatever still stands there is of no use any more, once that is
+    /// remembered; who waits is told behind that.
+    async fn paused(&mut self) {
+        self.happen(Event::Saved(now()), Vec::new()).await;
+        if !self.unsaved {
+            self.begin(work::clear(&self.shared, &self.record));
+        }
+    }
+
+    fn seen(&self, live: Option<&Live>) -> Seen {
+        match (live, memory::look(&self.shared.dir(&self.record.id))) {
+            (Some(_), _) => Seen::Alive,
+            (None, Saved::Whole(_)) => Seen::Saved,
+            (None, Saved::Nothing | Saved::Used) => Seen::Dead,
+        }
+    }
+
     /// A daemon before this one has left the sandbox so.
     pub(super) async fn recovered(&mut self, recovery: Recovery, live: Option<Live>) {
         self.claimed = None;
@@ -224,6 +244,7 @@ impl Driver {
                 self.begin(work::clear_with_memory(&self.shared, &self.record));
                 self.ended(EndCause::Failed(gone.to_owned())).await;
             }
+            Recovery::Paused => self.paused().await,
             // A daemon that was killed while it cleared up leaves what tells of a machine.
             Recovery::Clear => self.begin(work::clear(&self.shared, &self.record)),
         }

@@ -193,6 +193,13 @@ impl Driver {
     async fn settle(&mut self) -> Left {
         if self.unsaved {
             self.save(Vec::new()).await;
+            // What nobody would remember is nothing that anybody may count on.
+            if self.unsaved {
+                return Left::Sandbox;
+            }
+            if self.work.is_none() && matches!(self.record.state, State::Paused { .. }) {
+                self.begin(work::clear(&self.shared, &self.record));
+            }
         }
         if self.work.as_ref().is_some_and(|work| work.observes() || work.clears()) {
             return Left::Sandbox;
