@@ -137,7 +137,7 @@ pub(crate) fn wanted(name: &str, entry: &Entry, wish: Wish) -> Result<CreateSand
     };
     let spec = SandboxSpec {
         memory: "256M".parse().map_err(|e| parse(&e))?,
-        disk: Limits::MIN_DISK.try_into().map_err(|e| parse(&e))?,
+        disk: Some(Limits::MIN_DISK.try_into().map_err(|e| parse(&e))?),
         network: NetworkMode::None,
         ..SandboxSpec::of("debian-bookworm".parse().map_err(|e| parse(&e))?)
     };

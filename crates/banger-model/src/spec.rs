@@ -126,13 +126,21 @@ impl fmt::Display for MemorySize {
 }
 
 /// Size of a sandbox's writable disk: a whole number of MiB within the limits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "Bytes", into = "Bytes")]
 pub struct DiskSize(Bytes);
 
 impl DiskSize {
     /// What a sandbox gets when nothing is said. The file is sparse.
     pub const DEFAULT: Self = Self(Bytes::gib(8));
+
+    /// What a sandbox of an image of this size gets when nothing is said: whatever is changed lies on
+    /// the disk as a whole, so there is room for all of the image once, and a quarter more.
+    pub fn beside(image: Bytes) -> Self {
+        let room = Bytes::new(image.get().saturating_add(image.get() / 4));
+        let bounded = room.clamp(Self::DEFAULT.0, Limits::MAX_DISK);
+        Self(bounded.round_up_to(Bytes::mib(1).get()))
+    }
 
     /// The size.
     pub fn bytes(self) -> Bytes {
@@ -245,8 +253,9 @@ pub struct SandboxSpec {
     pub cpus: Option<CpuCount>,
     /// Memory.
     pub memory: MemorySize,
-    /// Writable disk.
-    pub disk: DiskSize,
+    /// Writable disk; none means what the image wishes, or [`DiskSize::beside`] it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskSize>,
     /// How it is connected.
     #[serde(default)]
     pub network: NetworkMode,
@@ -269,7 +278,7 @@ impl SandboxSpec {
             kernel: None,
             cpus: None,
             memory: MemorySize::DEFAULT,
-            disk: DiskSize::DEFAULT,
+            disk: None,
             network: NetworkMode::default(),
             boot: BootMode::default(),
             init: None,
@@ -396,6 +405,16 @@ mod tests {
     #[test]
     fn memory_is_whole_mebibytes() {
         assert_eq!("104857601".parse::<MemorySize>().map(|m| m.bytes()), Ok(Bytes::mib(101)));
+    }
+
+    #[test]
+    fn a_disk_has_room_for_all_of_a_large_image() {
+        let beside = |image| DiskSize::beside(image).bytes();
+        assert_eq!(beside(Bytes::ZERO), Bytes::gib(8));
+        assert_eq!(beside(Bytes::gib(6)), Bytes::gib(8));
+        assert_eq!(beside(Bytes::gib(20)), Bytes::gib(25));
+        assert_eq!(beside(Bytes::new((20 << 30) + 1)), Bytes::new((25 << 30) + (1 << 20)));
+        assert_eq!(beside(Bytes::new(u64::MAX)), Limits::MAX_DISK);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) fn sandbox(n: u16, name: &str) -> SandboxRecord {
             kernel: None,
             cpus: None,
             memory: Bytes::mib(512).try_into().unwrap(),
-            disk: Bytes::gib(8).try_into().unwrap(),
+            disk: Some(Bytes::gib(8).try_into().unwrap()),
             network: NetworkMode::User,
             boot: BootMode::Cold,
             init: Some(InitMode::Systemd),
@@ -72,13 +72,14 @@ fn spec() -> impl Strategy<Value = SandboxSpec> {
     let cpus = prop::option::of((1..=64u16).prop_map(|n| CpuCount::try_from(n).unwrap()));
     let network = prop_oneof![Just(NetworkMode::User), Just(NetworkMode::None)];
     let kernel = prop::option::of(name());
-    (name(), kernel, cpus, 96..100_000u64, 64..100_000u64, network).prop_map(
+    let disk = prop::option::of((64..100_000u64).prop_map(|n| Bytes::mib(n).try_into().unwrap()));
+    (name(), kernel, cpus, 96..100_000u64, disk, network).prop_map(
         |(image, kernel, cpus, memory, disk, network)| SandboxSpec {
             image: image.parse().unwrap(),
             kernel: kernel.map(|kernel| kernel.parse().unwrap()),
             cpus,
             memory: Bytes::mib(memory).try_into().unwrap(),
-            disk: Bytes::mib(disk).try_into().unwrap(),
+            disk,
             network,
             boot: BootMode::Template,
             init: None,

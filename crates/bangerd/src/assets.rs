@@ -10,8 +10,8 @@ use banger_host::facts::{Processors, processors};
 use banger_host::home::Home;
 use banger_image::{Image, Kernel};
 use banger_model::{
-    Accelerator, ImageId, ImageName, InitMode, KernelName, Progress, SandboxSpec, VolumeError,
-    WantedImage,
+    Accelerator, DiskSize, ImageId, ImageName, InitMode, KernelName, Progress, SandboxSpec,
+    VolumeError, WantedImage,
 };
 use banger_vmm::probe::{Finding, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::Qemu;
@@ -169,6 +169,12 @@ impl Assets {
     /// Who is the first process of a sandbox of this spec.
     pub fn init(&self, spec: &SandboxSpec) -> InitMode {
         spec.init.unwrap_or(self.image.config().init)
+    }
+
+    /// How large the disk of a sandbox of this spec is.
+    pub fn disk(&self, spec: &SandboxSpec) -> DiskSize {
+        let wished = spec.disk.or(self.image.config().disk);
+        wished.unwrap_or_else(|| DiskSize::beside(self.image.size()))
     }
 
     /// How a machine of this spec begins that boots. Services of systemd come up with the machine,

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{create_private_dir, file_size, remove_all};
 use banger_host::home::Home;
 use banger_host::random;
-use banger_image::image::{Import, Naming};
+use banger_image::image::{Import, Naming, SandboxWishes};
 use banger_image::oci;
 use banger_model::{
     Bytes, ImageReference, SandboxId, SandboxName, SandboxSpec, Silent, Timestamp, generate_name,
@@ -190,7 +190,7 @@ pub async fn have_image(
             home: &home,
             pulled: &pulled,
             source: "a measurement",
-            kernel: None,
+            wishes: &SandboxWishes::default(),
             now: Timestamp(0),
             called_off: &AtomicBool::new(false),
         };

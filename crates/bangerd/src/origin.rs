@@ -85,7 +85,7 @@ impl Origin {
             image: assets.image.identity().to_owned(),
             cpus: spec.cpus_under(assets.accelerator),
             memory: spec.memory,
-            disk: spec.disk,
+            disk: assets.disk(spec),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use banger_model::{ImageId, ImageName, InitMode, KernelName, Timestamp};
+use banger_model::{DiskSize, ImageId, ImageName, InitMode, KernelName, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -62,6 +62,10 @@ pub struct ImageWishes {
     pub ports: Vec<String>,
     /// Directories whose content is meant to outlive a sandbox.
     pub volumes: Vec<String>,
+    /// Bytes of the writable disk of its sandboxes, if somebody said how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub disk: Option<DiskSize>,
     /// What its maker wrote on it.
     pub labels: BTreeMap<String, String>,
 }
@@ -84,6 +88,11 @@ pub struct PullImage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub kernel: Option<KernelName>,
+    /// Bytes of the writable disk that its sandboxes are to get where nobody says otherwise. An image
+    /// from a catalog says that itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
+    pub disk: Option<DiskSize>,
     /// What it was made of, for people to read, where its source is a file that was put there for
     /// this alone. An image of that name is replaced if it was made of the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::oci::HealthCheck;
-use banger_model::InitMode;
+use banger_model::{DiskSize, InitMode};
 use serde::{Deserialize, Serialize};
 
 /// An image's own wishes, which the user's go before. Source: the OCI image specification,
@@ -39,6 +39,9 @@ pub struct ImageConfig {
     /// Directories whose content is meant to outlive a sandbox.
     #[serde(default)]
     pub volumes: Vec<String>,
+    /// The writable disk of its sandboxes, if its maker said how large.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<DiskSize>,
     /// What its maker wrote on it.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

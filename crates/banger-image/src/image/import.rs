@@ -9,10 +9,10 @@ use std::sync::{Mutex, PoisonError};
 
 use banger_host::home::Home;
 use banger_host::{HostError, fs};
-use banger_model::{Bytes, ImageName, KernelName, Progress, Timestamp};
+use banger_model::{Bytes, ImageName, Progress, Timestamp};
 use thiserror::Error;
 
-use super::wishes::image_config;
+use super::wishes::{SandboxWishes, image_config};
 use super::{Image, ImageInfo, NewImage, Origin};
 use crate::archive::{Archive, ArchiveError, Quota};
 use crate::ext4::WriteImageError;
@@ -93,8 +93,8 @@ pub struct Import<'a> {
     pub pulled: &'a Pulled,
     /// How a person would tell where it comes from.
     pub source: &'a str,
-    /// The kernel that it is to boot, if a certain one.
-    pub kernel: Option<&'a KernelName>,
+    /// What its sandboxes are to have.
+    pub wishes: &'a SandboxWishes,
     /// When it is made.
     pub now: Timestamp,
     /// Becomes true when nobody waits for it any more.
@@ -102,7 +102,7 @@ pub struct Import<'a> {
 }
 
 impl Import<'_> {
-    /// Makes the image, unless there is one of the same manifest, reference and kernel: then that
+    /// Makes the image, unless there is one of the same manifest, reference and wishes: then that
     /// gets the name.
     ///
     /// # Errors
@@ -128,10 +128,10 @@ impl Import<'_> {
         self.check_wanted()?;
         let info = ImageInfo {
             source: self.source.to_owned(),
-            config: image_config(&self.pulled.config, &tree),
+            config: self.wishes.in_config(image_config(&self.pulled.config, &tree)),
             origin: self.origin(),
             made: Some(self.now),
-            kernel: self.kernel.cloned(),
+            kernel: self.wishes.kernel.clone(),
             bundle: None,
         };
         Ok(new.finish(&name, info)?)
@@ -186,12 +186,8 @@ impl Import<'_> {
         let reference = self.pulled.reference.as_ref()?;
         let names = Image::list(self.home).ok()?;
         names.iter().filter_map(|name| Image::open(self.home, name).ok()).find(|image| {
-            let ImageInfo { origin, kernel, .. } = image.info();
-            let same_kernel = self.kernel.is_none_or(|wanted| kernel.as_ref() == Some(wanted));
-            same_kernel
-                && origin
-                    .as_ref()
-                    .is_some_and(|it| it.manifest == manifest && it.reference == *reference)
+            let is_same = |it: &Origin| it.manifest == manifest && it.reference == *reference;
+            self.wishes.are_of(image.info()) && image.info().origin.as_ref().is_some_and(is_same)
         })
     }
 

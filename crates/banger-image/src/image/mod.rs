@@ -23,6 +23,7 @@ pub use config::ImageConfig;
 pub use import::{Import, ImportError, Naming};
 pub use rootfs::{FromRootfs, Rootfs, RootfsError, Whose};
 pub use store::{Claim, NewImage};
+pub use wishes::SandboxWishes;
 
 use crate::artifact::{Artifact, FileRecord, OpenError};
 

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use banger_host::home::Home;
 use banger_host::{HostError, fs};
-use banger_model::{Bytes, ImageName, KernelName, Progress, Timestamp};
+use banger_model::{Bytes, ImageName, Progress, Timestamp};
 use bstr::BString;
 use thiserror::Error;
 
 use super::import::ImportError;
-use super::wishes::image_config;
+use super::wishes::{SandboxWishes, image_config};
 use super::{Image, ImageConfig, ImageInfo, NewImage};
 use crate::archive::{Archive, ArchiveError, Entry};
 use crate::ext4::{WriteImageError, ext4_is_clean};
@@ -120,8 +120,8 @@ pub struct FromRootfs<'a> {
     pub source: &'a str,
     /// Whose it is.
     pub whose: Whose,
-    /// The kernel that it is to boot, if a certain one.
-    pub kernel: Option<KernelName>,
+    /// What its sandboxes are to have.
+    pub wishes: SandboxWishes,
     /// Most bytes that it may unpack to.
     pub max_unpacked: Bytes,
     /// When it is made.
@@ -155,11 +155,11 @@ impl FromRootfs<'_> {
         };
         let info = ImageInfo {
             source: self.source.to_owned(),
-            config,
+            config: self.wishes.in_config(config),
             origin: None,
             made: Some(self.now),
             bundle: None,
-            kernel: self.kernel.clone(),
+            kernel: self.wishes.kernel.clone(),
         };
         new.finish(self.name, info).map_err(RootfsError::Keep)
     }
@@ -302,7 +302,7 @@ mod tests {
 
         fn make(&self, name: &str, whose: Whose, rootfs: Rootfs) -> Result<Image, RootfsError> {
             let from = FromRootfs {
-                kernel: None,
+                wishes: SandboxWishes::default(),
                 home: &self.home,
                 name: &name.parse().unwrap(),
                 source: "a test",

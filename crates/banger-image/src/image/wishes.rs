@@ -1,10 +1,11 @@
-//! What an image's config wishes, as far as a sandbox can grant it. Pure.
+//! What an image wishes, as far as a sandbox can grant it: by its config, and by whoever has made it.
+//! Pure.
 
 use std::collections::BTreeMap;
 
-use banger_model::InitMode;
+use banger_model::{DiskSize, InitMode, KernelName};
 
-use super::ImageConfig;
+use super::{ImageConfig, ImageInfo};
 use crate::oci::Config;
 use crate::tree::Tree;
 
@@ -22,6 +23,28 @@ const SHELLS: [(&str, &[&str]); 4] = [
 const INIT: &str = "sbin/init";
 /// Where systemd is.
 const SYSTEMD: [&[u8]; 2] = [b"lib/systemd/systemd", b"usr/lib/systemd/systemd"];
+
+/// What whoever makes an image says that its sandboxes are to have where nobody says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SandboxWishes {
+    /// The kernel, if a certain one.
+    pub kernel: Option<KernelName>,
+    /// The size of the writable disk, if a certain one.
+    pub disk: Option<DiskSize>,
+}
+
+impl SandboxWishes {
+    /// Whether an image that was made before has all of this.
+    pub(super) fn are_of(&self, made: &ImageInfo) -> bool {
+        let same_kernel = self.kernel.is_none() || self.kernel == made.kernel;
+        same_kernel && (self.disk.is_none() || self.disk == made.config.disk)
+    }
+
+    /// The config with the disk that is wished for.
+    pub(super) fn in_config(&self, config: ImageConfig) -> ImageConfig {
+        ImageConfig { disk: self.disk.or(config.disk), ..config }
+    }
+}
 
 /// The config of an image with this tree.
 pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
@@ -47,6 +70,7 @@ pub(super) fn image_config(config: &Config, tree: &Tree) -> ImageConfig {
         health_check: config.health_check.clone(),
         ports: config.exposed_ports.clone(),
         volumes: config.volumes.clone(),
+        disk: None,
         labels: config.labels.clone(),
     }
 }
@@ -109,6 +133,30 @@ mod tests {
         assert_eq!(init(vec![systemd, link("../usr/lib/systemd/systemd")]), InitMode::Systemd);
         assert_eq!(init(vec![program("bin/busybox"), link("/bin/busybox")]), InitMode::Agent);
         assert_eq!(init(vec![link("/lib/systemd/systemd")]), InitMode::Agent);
+    }
+
+    #[test]
+    fn an_image_is_the_same_as_long_as_it_has_what_is_wished_for() {
+        let size = |text: &str| text.parse::<DiskSize>().unwrap();
+        let none = SandboxWishes::default();
+        let large = SandboxWishes { disk: Some(size("20G")), ..none.clone() };
+        let kernel = SandboxWishes { kernel: Some("mine".parse().unwrap()), ..large.clone() };
+        let made = |with: &SandboxWishes| ImageInfo {
+            source: "a test".to_owned(),
+            config: with.in_config(ImageConfig::default()),
+            origin: None,
+            made: None,
+            kernel: with.kernel.clone(),
+            bundle: None,
+        };
+        assert!(none.are_of(&made(&kernel)) && large.are_of(&made(&kernel)));
+        assert!(!large.are_of(&made(&none)) && !kernel.are_of(&made(&large)));
+        let other = SandboxWishes { disk: Some(size("30G")), ..none.clone() };
+        assert!(!other.are_of(&made(&large)));
+        // What nobody says is as it was.
+        let config = none.in_config(made(&large).config);
+        assert_eq!(other.in_config(config.clone()).disk, other.disk);
+        assert_eq!(config.disk, large.disk);
     }
 
     #[test]

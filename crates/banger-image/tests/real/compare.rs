@@ -8,7 +8,7 @@ use std::time::Duration;
 use banger_host::command::Tool;
 use banger_host::facts;
 use banger_host::home::Home;
-use banger_image::image::{Import, Naming};
+use banger_image::image::{Import, Naming, SandboxWishes};
 use banger_image::oci::{Cache, Settings, pull};
 use banger_model::{Silent, Timestamp};
 use banger_testkit::oci::images::{TestImage, TestLayer};
@@ -237,7 +237,7 @@ async fn made(home: &Home, layout: &Path) -> banger_image::Image {
     let source = format!("oci:{}:v1", layout.display()).parse().unwrap();
     let pulled = pull(source, &cache, &settings, &Silent).await.unwrap();
     let import = Import {
-        kernel: None,
+        wishes: &SandboxWishes::default(),
         home,
         pulled: &pulled,
         source: "a test",

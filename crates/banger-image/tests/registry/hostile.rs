@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use banger_host::home::Home;
-use banger_image::image::{Import, Naming};
+use banger_image::image::{Import, Naming, SandboxWishes};
 use banger_image::oci::{Allowance, Pulled, UnpackError};
 use banger_model::{Bytes, Silent, Timestamp};
 use serde_json::{Value, json};
@@ -341,7 +341,7 @@ async fn holes_of_all_layers_count_together() {
     let (place, source) = (Place::new(), format!("{}/app:1", fake.host()));
     let pulled = place.pull(&source, &settings(&[&fake.host()])).await.unwrap();
     let import = Import {
-        kernel: None,
+        wishes: &SandboxWishes::default(),
         home: &Home::under(&place.dir.path().join("home")),
         pulled: &pulled,
         source: "a test",

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use banger_host::home::Home;
 use banger_image::Image;
-use banger_image::image::{Import, ImportError, Naming};
+use banger_image::image::{Import, ImportError, Naming, SandboxWishes};
 use banger_model::{Silent, Timestamp};
 use banger_testkit::oci::registry::lay_out;
 
@@ -18,7 +18,7 @@ async fn imported(place: &Place, image: &TestImage, made_of: &str) -> Result<Ima
     let source = format!("oci:{}:v1", layout.path().display());
     let pulled = place.pull(&source, &settings(&[])).await.unwrap();
     let import = Import {
-        kernel: None,
+        wishes: &SandboxWishes::default(),
         home: &home(place),
         pulled: &pulled,
         source: made_of,

@@ -84,9 +84,10 @@ pub(crate) struct Args {
     /// Run this script in it, as root
     #[arg(long, value_name = "SCRIPT", requires = "from")]
     provision: Option<PathBuf>,
-    /// Size of the disk that is built on
-    #[arg(long, default_value_t = DiskSize::DEFAULT)]
-    size: DiskSize,
+    /// Size of the disk that is built on, and of those that the image's sandboxes write to where
+    /// --disk does not say otherwise [default: what the image to begin with wishes, mostly 8G]
+    #[arg(long)]
+    size: Option<DiskSize>,
     /// Build this Dockerfile
     #[arg(long, short, value_name = "DOCKERFILE")]
     file: Option<PathBuf>,
@@ -113,7 +114,7 @@ pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
 #[derive(Debug)]
 struct Plan {
     name: ImageName,
-    size: DiskSize,
+    size: Option<DiskSize>,
     recipe: Recipe,
 }
 
@@ -266,7 +267,7 @@ impl Builder<'_> {
         name: &ImageName,
         from: &WantedImage,
         steps: &[Step],
-        size: DiskSize,
+        size: Option<DiskSize>,
     ) -> Result<ImageName, CommandError> {
         let site = self.begin(from.clone(), size).await?;
         for step in steps {
@@ -277,7 +278,7 @@ impl Builder<'_> {
         progress::follow(&self.client, &stopping.id, &*shown).await?;
         drop(shown);
         let source = format!("sandbox:{}", site.sandbox);
-        let made = self.image(source, name, None).await;
+        let made = self.image(source, (name, None), size).await;
         self.end(site).await?;
         made
     }
@@ -286,7 +287,7 @@ impl Builder<'_> {
         &self,
         (name, made_of): (&ImageName, Option<String>),
         (file, context): (&Path, &Path),
-        size: DiskSize,
+        size: Option<DiskSize>,
     ) -> Result<ImageName, CommandError> {
         let builder = self.builder().await?;
         let site = self.begin(parsed(builder.as_str())?, size).await?;
@@ -311,7 +312,7 @@ impl Builder<'_> {
         }
         let path = archive.to_str().context("the home's path is not UTF-8")?;
         let source = format!("oci-archive:{path}");
-        self.image(source, name, made_of).await
+        self.image(source, (name, made_of), size).await
     }
 
     /// The image that Dockerfiles are built in.
@@ -324,14 +325,18 @@ impl Builder<'_> {
         let install = Step::install(BUILDER_PACKAGES.map(str::to_owned).to_vec());
         let check = Step::shell("checking buildah".to_owned(), "buildah --version >&2", []);
         let steps = [install, check];
-        match self.of_image(&name, &parsed(BUILDER_BASE)?, &steps, DiskSize::DEFAULT).await {
+        match self.of_image(&name, &parsed(BUILDER_BASE)?, &steps, None).await {
             // Somebody else may have made it meanwhile.
             Err(_) if self.client.image(BUILDER).await.is_ok() => Ok(name),
             made => made,
         }
     }
 
-    async fn begin(&self, image: WantedImage, disk: DiskSize) -> Result<Site, CommandError> {
+    async fn begin(
+        &self,
+        image: WantedImage,
+        disk: Option<DiskSize>,
+    ) -> Result<Site, CommandError> {
         let lease = Lease::take(&self.context.home)?;
         let memory: MemorySize = parsed(MEMORY)?;
         let spec = SandboxSpec { memory, disk, ..SandboxSpec::of(image) };
@@ -372,10 +377,11 @@ impl Builder<'_> {
     async fn image(
         &self,
         source: String,
-        name: &ImageName,
-        made_of: Option<String>,
+        (name, made_of): (&ImageName, Option<String>),
+        disk: Option<DiskSize>,
     ) -> Result<ImageName, CommandError> {
-        let wanted = PullImage { source, name: Some(name.clone()), kernel: None, made_of };
+        let name = Some(name.clone());
+        let wanted = PullImage { source, name, kernel: None, disk, made_of };
         let fetched = fetching::fetch(&self.client, &Wanted::Image(&wanted)).await?;
         Ok(parsed(&fetched.context("it was called off")?)?)
     }

@@ -30,6 +30,7 @@ pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
         source: format!("sandbox:{}", args.sandbox),
         name: Some(args.name),
         kernel: None,
+        disk: None,
         made_of: None,
     };
     fetching::run(&Context::from_process()?, &Wanted::Image(&wanted), verbosity)

@@ -7,7 +7,7 @@ use banger_api::types::PullImage;
 use banger_host::fs;
 use banger_host::home::Home;
 use banger_host::scratch::Scratch;
-use banger_model::{ExitCode, ImageName, ImageReference, KernelName};
+use banger_model::{DiskSize, ExitCode, ImageName, ImageReference, KernelName};
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::fetching::{self, Wanted};
@@ -27,6 +27,7 @@ const LOCAL: [&str; 3] = ["oci:", "oci-archive:", "docker-archive:"];
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  banger image pull alpine:3.20\n  \
                         banger image pull debian-bookworm\n  \
+                        banger image pull --size 40G postgres:17\n  \
                         banger image pull --name app ghcr.io/org/app@sha256:...\n  \
                         docker save app | banger image pull --name app -")]
 pub(crate) struct Args {
@@ -42,6 +43,10 @@ pub(crate) struct Args {
     /// The modules of that kernel
     #[arg(long, value_name = "DIR", requires = "vmlinux")]
     modules: Option<PathBuf>,
+    /// Size of the disk that its sandboxes write to, where --disk does not say otherwise [default: 8G,
+    /// or a quarter more than the image where that is more]
+    #[arg(long)]
+    size: Option<DiskSize>,
     /// Where it is
     #[arg(value_name = "REF")]
     source: String,
@@ -64,6 +69,7 @@ pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
         source: from.source.clone(),
         name: args.name,
         kernel: imported.clone().or(args.kernel_ref),
+        disk: args.size,
         made_of: None,
     };
     let pulled = fetching::run(&context, &Wanted::Image(&wanted), verbosity);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use banger_api::types::PullImage;
-use banger_model::{ExitCode, ImageName, KernelName};
+use banger_model::{DiskSize, ExitCode, ImageName, KernelName};
 use clap_complete::ArgValueCandidates;
 
 use crate::commands::completion;
@@ -19,7 +19,7 @@ use crate::error::CommandError;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  banger image register mine --rootfs ./root.tar.zst\n  \
                         banger image register mine --rootfs ./rootfs.ext4\n  \
-                        banger image register mine --rootfs ./tree")]
+                        banger image register mine --rootfs ./tree --size 20G")]
 pub(crate) struct Args {
     /// What the image is to be called
     name: ImageName,
@@ -29,6 +29,10 @@ pub(crate) struct Args {
     /// The kernel that its sandboxes boot; fetched if it is only in a catalog [default: debian-cloud]
     #[arg(long, add = ArgValueCandidates::new(completion::kernels))]
     kernel: Option<KernelName>,
+    /// Size of the disk that its sandboxes write to, where --disk does not say otherwise [default: 8G,
+    /// or a quarter more than the image where that is more]
+    #[arg(long)]
+    size: Option<DiskSize>,
 }
 
 pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
@@ -38,6 +42,7 @@ pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
         source: format!("rootfs:{path}"),
         name: Some(args.name),
         kernel: args.kernel,
+        disk: args.size,
         made_of: None,
     };
     fetching::run(&Context::from_process()?, &Wanted::Image(&wanted), verbosity)

@@ -62,6 +62,7 @@ fn text(image: &Image, now: Timestamp) -> String {
         pairs.extend((!argv.is_empty()).then(|| (what, words(argv))));
     }
     pairs.extend((config.init != InitMode::Agent).then(|| ("init", config.init.to_string())));
+    pairs.extend(config.disk.map(|disk| ("disk", disk.to_string())));
     pairs.extend(config.stop_signal.iter().map(|signal| ("stop signal", plain(signal))));
     pairs.extend(config.ports.iter().map(|port| ("port", plain(port))));
     pairs.extend(config.volumes.iter().map(|volume| ("volume", plain(volume))));

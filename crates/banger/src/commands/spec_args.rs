@@ -27,9 +27,10 @@ pub(crate) struct SpecArgs {
     /// Memory, such as 512M or 2G
     #[arg(long, default_value_t = MemorySize::DEFAULT)]
     memory: MemorySize,
-    /// Size of the writable disk; it takes only the space that is written
-    #[arg(long, default_value_t = DiskSize::DEFAULT)]
-    disk: DiskSize,
+    /// Size of the writable disk; it takes only the space that is written [default: what the image
+    /// wishes, else 8G, or a quarter more than the image where that is more]
+    #[arg(long)]
+    disk: Option<DiskSize>,
     /// How the sandbox is connected: user (a network of its own with a way out) or none [default:
     /// user, or as the snapshot was]
     #[arg(long)]

@@ -76,9 +76,13 @@ fn text(sandbox: &Sandbox, now: Timestamp) -> String {
     pairs.extend([("boots", sandbox.boots.to_string())]);
     match &sandbox.detail {
         Some(detail) => add_detail(&mut pairs, detail, sandbox),
-        None => pairs.push(("disk", spec.disk.to_string())),
+        None => pairs.push(("disk", wanted_disk(sandbox))),
     }
     output::pairs(&pairs)
+}
+
+fn wanted_disk(sandbox: &Sandbox) -> String {
+    sandbox.spec.disk.map_or("default".to_owned(), |disk| disk.to_string())
 }
 
 fn add_detail(pairs: &mut Vec<(&'static str, String)>, detail: &SandboxDetail, sandbox: &Sandbox) {
@@ -89,7 +93,7 @@ fn add_detail(pairs: &mut Vec<(&'static str, String)>, detail: &SandboxDetail, s
                 let (real, apparent) = (Bytes::new(disk.real), Bytes::new(disk.apparent));
                 format!("{real} of {apparent}")
             }
-            None => format!("{}, not made yet", sandbox.spec.disk),
+            None => format!("{}, not made yet", wanted_disk(sandbox)),
         },
     ));
     pairs.push(("directory", shown(&detail.dir.0)));

@@ -180,6 +180,45 @@ fn a_root_file_system_becomes_an_image() {
     env.assert_nothing_left();
 }
 
+/// The size of a sandbox's disk, in MiB.
+fn disk_of(env: &TestEnv, sandbox: &str) -> u64 {
+    let shown = env.run(["vm", "show", sandbox, "-o", "json"]).ok();
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    shown["detail"]["disk"]["apparent"].as_u64().unwrap() >> 20
+}
+
+#[test]
+fn a_disk_is_as_large_as_the_image_wishes() {
+    let Some(env) = own() else { return };
+    let Some(root) = busybox_root() else { return };
+    let file = env.home().join("root.tar");
+    std::fs::write(&file, root).unwrap();
+    let register = format!("image register busy --rootfs {}", file.display());
+    let (status, _, stderr) = ran(&env, &format!("{register} --size 1M"));
+    assert!(status == 2 && stderr.contains("out of range: use 64M"), "{stderr}");
+    gives(&env, &format!("{register} --size 200M"), "busy\n");
+    assert_eq!(shown(&env, "busy")["config"]["disk"], 200 << 20);
+    let told = env.run(["image", "show", "busy"]).ok();
+    assert!(told.lines().any(|line| line.split_whitespace().eq(["disk:", "200M"])), "{told}");
+
+    let create = "vm create NAME --network none --image";
+    gives(&env, &format!("{} busy", create.replace("NAME", "one")), "one\n");
+    gives(&env, &format!("{} busy --disk 100M", create.replace("NAME", "two")), "two\n");
+    assert_eq!((disk_of(&env, "one"), disk_of(&env, "two")), (200, 100));
+    let df = "df -m / | { read x; read x size x; echo $size; }";
+    let room = env.run(["vm", "exec", "one", "--", "busybox", "sh", "-c", df]).ok();
+    let room: u64 = room.trim().parse().unwrap();
+    assert!((150..=200).contains(&room), "{room}");
+
+    // What is built of it wishes the same, unless its maker says otherwise.
+    gives(&env, "image build --from busy same", "same\n");
+    gives(&env, "image build --from busy --size 300M larger", "larger\n");
+    let wishes = ["same", "larger"].map(|name| shown(&env, name)["config"]["disk"].clone());
+    assert_eq!(wishes, [200 << 20, 300 << 20]);
+    env.run(["vm", "delete", "--force", "one", "two"]).ok();
+    env.assert_nothing_left();
+}
+
 #[test]
 #[ignore = "installs Docker under emulation: `cargo xtask test --ignored docker_starts`"]
 fn docker_starts_a_container_in_a_sandbox() {

@@ -8,7 +8,7 @@ use crate::support::TestEnv;
 use crate::vm::ran;
 
 /// Lines as a user types them where there is no sandbox but `made`, which was never started.
-const LINES: [&str; 94] = [
+const LINES: [&str; 97] = [
     "vm",
     "vm run --network nowhere -- true",
     "vm run --memory 1 -- true",
@@ -81,7 +81,10 @@ const LINES: [&str; 94] = [
     "image register mine",
     "image register mine --rootfs /nonexistent",
     "image register mine --rootfs / --kernel Bad",
+    "image register mine --rootfs / --size 1M",
     "image pull --vmlinux /dev/null oci:/nonexistent",
+    "image pull --size 99T 127.0.0.1:1/app:1",
+    "image pull --size 9G debian-bookworm",
     "kernel pull Bad",
     "kernel show nothing",
     "kernel rm nothing",

@@ -12,6 +12,7 @@ use banger_api::types::{
 };
 use banger_host::fs::file_size;
 use banger_host::home::Home;
+use banger_image::image::SandboxWishes;
 use banger_image::oci::Extent;
 use banger_image::{Image, ImageConfig};
 use banger_model::{Bytes, ImageId, ImageName, Timestamp, WantedImage};
@@ -47,9 +48,9 @@ pub(super) async fn list(State(registry): App) -> Result<Answer<Vec<Shown>>, Fai
 pub(super) async fn pull(
     State(registry): App,
     Query(Asking { operation: id }): Query<Asking>,
-    Json(PullImage { source, name, kernel, made_of }): Json<PullImage>,
+    Json(PullImage { source, name, kernel, disk, made_of }): Json<PullImage>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
-    let shared = registry.shared();
+    let (shared, wishes) = (registry.shared(), SandboxWishes { kernel, disk });
     let id = chosen(id)?;
     if let Some(known) = shared.operations.find(&id) {
         return Ok((StatusCode::ACCEPTED, Answer(known.operation().as_ref().clone())));
@@ -69,11 +70,11 @@ pub(super) async fn pull(
     match (sandbox, name) {
         (Some(sandbox), Some(name)) => {
             let (registry, progress) = (registry.clone(), Arc::new(operation.clone()));
-            let work = async move { promote(registry, &sandbox, (name, kernel), progress).await };
+            let work = async move { promote(registry, &sandbox, (name, wishes), progress).await };
             shared.images.work(operation.clone(), work);
         }
         (_, name) => {
-            shared.images.carry_out(Pull { source, name, kernel, made_of }, operation.clone());
+            shared.images.carry_out(Pull { source, name, wishes, made_of }, operation.clone());
         }
     }
     Ok((StatusCode::ACCEPTED, Answer(operation.operation().as_ref().clone())))
@@ -264,6 +265,7 @@ fn wishes(config: &ImageConfig) -> ImageWishes {
         stop_signal: config.stop_signal,
         ports: config.ports,
         volumes: config.volumes,
+        disk: config.disk,
         labels: config.labels,
     }
 }

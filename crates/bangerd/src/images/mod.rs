@@ -17,9 +17,9 @@ use banger_host::fs::open_file;
 use banger_host::home::Home;
 use banger_image::Image;
 use banger_image::image::ImageInfo;
-use banger_image::image::{FromRootfs, Import, Naming, Rootfs, Whose};
+use banger_image::image::{FromRootfs, Import, Naming, Rootfs, SandboxWishes, Whose};
 use banger_image::oci::{self, Cache, Source};
-use banger_model::{Bytes, ImageName, KernelName, OperationId, Progress, WantedImage};
+use banger_model::{Bytes, ImageName, OperationId, Progress, WantedImage};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -45,8 +45,8 @@ pub(crate) struct Pull {
     pub source: String,
     /// What it is to be called, if its user says so.
     pub name: Option<ImageName>,
-    /// The kernel that it is to boot, if its user says so.
-    pub kernel: Option<KernelName>,
+    /// What its sandboxes are to have, as far as its user says.
+    pub wishes: SandboxWishes,
     /// What a person would call the source, if its user says so.
     pub made_of: Option<String>,
 }
@@ -123,7 +123,7 @@ impl Images {
             (None, Some(reference)) => reference.to_string(),
             (None, None) => return Ok(()),
         };
-        let pull = Pull { source, name: None, kernel: None, made_of: None };
+        let pull = Pull { source, name: None, wishes: SandboxWishes::default(), made_of: None };
         let fetched = self.get(pull, progress).await;
         fetched.map(drop).with_context(|| {
             let by_name = wanted.name().and_then(|name| Image::open(&self.home, &name).err());
@@ -251,14 +251,14 @@ struct Fetch {
 
 impl Fetch {
     async fn run(self, pull: Pull) -> Result<ImageName> {
-        if let Some(kernel) = &pull.kernel {
+        if let Some(kernel) = &pull.wishes.kernel {
             self.install()?.need_kernel(kernel).await?;
         }
         if let Some(path) = pull.source.strip_prefix(ROOTFS) {
             let name = pull.name.context("an image of a root file system needs a name")?;
             return spawn_blocking({
                 let path = path.to_owned();
-                move || self.register(&path, &name, pull.kernel)
+                move || self.register(&path, &name, pull.wishes)
             })
             .await?;
         }
@@ -288,7 +288,7 @@ impl Fetch {
                 home: &self.home,
                 pulled: &pulled,
                 source: &told,
-                kernel: pull.kernel.as_ref(),
+                wishes: &pull.wishes,
                 now: now(),
                 called_off: &self.called_off,
             };
@@ -309,18 +309,13 @@ impl Fetch {
 
 impl Fetch {
     /// Makes an image of a root file system on this host.
-    fn register(
-        &self,
-        path: &str,
-        name: &ImageName,
-        kernel: Option<KernelName>,
-    ) -> Result<ImageName> {
+    fn register(&self, path: &str, name: &ImageName, wishes: SandboxWishes) -> Result<ImageName> {
         let from = FromRootfs {
             home: &self.home,
             name,
             source: path,
             whose: Whose::Nobodys,
-            kernel,
+            wishes,
             max_unpacked: self.fetching.settings.limits.max_unpacked,
             now: now(),
         };

@@ -31,9 +31,13 @@ impl Fetch {
                 let source = reference.to_string();
                 Ok(Led::On(Pull { source, name: Some(called), ..pull }))
             }
-            Some(_) if pull.kernel.is_some() => {
+            Some(_) if pull.wishes.kernel.is_some() => {
                 bail!("{name} is in a catalog, and brings its own kernel: leave out --kernel-ref")
             }
+            Some(_) if pull.wishes.disk.is_some() => bail!(
+                "{name} is in a catalog, which says how large the disks of its sandboxes are: leave \
+                 out --size, and say `vm create --disk` instead"
+            ),
             Some(ImageEntry::Recipe(ImageRecipe::DebianBookworm)) => {
                 self.make(name, pull.name).await.map(Led::Here)
             }

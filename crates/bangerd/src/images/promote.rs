@@ -11,12 +11,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{clone_file, is_there, nameless, remove_all};
 use banger_host::random;
-use banger_image::image::{FromRootfs, Rootfs, Whose};
+use banger_image::image::{FromRootfs, Rootfs, SandboxWishes, Whose};
 use banger_link::{Stream, Tool};
 use banger_model::lifecycle::State;
-use banger_model::{
-    Bytes, ImageName, KernelName, MacAddress, ProcessEnd, Progress, SandboxId, SandboxRecord,
-};
+use banger_model::{Bytes, ImageName, MacAddress, ProcessEnd, Progress, SandboxId, SandboxRecord};
 use banger_vmm::{Machine, Net, reap};
 use tokio::task::spawn_blocking;
 use tracing::warn;
@@ -40,7 +38,7 @@ const MAX_SAID: usize = 4096;
 pub(crate) async fn promote(
     registry: Arc<Registry>,
     sandbox: &str,
-    (name, kernel): (ImageName, Option<KernelName>),
+    (name, wishes): (ImageName, SandboxWishes),
     progress: Arc<dyn Progress>,
 ) -> Result<ImageName> {
     let record = registry.resolve(sandbox)?.view().record.clone();
@@ -51,7 +49,7 @@ pub(crate) async fn promote(
         shared.arsenal.assets(&base, record.spec.kernel.as_ref(), progress.clone()).await?;
     let turn = shared.boots.acquire().await?;
     progress.stage("reading the root file system");
-    if let Some(kernel) = &kernel {
+    if let Some(kernel) = &wishes.kernel {
         shared.images.kernel(kernel.clone(), progress.clone()).await?;
     }
     let max = shared.images.max_unpacked();
@@ -64,9 +62,13 @@ pub(crate) async fn promote(
             name: &name,
             source: &format!("sandbox {}, made of {}", record.name, record.spec.image),
             whose: Whose::Machines(Box::new(assets.image.config().clone())),
-            kernel: kernel
-                .or_else(|| record.spec.kernel.clone())
-                .or_else(|| assets.image.info().kernel.clone()),
+            wishes: SandboxWishes {
+                kernel: wishes
+                    .kernel
+                    .or_else(|| record.spec.kernel.clone())
+                    .or_else(|| assets.image.info().kernel.clone()),
+                disk: wishes.disk,
+            },
             max_unpacked: max,
             now: now(),
         };

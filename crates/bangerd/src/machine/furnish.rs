@@ -9,7 +9,7 @@ use banger_host::inplace::sync_file;
 use banger_host::random;
 use banger_image::Image;
 use banger_image::ext4::create_disk;
-use banger_model::{Accelerator, NetworkMode, SandboxSpec, TemplateId};
+use banger_model::{Accelerator, DiskSize, NetworkMode, SandboxSpec, TemplateId};
 use banger_net::{NetBackend, UserNet};
 use banger_vmm::{Disks, Machine, Net, PrepareError, Start};
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,8 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
     let in_dir = InDir {
         disk: disk.clone(),
         dir: dir.clone(),
-        spec: (*spec).clone(),
+        size: assets.disk(spec),
+        network: spec.network,
         image: assets.image.clone(),
         plan: plan.clone(),
         relay: blueprint.relay.clone(),
@@ -92,7 +93,8 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
 struct InDir {
     dir: PathBuf,
     disk: PathBuf,
-    spec: SandboxSpec,
+    size: DiskSize,
+    network: NetworkMode,
     image: Image,
     plan: UserNet,
     relay: HelperProgram,
@@ -109,10 +111,10 @@ impl InDir {
         if !is_there(&self.disk) {
             self.image.keep_while(|| base::belongs_to(&self.dir, self.image.id()))??;
         }
-        make_disk(&self.disk, &self.spec, template)?;
+        make_disk(&self.disk, self.size, template)?;
         // Read again when the guest is told: then nobody waits for the disk.
         machine_id(&self.dir)?;
-        let (net, network) = match self.spec.network {
+        let (net, network) = match self.network {
             NetworkMode::None => (None, Network::Absent),
             NetworkMode::User => network::start(&self.plan, &self.dir, &self.relay)?,
         };
@@ -128,7 +130,7 @@ impl InDir {
 }
 
 /// Makes the sandbox's disk once: whole, or not at all.
-fn make_disk(disk: &Path, spec: &SandboxSpec, template: Option<&Template>) -> Result<()> {
+fn make_disk(disk: &Path, size: DiskSize, template: Option<&Template>) -> Result<()> {
     if is_there(disk) {
         return Ok(());
     }
@@ -136,7 +138,7 @@ fn make_disk(disk: &Path, spec: &SandboxSpec, template: Option<&Template>) -> Re
     remove_all(&aside)?;
     match template {
         Some(template) => clone_of(&template.disk(), &aside)?,
-        None => create_disk(&aside, spec.disk.bytes())?,
+        None => create_disk(&aside, size.bytes())?,
     }
     keep_disk(&aside, disk)
 }

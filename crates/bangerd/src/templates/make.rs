@@ -92,7 +92,7 @@ fn machine_of(
 /// When the host does not tell about itself.
 pub(crate) fn shape(assets: &Assets, spec: &SandboxSpec) -> Result<Shape> {
     let nowhere = (Path::new("/"), PathBuf::new());
-    Shape::of(assets, &machine_of(assets, spec, nowhere)?, spec.disk)
+    Shape::of(assets, &machine_of(assets, spec, nowhere)?, assets.disk(spec))
 }
 
 async fn save_one(
@@ -103,7 +103,7 @@ async fn save_one(
     checkpoints: &Checkpoints,
 ) -> Result<()> {
     let disk = saved::disk(dir);
-    create_disk(&disk, spec.disk.bytes())?;
+    create_disk(&disk, assets.disk(spec).bytes())?;
     let machine = machine_of(assets, spec, (place, disk))?;
     let prepared = assets.vmm.prepare(machine).await?;
     checkpoints.reach("template.prepared").await;
