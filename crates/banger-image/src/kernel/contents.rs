@@ -29,6 +29,8 @@ const MAX_TEXT_LEN: u64 = 4 << 20;
 
 /// The modules of a kernel.
 pub(super) struct ModulesOf<'a> {
+    /// The kernel's release.
+    pub(super) release: &'a str,
     /// Where they come from, for people to read.
     pub(super) source: String,
     /// What is at `/lib/modules/RELEASE`.
@@ -84,7 +86,7 @@ impl ModulesOf<'_> {
         for entry in &self.archive.entries {
             let Kind::File(content) = &entry.kind else { continue };
             // One that is compressed in a way nobody knows is refused: it cannot be read.
-            if !entry.path.starts_with(b"kernel/") || !entry.path.contains_str(".ko") {
+            if !entry.path.contains_str(".ko") {
                 continue;
             }
             let bytes = self.archive.read(content, MAX_MODULE_LEN)?;
@@ -92,9 +94,22 @@ impl ModulesOf<'_> {
                 path: entry.path.to_string(),
                 source,
             })?;
+            self.check_release(&entry.path.to_string(), &info)?;
             loadable.push(Module { path: entry.path.to_string(), info });
         }
         Ok(Modules::new(loadable, &self.text("modules.builtin")?))
+    }
+
+    /// The kernel would refuse a module that was built for another.
+    fn check_release(&self, path: &str, info: &Modinfo) -> Result<()> {
+        match &info.release {
+            Some(release) if release != self.release => Err(MakeKernelError::OtherRelease {
+                path: path.to_owned(),
+                of: release.clone(),
+                release: self.release.to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Writes the part of the initramfs that this kernel brings, and returns the modules in it.
@@ -141,7 +156,7 @@ impl ModulesOf<'_> {
 /// What a compressed module is called without that, and how it is compressed.
 fn packed_module(path: &str) -> Option<(&str, Packing)> {
     let (name, packing) = Packing::of_name(path)?;
-    (name.starts_with("kernel/") && name.ends_with(".ko")).then_some((name, packing))
+    name.ends_with(".ko").then_some((name, packing))
 }
 
 /// Writes what a machine gets of a kernel that has everything built in.

@@ -68,7 +68,7 @@ pub(super) fn import(
             let dir = modules_dir(dir, &release)?;
             let archive = pack(&dir, staged.path())?;
             let source = dir.display().to_string();
-            ModulesOf { source, archive, dir: staged.path() }.keep(progress)?
+            ModulesOf { release: &release, source, archive, dir: staged.path() }.keep(progress)?
         }
     };
     let info = KernelInfo {

@@ -136,6 +136,16 @@ pub enum MakeKernelError {
         /// The kernel's release.
         release: String,
     },
+    /// One of the modules is another kernel's.
+    #[error("the module {path} was built for {of}, the kernel is {release}")]
+    OtherRelease {
+        /// The module's file.
+        path: String,
+        /// What it was built for.
+        of: String,
+        /// The kernel's release.
+        release: String,
+    },
     /// There is a kernel of this name.
     #[error("there is a kernel {0} already")]
     Taken(KernelName),
@@ -204,7 +214,7 @@ impl Maker<'_> {
         let Self { package, archive, dir } = self;
         let archive = archive.subtree(&format!("lib/modules/{release}"));
         let source = package.name.clone();
-        let boot_modules = ModulesOf { source, archive, dir }.keep(progress)?;
+        let boot_modules = ModulesOf { release: &release, source, archive, dir }.keep(progress)?;
         Ok(KernelInfo {
             release,
             package: package.name.clone(),

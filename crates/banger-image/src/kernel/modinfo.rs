@@ -32,6 +32,8 @@ pub struct Modinfo {
     pub aliases: Vec<String>,
     /// Modules that it would like to have loaded: `pre: NAME...`.
     pub softdeps: Vec<String>,
+    /// The release of the kernel that it was built for, if it says so.
+    pub release: Option<String>,
 }
 
 impl Modinfo {
@@ -48,6 +50,8 @@ impl Modinfo {
                     .extend(value.split(',').filter(|name| !name.is_empty()).map(normalized)),
                 "alias" => info.aliases.push(value.to_owned()),
                 "softdep" => info.softdeps.push(value.to_owned()),
+                // Behind the release stand options of the kernel that matter to modules.
+                "vermagic" => info.release = value.split(' ').next().map(str::to_owned),
                 _ => {}
             }
         }
@@ -167,12 +171,13 @@ pub(crate) mod tests {
     #[test]
     fn a_module_says_what_it_needs() {
         let file = module(
-            b"license=GPL\0alias=virtio:d00000001v*\0\0depends=virtio_ring,virtio,net-failover\0softdep=pre: a\0author=M\xfcller\0",
+            b"license=GPL\0alias=virtio:d00000001v*\0\0depends=virtio_ring,virtio,net-failover\0softdep=pre: a\0vermagic=6.1.0-1 SMP mod_unload \0author=M\xfcller\0",
         );
         let info = Modinfo::of_module(&file).unwrap();
         assert_eq!(info.depends, ["virtio_ring", "virtio", "net_failover"]);
         assert_eq!(info.aliases, ["virtio:d00000001v*"]);
         assert_eq!(info.softdeps, ["pre: a"]);
+        assert_eq!(info.release.as_deref(), Some("6.1.0-1"));
         assert_eq!(Modinfo::of_module(&module(b"depends=\0")).unwrap(), Modinfo::default());
     }
 

@@ -12,6 +12,8 @@ use thiserror::Error;
 use super::index::Index;
 use super::modinfo::{Modinfo, normalized};
 
+/// Where modules are that go before the kernel's own.
+const UPDATES: &str = "updates/";
 /// Longest chain of dependencies; real ones have a dozen links.
 const MAX_DEPTH: usize = 100;
 
@@ -50,15 +52,18 @@ pub(super) fn module_name(path: &str) -> Option<String> {
 }
 
 impl Modules {
-    /// Puts the modules together; `modules_builtin` is the file of that name.
+    /// Puts the modules together; `modules_builtin` is the file of that name. One in `updates` takes the
+    /// place of another of its name, as `depmod` has it where nobody configures otherwise.
     pub(super) fn new(loadable: impl IntoIterator<Item = Module>, modules_builtin: &str) -> Self {
-        Self {
-            loadable: loadable
-                .into_iter()
-                .filter_map(|module| Some((module_name(&module.path)?, module)))
-                .collect(),
-            built_in: modules_builtin.lines().filter_map(module_name).collect(),
+        let mut named: BTreeMap<String, Module> = BTreeMap::new();
+        for module in loadable {
+            let Some(name) = module_name(&module.path) else { continue };
+            if module.path.starts_with(UPDATES) || !named.contains_key(&name) {
+                named.insert(name, module);
+            }
         }
+        let built_in = modules_builtin.lines().filter_map(module_name).collect();
+        Self { loadable: named, built_in }
     }
 
     /// The modules to load, each after those it needs, so that all `wanted` are there.
@@ -210,7 +215,7 @@ mod tests {
         let own = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         Module {
             path: format!("kernel/{name}.ko"),
-            info: Modinfo { depends: own(depends), aliases: own(aliases), softdeps: Vec::new() },
+            info: Modinfo { depends: own(depends), aliases: own(aliases), ..Modinfo::default() },
         }
     }
 
@@ -246,6 +251,17 @@ mod tests {
     #[test]
     fn a_module_that_is_nowhere_is_named() {
         assert_eq!(virtio().load_order(&["xyz"]).unwrap_err(), ModuleError::Missing("xyz".into()));
+    }
+
+    #[test]
+    fn an_update_goes_before_what_the_kernel_has() {
+        let at = |path: &str| Module { path: path.to_owned(), info: Modinfo::default() };
+        let paths =
+            ["updates/dkms/a.ko", "kernel/a.ko", "kernel/b.ko", "updates/b.ko", "extra/c.ko"];
+        let modules = Modules::new(paths.map(at), "");
+        let found = modules.load_order(&["a", "b", "c"]).unwrap();
+        let found: Vec<_> = found.iter().map(|module| module.path.as_str()).collect();
+        assert_eq!(found, ["updates/dkms/a.ko", "updates/b.ko", "extra/c.ko"]);
     }
 
     #[test]

@@ -89,7 +89,8 @@ fn refused(error: MakeKernelError) -> Failure {
         MakeKernelError::Read { .. }
         | MakeKernelError::NoKernel { .. }
         | MakeKernelError::NoRelease { .. }
-        | MakeKernelError::NoModules { .. } => ProblemCode::Invalid,
+        | MakeKernelError::NoModules { .. }
+        | MakeKernelError::OtherRelease { .. } => ProblemCode::Invalid,
         _ => ProblemCode::Failed,
     };
     Problem::new(code, format!("{:#}", anyhow::Error::from(error))).into()
