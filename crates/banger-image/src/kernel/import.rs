@@ -39,6 +39,8 @@ pub struct KernelFiles {
     /// Its modules: a directory with `lib/modules/RELEASE` in it, or that itself. Without it the
     /// kernel has everything built in.
     pub modules: Option<PathBuf>,
+    /// Where they come from, for people to read.
+    pub source: String,
 }
 
 /// Makes the kernel in the staging directory and puts it in place.
@@ -73,7 +75,7 @@ pub(super) fn import(
     };
     let info = KernelInfo {
         release,
-        package: path.display().to_string(),
+        package: files.source.clone(),
         version: String::new(),
         package_sha256: sha256(&vmlinux),
         boot_modules,

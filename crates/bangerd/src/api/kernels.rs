@@ -46,11 +46,23 @@ pub(super) async fn list(State(registry): App) -> Result<Answer<Vec<Shown>>, Fai
 #[utoipa::path(post, path = "/v1/kernels", request_body = ImportKernel, responses((status = 201, body = Shown), (status = "default", body = Problem)))]
 pub(super) async fn import(
     State(registry): App,
-    Json(ImportKernel { name, vmlinux, modules }): Json<ImportKernel>,
+    Json(wanted): Json<ImportKernel>,
 ) -> Result<(StatusCode, Answer<Shown>), Failure> {
-    let home = registry.shared().home.clone();
-    let files = KernelFiles { vmlinux: vmlinux.into(), modules: modules.map(PathBuf::from) };
-    let made = spawn_blocking(move || Kernel::import(&home, &name, &files, &Silent)).await;
+    let shared = registry.shared();
+    let (home, source) = (shared.home.clone(), wanted.source());
+    let vmlinux = match wanted.vmlinux.strip_prefix(ImportKernel::KERNEL) {
+        None => wanted.vmlinux.into(),
+        Some(kernel) => {
+            let kernel = parsed(kernel)?;
+            shared.images.kernel(kernel.clone(), Arc::new(Silent)).await?;
+            let home = home.clone();
+            let opened = spawn_blocking(move || Kernel::open(&home, &kernel)).await;
+            let opened = opened.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
+            opened.vmlinux()
+        }
+    };
+    let files = KernelFiles { vmlinux, modules: wanted.modules.map(PathBuf::from), source };
+    let made = spawn_blocking(move || Kernel::import(&home, &wanted.name, &files, &Silent)).await;
     let kernel = made.map_err(anyhow::Error::from)?.map_err(refused)?;
     Ok((StatusCode::CREATED, Answer(shown(&kernel, &Users::new()))))
 }
@@ -65,9 +77,7 @@ pub(super) async fn pull(
     Path(kernel): Path<String>,
     Query(Asking { operation: id }): Query<Asking>,
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
-    let name: KernelName = kernel.parse().map_err(|error: NameError| {
-        Failure::from(Problem::new(ProblemCode::Invalid, error.to_string()))
-    })?;
+    let name = parsed(&kernel)?;
     let shared = registry.shared();
     let id = chosen(id)?;
     let operation = match shared.operations.find(&id) {
@@ -81,6 +91,11 @@ pub(super) async fn pull(
         }
     };
     Ok((StatusCode::ACCEPTED, Answer(operation.operation().as_ref().clone())))
+}
+
+fn parsed(name: &str) -> Result<KernelName, Failure> {
+    let invalid = |error: NameError| Problem::new(ProblemCode::Invalid, error.to_string());
+    Ok(name.parse().map_err(invalid)?)
 }
 
 fn refused(error: MakeKernelError) -> Failure {
