@@ -1,5 +1,6 @@
 //! `banger image build`: an image is made in a sandbox, of another image or of a Dockerfile.
 
+mod modules;
 mod plan;
 
 use std::path::{Path, PathBuf};
@@ -10,12 +11,13 @@ use banger_api::client::{Client, Force, SandboxAction};
 use banger_api::types::{Command, CreateSandbox, PullImage, Text};
 use banger_host::scratch::Scratch;
 use banger_model::{
-    DiskSize, Disposal, ExitCode, ImageName, Labels, Lifetime, MemorySize, RestartPolicy,
-    SandboxSpec, WantedImage,
+    DiskSize, Disposal, ExitCode, ImageName, KernelName, Labels, Lifetime, MemorySize,
+    RestartPolicy, SandboxSpec, WantedImage,
 };
 use bangerd::catalog::embedded;
 use clap_complete::ArgValueCandidates;
 
+use self::modules::OwnKernel;
 use self::plan::{Plan, Recipe, Step};
 use crate::commands::fetching::{self, Wanted};
 use crate::commands::{completion, vm_cp, vm_run};
@@ -48,6 +50,7 @@ buildah push built oci-archive:/build/image.tar:built"#;
 #[command(after_help = "Examples:\n  \
     banger image build --from debian-bookworm --package nginx --provision setup.sh web\n  \
     banger image build --from debian-bookworm --docker docker\n  \
+    banger image build --from debian-bookworm --modules ./install zfs\n  \
     banger image build -f Dockerfile .\n  \
     banger image build -f Dockerfile --name app ./src")]
 #[command(group = clap::ArgGroup::new("recipe").required(true).args(["from", "file"]))]
@@ -68,6 +71,10 @@ pub(crate) struct Args {
     /// --disk does not say otherwise [default: what the image to begin with wishes, mostly 8G]
     #[arg(long)]
     size: Option<DiskSize>,
+    /// Have these modules in its sandboxes, in the place of those that its kernel has: a directory with
+    /// lib/modules/RELEASE in it, or that itself. Imports them as a kernel under the image's name
+    #[arg(long, value_name = "DIR")]
+    modules: Option<PathBuf>,
     /// Build this Dockerfile
     #[arg(long, short, value_name = "DOCKERFILE")]
     file: Option<PathBuf>,
@@ -95,6 +102,15 @@ struct Builder<'a> {
     context: &'a Context,
 }
 
+/// What comes out.
+struct Target<'a> {
+    name: &'a ImageName,
+    /// What its sandboxes are to have.
+    size: Option<DiskSize>,
+    kernel: Option<KernelName>,
+    made_of: Option<String>,
+}
+
 /// A sandbox that is built in. It goes with its lease, whatever becomes of this program.
 struct Site {
     sandbox: String,
@@ -104,15 +120,29 @@ struct Site {
 impl Builder<'_> {
     async fn make(&self, plan: &Plan) -> Result<ImageName, CommandError> {
         self.check_name(plan).await?;
-        match &plan.recipe {
-            Recipe::Image { from, steps } => {
-                self.of_image(&plan.name, from, steps, plan.size).await
-            }
+        let own = match &plan.modules {
+            Some(modules) => Some(OwnKernel::import(self, plan, modules).await?),
+            None => None,
+        };
+        let target = Target {
+            name: &plan.name,
+            size: plan.size,
+            kernel: own.as_ref().map(|own| own.name.clone()),
+            made_of: plan.recipe.made_of(),
+        };
+        let made = match &plan.recipe {
+            Recipe::Image { from, steps } => self.of_image(&target, from, steps).await,
             Recipe::Dockerfile { file, context } => {
-                let made_of = plan.recipe.made_of();
-                self.of_dockerfile((&plan.name, made_of), (file, context), plan.size).await
+                self.of_dockerfile(&target, (file, context)).await
             }
+        };
+        if let Some(own) = own {
+            // Why there is no image tells more than that its kernel remains, and the next build of the
+            // same removes that.
+            let swept = own.sweep(&self.client).await;
+            return made.and_then(|name| swept.map(|()| name));
         }
+        made
     }
 
     /// Whether the image can be called so in the end: the daemon would tell after all the work only.
@@ -141,33 +171,40 @@ impl Builder<'_> {
 
     async fn of_image(
         &self,
-        name: &ImageName,
+        target: &Target<'_>,
         from: &WantedImage,
         steps: &[Step],
-        size: Option<DiskSize>,
     ) -> Result<ImageName, CommandError> {
-        let site = self.begin(from.clone(), size).await?;
+        let site = self.begin(from.clone(), (target.size, target.kernel.clone())).await?;
+        let made = self.of_site(target, &site, steps).await;
+        let ended = self.end(site).await;
+        made.and_then(|name| ended.map(|()| name))
+    }
+
+    async fn of_site(
+        &self,
+        target: &Target<'_>,
+        site: &Site,
+        steps: &[Step],
+    ) -> Result<ImageName, CommandError> {
         for step in steps {
-            self.step(&site, step).await?;
+            self.step(site, step).await?;
         }
         let stopping = self.client.act(&site.sandbox, SandboxAction::Stop).await?;
         let shown = progress::to_stderr();
         progress::follow(&self.client, &stopping.id, &*shown).await?;
         drop(shown);
         let source = format!("sandbox:{}", site.sandbox);
-        let made = self.image(source, (name, None), size).await;
-        self.end(site).await?;
-        made
+        self.image(source, target).await
     }
 
     async fn of_dockerfile(
         &self,
-        (name, made_of): (&ImageName, Option<String>),
+        target: &Target<'_>,
         (file, context): (&Path, &Path),
-        size: Option<DiskSize>,
     ) -> Result<ImageName, CommandError> {
         let builder = self.builder().await?;
-        let site = self.begin(parsed(builder.as_str())?, size).await?;
+        let site = self.begin(parsed(builder.as_str())?, (target.size, None)).await?;
         let prepare = format!("mkdir -p {PLACE}/context");
         self.step(&site, &Step::shell("copying what is built".to_owned(), &prepare, [])).await?;
         let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
@@ -189,7 +226,7 @@ impl Builder<'_> {
         }
         let path = archive.to_str().context("the home's path is not UTF-8")?;
         let source = format!("oci-archive:{path}");
-        self.image(source, (name, made_of), size).await
+        self.image(source, target).await
     }
 
     /// The image that Dockerfiles are built in.
@@ -202,7 +239,8 @@ impl Builder<'_> {
         let install = Step::install(BUILDER_PACKAGES.map(str::to_owned).to_vec());
         let check = Step::shell("checking buildah".to_owned(), "buildah --version >&2", []);
         let steps = [install, check];
-        match self.of_image(&name, &parsed(BUILDER_BASE)?, &steps, None).await {
+        let target = Target { name: &name, size: None, kernel: None, made_of: None };
+        match self.of_image(&target, &parsed(BUILDER_BASE)?, &steps).await {
             // Somebody else may have made it meanwhile.
             Err(_) if self.client.image(BUILDER).await.is_ok() => Ok(name),
             made => made,
@@ -212,11 +250,11 @@ impl Builder<'_> {
     async fn begin(
         &self,
         image: WantedImage,
-        disk: Option<DiskSize>,
+        (disk, kernel): (Option<DiskSize>, Option<KernelName>),
     ) -> Result<Site, CommandError> {
         let lease = Lease::take(&self.context.home)?;
         let memory: MemorySize = parsed(MEMORY)?;
-        let spec = SandboxSpec { memory, disk, ..SandboxSpec::of(image) };
+        let spec = SandboxSpec { memory, disk, kernel, ..SandboxSpec::of(image) };
         let wanted = CreateSandbox {
             name: None,
             spec: Some(spec),
@@ -251,14 +289,14 @@ impl Builder<'_> {
         }
     }
 
-    async fn image(
-        &self,
-        source: String,
-        (name, made_of): (&ImageName, Option<String>),
-        disk: Option<DiskSize>,
-    ) -> Result<ImageName, CommandError> {
-        let name = Some(name.clone());
-        let wanted = PullImage { source, name, kernel: None, disk, made_of };
+    async fn image(&self, source: String, target: &Target<'_>) -> Result<ImageName, CommandError> {
+        let wanted = PullImage {
+            source,
+            name: Some(target.name.clone()),
+            kernel: target.kernel.clone(),
+            disk: target.size,
+            made_of: target.made_of.clone(),
+        };
         let fetched = fetching::fetch(&self.client, &Wanted::Image(&wanted)).await?;
         Ok(parsed(&fetched.context("it was called off")?)?)
     }

@@ -69,7 +69,8 @@ pub(crate) fn pull(args: &PullArgs, verbosity: u8) -> Result<ExitCode, CommandEr
     fetching::run(&Context::from_process()?, &Wanted::Kernel(&args.name), verbosity)
 }
 
-fn absolute(path: &Path) -> Result<String, CommandError> {
+/// The path as the daemon has to be told it.
+pub(crate) fn absolute(path: &Path) -> Result<String, CommandError> {
     let path = context::current_dir()?.join(path);
     Ok(path.to_str().context("the path is not UTF-8")?.to_owned())
 }

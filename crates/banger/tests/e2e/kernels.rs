@@ -1,12 +1,12 @@
 //! Kernels besides the default one: of the user's own, an image's, a catalog's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use banger_testkit::kernel::bzimage;
 
 use crate::catalog::WebServer;
 use crate::images::gives;
-use crate::made_images::{own, refused};
+use crate::made_images::{busybox_root, own, refused};
 use crate::support::TestEnv;
 
 /// Of an image that is none.
@@ -95,6 +95,59 @@ fn a_compressed_kernel_with_compressed_modules_boots() {
     let said = env.run(run.iter().chain(&[look])).ok();
     assert!(said.contains("/fuse.ko ") && said.contains("\tfuse\n"), "{said}");
     gives(&env, "kernel rm mine", "mine\n");
+    env.assert_nothing_left();
+}
+
+/// Builds an image of the image `busy`, with modules and a script.
+fn build(env: &TestEnv, name: &str, modules: &Path, script: &str) -> (i32, String) {
+    let file = env.home().join("script");
+    std::fs::write(&file, script).unwrap();
+    let words = ["image", "build", "--from", "busy", "--modules"].map(Path::new);
+    let rest = [modules, Path::new("--provision"), &file, Path::new(name)];
+    let built = env.run(words.into_iter().chain(rest));
+    (built.status, built.stderr)
+}
+
+#[test]
+fn an_image_is_built_with_modules_of_its_own() {
+    let Some(env) = own() else { return };
+    let Some(root) = busybox_root() else { return };
+    let (_, tree) = files(&env);
+    let fuse = tree.join("kernel/fs/fuse/fuse.ko");
+    std::fs::create_dir(tree.join("updates")).unwrap();
+    std::fs::copy(fuse, tree.join("updates/banger_own.ko")).unwrap();
+    let rootfs = env.home().join("root.tar");
+    std::fs::write(&rootfs, root).unwrap();
+    gives(&env, &format!("image register busy --rootfs {}", rootfs.display()), "busy\n");
+
+    let (status, said) = build(&env, "mine", Path::new("/nonexistent"), "true");
+    assert!(status == 1 && said.contains("/nonexistent has no modules of"), "{said}");
+    let (status, said) = build(&env, "mine", &tree, "exit 7");
+    assert!(status == 1 && said.contains("failed with status 7"), "{said}");
+    gives(&env, "kernel list -q", "debian-cloud\n");
+
+    let look = "ls /lib/modules/$(uname -r)/updates";
+    let script = format!("{look} > /srv/seen; busybox modprobe banger_own");
+    let (status, said) = build(&env, "mine", &tree, &script);
+    assert_eq!(status, 0, "{said}");
+    let run = |image, script: &str| {
+        env.run(["vm", "run", "--network", "none", "--image", image, "--", "sh", "-c", script])
+    };
+    let used = format!(
+        "{look}; cat /srv/seen; busybox modprobe banger_own && busybox grep -c ^fuse /proc/modules"
+    );
+    assert_eq!(run("mine", &used).ok(), "banger_own.ko\nbanger_own.ko\n1\n");
+    assert!(run("busy", look).stderr.contains("No such file"), "only those of this image have it");
+    refused(&env, "kernel rm mine", "needed by image mine");
+    let shown = env.run(["kernel", "show", "mine"]).ok();
+    assert!(shown.contains("debian-cloud with the modules of "), "{shown}");
+
+    // What an image leaves that is gone goes when the same is built again.
+    gives(&env, "image delete mine", "mine\n");
+    gives(&env, "kernel list -q", "debian-cloud\nmine\n");
+    let (status, said) = build(&env, "mine", &tree, "true");
+    assert_eq!(status, 0, "{said}");
+    gives(&env, "kernel list -q", "debian-cloud\nmine\n");
     env.assert_nothing_left();
 }
 

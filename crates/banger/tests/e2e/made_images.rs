@@ -19,7 +19,7 @@ pub(crate) fn refused(env: &TestEnv, line: &str, why: &str) {
 const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// A tar of a root file system with busybox and a program with a capability.
-fn busybox_root() -> Option<Vec<u8>> {
+pub(crate) fn busybox_root() -> Option<Vec<u8>> {
     let Ok(program) = std::fs::read("/bin/busybox") else {
         banger_testkit::skipped("busybox-static is not installed");
         return None;

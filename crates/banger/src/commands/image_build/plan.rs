@@ -7,6 +7,7 @@ use banger_host::fs;
 use banger_model::{DiskSize, ImageName, Limits, WantedImage};
 
 use super::Args;
+use crate::commands::kernel;
 use crate::context;
 use crate::error::{CommandError, Kind};
 
@@ -39,6 +40,8 @@ status=$?; rm -f /run/banger-provision; exit $status"#;
 pub(super) struct Plan {
     pub(super) name: ImageName,
     pub(super) size: Option<DiskSize>,
+    /// The directory of its kernel's modules, if they are not to be those that the kernel has anyway.
+    pub(super) modules: Option<String>,
     pub(super) recipe: Recipe,
 }
 
@@ -126,7 +129,8 @@ impl Plan {
             }
             (None, None) => return Err(usage(anyhow!("say --from IMAGE or -f DOCKERFILE"))),
         };
-        Ok(Self { name, size: args.size, recipe })
+        let modules = args.modules.as_deref().map(kernel::absolute).transpose()?;
+        Ok(Self { name, size: args.size, modules, recipe })
     }
 }
 

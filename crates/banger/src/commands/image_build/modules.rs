@@ -1,0 +1,120 @@
+//! An image with modules of its own: they are a kernel's, so it wants a kernel of its own, which is the one
+//! that it would want anyway, with other modules.
+
+use anyhow::{Context as _, Result, anyhow};
+use banger_api::client::{Client, ClientError};
+use banger_api::types::{ImportKernel, Kernel, ProblemCode, PullImage};
+use banger_model::{ImageName, KernelName};
+
+use super::Builder;
+use super::plan::{Plan, Recipe};
+use crate::commands::fetching::{self, Wanted};
+use crate::error::CommandError;
+use crate::output::notice;
+
+/// Names that are tried where that of the image is taken by another kernel.
+const MAX_NAMES: u32 = 99;
+
+/// A kernel that was made for one image.
+pub(super) struct OwnKernel {
+    pub(super) name: KernelName,
+    image: ImageName,
+    source: String,
+}
+
+impl OwnKernel {
+    /// Imports the modules.
+    pub(super) async fn import(
+        builder: &Builder<'_>,
+        plan: &Plan,
+        modules: &str,
+    ) -> Result<Self, CommandError> {
+        notice(&format!("importing the modules of {modules}"));
+        let base = base_kernel(&builder.client, &plan.recipe).await?;
+        let mut wanted = ImportKernel {
+            name: base.clone(),
+            vmlinux: format!("{}{base}", ImportKernel::KERNEL),
+            modules: Some(modules.to_owned()),
+        };
+        let (image, source) = (plan.name.clone(), wanted.source());
+        // A build that was killed, or an image that was replaced, may have left one.
+        sweep(&builder.client, &image, &source).await?;
+        for n in 1..=MAX_NAMES {
+            wanted.name = numbered(&image, n)?;
+            match builder.client.import_kernel(&wanted).await {
+                Err(ClientError::Problem(said)) if said.code == ProblemCode::NameTaken => {}
+                made => return Ok(Self { name: made?.name, image, source }),
+            }
+        }
+        let error = anyhow!("{MAX_NAMES} kernels are called {image} or nearly so");
+        Err(CommandError::from(error).hint("remove some with `banger kernel rm`"))
+    }
+
+    /// Removes it if there is no image that wants it, and those before it that nobody wants any more.
+    pub(super) async fn sweep(&self, client: &Client) -> Result<(), CommandError> {
+        sweep(client, &self.image, &self.source).await
+    }
+}
+
+/// Removes kernels that were made for an image of this name, in the same way, and that nobody needs.
+async fn sweep(client: &Client, image: &ImageName, source: &str) -> Result<(), CommandError> {
+    for kernel in client.kernels().await? {
+        if is_left(&kernel, image, source) {
+            client.delete_kernel(&kernel.name).await?;
+        }
+    }
+    Ok(())
+}
+
+fn is_left(kernel: &Kernel, image: &ImageName, source: &str) -> bool {
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let behind = kernel.name.as_str().strip_prefix(image.as_str());
+    let is_own =
+        behind.is_some_and(|it| it.is_empty() || it.strip_prefix('-').is_some_and(is_number));
+    is_own && kernel.source == source && kernel.used_by.is_empty()
+}
+
+fn numbered(image: &ImageName, n: u32) -> Result<KernelName> {
+    let name = if n == 1 { image.to_string() } else { format!("{image}-{n}") };
+    name.parse().with_context(|| format!("a kernel cannot be called as the image {image}"))
+}
+
+/// The kernel that the image would want otherwise. What it is made of is fetched for that.
+async fn base_kernel(client: &Client, recipe: &Recipe) -> Result<KernelName, CommandError> {
+    let Recipe::Image { from, .. } = recipe else { return Ok(KernelName::default()) };
+    let source = from.to_string();
+    let image = match client.image(&source).await {
+        Err(ClientError::Problem(problem)) if problem.code == ProblemCode::NotFound => {
+            let wanted = PullImage { source, name: None, kernel: None, disk: None, made_of: None };
+            let fetched = fetching::fetch(client, &Wanted::Image(&wanted)).await?;
+            client.image(&fetched.context("it was called off")?).await?
+        }
+        found => found?,
+    };
+    Ok(image.kernel.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_the_same_build_is_known_by_name_source_and_use() {
+        let image: ImageName = "web".parse().unwrap();
+        let left = |name: &str, source: &str, used_by: &[&str]| {
+            let kernel = Kernel {
+                name: name.parse().unwrap(),
+                release: "6.1.0".to_owned(),
+                source: source.to_owned(),
+                size: 1,
+                used_by: used_by.iter().map(|user| (*user).to_owned()).collect(),
+            };
+            is_left(&kernel, &image, "here")
+        };
+        assert!(left("web", "here", &[]) && left("web-2", "here", &[]));
+        assert!(!left("web", "elsewhere", &[]) && !left("web", "here", &["image web"]));
+        assert!(!left("web-a", "here", &[]) && !left("web2", "here", &[]));
+        assert_eq!(numbered(&image, 1).unwrap().as_str(), "web");
+        assert_eq!(numbered(&image, 2).unwrap().as_str(), "web-2");
+    }
+}
