@@ -6,6 +6,7 @@
 mod bootstrap;
 mod config;
 mod import;
+mod remove;
 mod rootfs;
 mod store;
 mod wishes;

@@ -1,0 +1,93 @@
+//! Images that go: when no name leads to them and nothing lies over them.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+
+use banger_host::home::Home;
+use banger_host::lock::FileLock;
+use banger_host::staged::{self, SetAside};
+use banger_host::{HostError, fs};
+use banger_model::{ImageId, ImageName};
+
+use super::Image;
+use super::store::still;
+
+impl Image {
+    /// Takes a name away, also that of a damaged image; none there is no error. The image itself
+    /// goes by [`Image::forget`].
+    ///
+    /// # Errors
+    /// When the name remains.
+    pub fn unname(home: &Home, name: &ImageName) -> Result<(), HostError> {
+        fs::remove_all(&home.image(name))?;
+        fs::sync_parent(&home.image(name))
+    }
+
+    /// Removes all images that no name leads to, except those that are used; their ids. While it
+    /// asks which those are, no image gets a name and nobody begins to use one.
+    ///
+    /// # Errors
+    /// When that cannot be told, or one cannot be removed.
+    pub fn forget<E: From<HostError>>(
+        home: &Home,
+        used: impl FnOnce() -> Result<BTreeSet<ImageId>, E>,
+    ) -> Result<Vec<ImageId>, E> {
+        let store = home.image_store();
+        let still = still(&store)?;
+        let aside = Self::set_aside(home, &used()?)?;
+        drop(still);
+        // What is large is removed while everybody may go on.
+        let mut gone = Vec::new();
+        for (id, aside) in aside {
+            aside.remove()?;
+            gone.push(id);
+        }
+        staged::sweep(&store, |_| Ok(()))?;
+        remove_locks(&store)?;
+        Ok(gone)
+    }
+
+    /// Takes images that nobody needs out of their places.
+    fn set_aside(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<Aside>, HostError> {
+        let named: BTreeSet<OsString> = Self::list(home)?
+            .iter()
+            .filter_map(|name| fs::read_link(&home.image(name)).ok()??.file_name().map(Into::into))
+            .collect();
+        let mut gone = Vec::new();
+        for entry in fs::list_dir(&home.image_store())? {
+            let Some(id) = entry.to_str().and_then(|id| id.parse::<ImageId>().ok()) else {
+                continue;
+            };
+            if named.contains(&entry) || used.contains(&id) {
+                continue;
+            }
+            if let Some(aside) = SetAside::take(&home.stored_image(&id))? {
+                gone.push((id, aside));
+            }
+        }
+        Ok(gone)
+    }
+}
+
+/// An image that was taken out of its place.
+type Aside = (ImageId, SetAside);
+
+/// Removes the locks of images that are gone or were never finished, unless somebody is about to.
+fn remove_locks(store: &Path) -> Result<(), HostError> {
+    for entry in fs::list_dir(store)? {
+        if let Some(lock) = entry.to_str().filter(|name| is_lock_of_image(name)) {
+            let path = store.join(lock);
+            if FileLock::try_acquire(&path)?.is_some() {
+                fs::remove_all(&path)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether this is the lock of an image in the making.
+fn is_lock_of_image(name: &str) -> bool {
+    let id = name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock"));
+    id.is_some_and(|id| id.parse::<ImageId>().is_ok())
+}
