@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-/// Every checkpoint there is, in the order of a sandbox's life.
+/// Every checkpoint in the life of a sandbox, in its order.
 pub const CHECKPOINTS: [&str; 33] = [
     "create.reserved",
     "start.decided",
@@ -46,6 +46,17 @@ pub const CHECKPOINTS: [&str; 33] = [
     "delete.recorded",
 ];
 
+/// Those in the life of an image.
+pub const IMAGE_CHECKPOINTS: [&str; 7] = [
+    "promote.copied",
+    "promote.read",
+    "promote.named",
+    "image.unnamed",
+    "image.aside",
+    "image.removed",
+    "image.forgotten",
+];
+
 /// What happens at a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -55,6 +66,10 @@ pub enum Stop {
     HoldFirst,
     /// The daemon stands still as by SIGSTOP from outside, the first time that anybody gets there.
     StandStill,
+}
+
+fn all() -> impl Iterator<Item = &'static str> {
+    CHECKPOINTS.into_iter().chain(IMAGE_CHECKPOINTS)
 }
 
 /// One checkpoint at which something happens, written `NAME=kill`, `NAME=hold` or `NAME=stop`.
@@ -70,7 +85,7 @@ impl FromStr for Checkpoint {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (name, stop) = text.split_once('=').unwrap_or((text, "kill"));
-        let name = CHECKPOINTS.into_iter().find(|known| *known == name);
+        let name = all().find(|known| *known == name);
         let name = name.ok_or_else(|| format!("no checkpoint is called {text:?}"))?;
         let stop = match stop {
             "kill" => Stop::Kill,
@@ -94,7 +109,7 @@ impl Checkpoints {
 
     /// The daemon's work has come here.
     pub async fn reach(&self, name: &'static str) {
-        debug_assert!(CHECKPOINTS.contains(&name), "{name} is not in the list");
+        debug_assert!(all().any(|known| known == name), "{name} is not in the list");
         for checkpoint in self.0.iter().filter(|checkpoint| checkpoint.name == name) {
             match checkpoint.stop {
                 Stop::Kill => {
@@ -118,7 +133,8 @@ mod tests {
 
     #[test]
     fn only_known_checkpoints_are_taken() {
-        for good in ["start.prepared=hold", "start.prepared=stop", "start.prepared"] {
+        for good in ["start.prepared=hold", "start.prepared=stop", "start.prepared", "image.aside"]
+        {
             assert!(good.parse::<Checkpoint>().is_ok(), "{good}");
         }
         for bad in ["nowhere", "start.prepared=wait", ""] {

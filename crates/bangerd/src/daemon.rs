@@ -173,7 +173,8 @@ async fn keep_house(registry: &Arc<Registry>) {
         if let Err(error) = settle_leases(registry) {
             warn!(error = format!("{error:#}"), "leases that nobody holds cannot be removed");
         }
-        crate::images::uses::settle(registry).await;
+        crate::images::removal::settle(registry).await;
+        crate::images::removal::settle_templates(registry).await;
         shared.templates.remember_uses();
         shared.store.reserve();
     }

@@ -80,7 +80,7 @@ pub(crate) async fn recover(registry: &Arc<Registry>, remembered: Remembered) ->
         registry.drive(record, operations, beginning);
     }
     shared.snapshots.sweep();
-    crate::images::uses::settle(registry).await;
+    crate::images::removal::settle(registry).await;
     settle_leases(registry)
 }
 

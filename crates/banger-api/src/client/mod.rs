@@ -241,10 +241,10 @@ impl Client {
         self.fetch(Ask::get(Target::new("images").at(image))).await
     }
 
-    /// Removes an image; answers with it as it was.
+    /// Removes an image; answers with it as it was. Where the daemon dies meanwhile, it may be gone: the
+    /// next one tells.
     pub async fn delete_image(&self, image: &str) -> Result<Image, ClientError> {
-        let target = Target::new("images").at(image);
-        self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
+        self.fetch(Ask::new(Method::DELETE, Target::new("images").at(image))).await
     }
 
     /// The kernels that there are.

@@ -236,6 +236,11 @@ impl<T> Described<T> {
     }
 }
 
+/// The identity of an artifact, damaged or not.
+pub(crate) fn identity_at(dir: &Path) -> Result<String, HostError> {
+    fs::read_bounded(&dir.join(META), MAX_META_LEN).map(|bytes| sha256(&bytes))
+}
+
 /// A file's length and the digest of its ends.
 fn edges(path: &Path) -> Result<(u64, String), HostError> {
     let file = fs::open_file(path)?;

@@ -340,6 +340,7 @@ impl UnpackedImage {
             made: Some(now),
             kernel,
             bundle: Some(BundleOrigin { name, digest }),
+            made_by: None,
         };
         Ok(self.new.finish(&self.called, info)?)
     }

@@ -179,6 +179,7 @@ fn build(
         made: None,
         kernel: None,
         bundle: None,
+        made_by: None,
     })
 }
 

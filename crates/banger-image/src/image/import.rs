@@ -133,6 +133,7 @@ impl Import<'_> {
             made: Some(self.now),
             kernel: self.wishes.kernel.clone(),
             bundle: None,
+            made_by: None,
         };
         Ok(new.finish(&name, info)?)
     }

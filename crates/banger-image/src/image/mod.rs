@@ -15,13 +15,16 @@ use std::path::PathBuf;
 
 use banger_host::HostError;
 use banger_host::home::Home;
-use banger_model::{Bytes, ImageId, ImageName, ImageReference, KernelName, Progress, Timestamp};
+use banger_model::{
+    Bytes, ImageId, ImageName, ImageReference, KernelName, OperationId, Progress, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use bootstrap::{MakeImageError, parse_stage};
 pub use config::ImageConfig;
 pub use import::{Import, ImportError, Naming};
+pub use remove::Forgotten;
 pub use rootfs::{FromRootfs, Rootfs, RootfsError, Whose};
 pub use store::{Claim, NewImage};
 pub use wishes::SandboxWishes;
@@ -53,6 +56,10 @@ pub struct ImageInfo {
     /// What it is of in a catalog, if it comes as a bundle from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bundle: Option<BundleOrigin>,
+    /// The operation that has made it, where asking again would be refused: whoever has not heard that it
+    /// came to its end asks again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<OperationId>,
 }
 
 /// Where in a catalog an image comes from.

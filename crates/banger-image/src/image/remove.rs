@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
@@ -12,6 +12,7 @@ use banger_model::{ImageId, ImageName};
 
 use super::Image;
 use super::store::still;
+use crate::artifact::identity_at;
 
 impl Image {
     /// Takes a name away, also that of a damaged image; none there is no error. The image itself
@@ -24,28 +25,31 @@ impl Image {
         fs::sync_parent(&home.image(name))
     }
 
-    /// Removes all images that no name leads to, except those that are used; their ids. While it
+    /// Takes all images that no name leads to out of their places, except those that are used. While it
     /// asks which those are, no image gets a name and nobody begins to use one.
     ///
     /// # Errors
-    /// When that cannot be told, or one cannot be removed.
+    /// When that cannot be told, or one cannot be taken.
     pub fn forget<E: From<HostError>>(
         home: &Home,
         used: impl FnOnce() -> Result<BTreeSet<ImageId>, E>,
-    ) -> Result<Vec<ImageId>, E> {
+    ) -> Result<Forgotten, E> {
         let store = home.image_store();
         let still = still(&store)?;
         let aside = Self::set_aside(home, &used()?)?;
         drop(still);
-        // What is large is removed while everybody may go on.
-        let mut gone = Vec::new();
-        for (id, aside) in aside {
-            aside.remove()?;
-            gone.push(id);
-        }
-        staged::sweep(&store, |_| Ok(()))?;
-        remove_locks(&store)?;
-        Ok(gone)
+        Ok(Forgotten { store, aside })
+    }
+
+    /// Digests of the images that are here, damaged or not, as [`Image::identity`] tells that of one.
+    ///
+    /// # Errors
+    /// When the directory of images cannot be read.
+    pub fn identities(home: &Home) -> Result<BTreeSet<String>, HostError> {
+        let store = home.image_store();
+        let ids = fs::list_dir(&store)?.into_iter();
+        let ids = ids.filter(|id| id.to_str().is_some_and(|id| id.parse::<ImageId>().is_ok()));
+        Ok(ids.filter_map(|id| identity_at(&store.join(id)).ok()).collect())
     }
 
     /// Takes images that nobody needs out of their places.
@@ -66,6 +70,33 @@ impl Image {
                 gone.push((id, aside));
             }
         }
+        Ok(gone)
+    }
+}
+
+/// Images that are gone, and whose files are about to go: killed before that, whoever comes next removes
+/// them.
+#[derive(Debug)]
+#[must_use = "their files go when it is told so"]
+pub struct Forgotten {
+    store: PathBuf,
+    aside: Vec<Aside>,
+}
+
+impl Forgotten {
+    /// Removes them, and what killed makers and removers have left; their ids. What is large is removed
+    /// while everybody may go on.
+    ///
+    /// # Errors
+    /// When something remains.
+    pub fn remove(self) -> Result<Vec<ImageId>, HostError> {
+        let mut gone = Vec::new();
+        for (id, aside) in self.aside {
+            aside.remove()?;
+            gone.push(id);
+        }
+        staged::sweep(&self.store, |_| Ok(()))?;
+        remove_locks(&self.store)?;
         Ok(gone)
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use banger_host::home::Home;
 use banger_host::{HostError, fs};
-use banger_model::{Bytes, ImageName, Progress, Timestamp};
+use banger_model::{Bytes, ImageName, OperationId, Progress, Timestamp};
 use bstr::BString;
 use thiserror::Error;
 
@@ -126,6 +126,8 @@ pub struct FromRootfs<'a> {
     pub max_unpacked: Bytes,
     /// When it is made.
     pub now: Timestamp,
+    /// The operation that makes it.
+    pub made_by: Option<&'a OperationId>,
 }
 
 impl FromRootfs<'_> {
@@ -159,6 +161,7 @@ impl FromRootfs<'_> {
             origin: None,
             made: Some(self.now),
             bundle: None,
+            made_by: self.made_by.cloned(),
             kernel: self.wishes.kernel.clone(),
         };
         new.finish(self.name, info).map_err(RootfsError::Keep)
@@ -309,6 +312,7 @@ mod tests {
                 whose,
                 max_unpacked: Bytes::mib(1),
                 now: Timestamp(1),
+                made_by: None,
             };
             from.make(rootfs, &Silent)
         }

@@ -271,11 +271,19 @@ mod tests {
 
     fn info() -> ImageInfo {
         let (source, config) = ("a test".to_owned(), ImageConfig::default());
-        ImageInfo { source, config, origin: None, made: None, kernel: None, bundle: None }
+        ImageInfo {
+            source,
+            config,
+            origin: None,
+            made: None,
+            kernel: None,
+            bundle: None,
+            made_by: None,
+        }
     }
 
     fn forget(home: &Home, used: &BTreeSet<ImageId>) -> Result<Vec<ImageId>, HostError> {
-        Image::forget(home, || Ok(used.clone()))
+        Image::forget(home, || Ok::<_, HostError>(used.clone()))?.remove()
     }
 
     /// What is in the store beside the one lock.
@@ -293,6 +301,8 @@ mod tests {
         let (_dir, home) = home();
         let old = make(&home, "app");
         assert_eq!(open(&home, "app").unwrap().id(), old.id());
+        let identities = || Image::identities(&home).unwrap();
+        assert_eq!(identities(), BTreeSet::from([old.identity().to_owned()]));
         let new = make(&home, "app");
         assert_eq!(open(&home, "app").unwrap().id(), new.id());
         assert!(Image::open_stored(&home, old.id()).is_ok());
@@ -300,6 +310,7 @@ mod tests {
         assert_eq!(forget(&home, &used).unwrap(), []);
         assert_eq!(forget(&home, &BTreeSet::new()).unwrap(), [old.id().clone()]);
         assert!(Image::open_stored(&home, old.id()).unwrap_err().is_missing());
+        assert_eq!(identities(), BTreeSet::from([new.identity().to_owned()]));
         assert!(old.root().starts_with(home.image_store()), "not by way of its name");
     }
 

@@ -148,6 +148,7 @@ mod tests {
             made: None,
             kernel: with.kernel.clone(),
             bundle: None,
+            made_by: None,
         };
         assert!(none.are_of(&made(&kernel)) && large.are_of(&made(&kernel)));
         assert!(!large.are_of(&made(&none)) && !kernel.are_of(&made(&large)));

@@ -8,6 +8,7 @@
 mod catalog;
 mod cli;
 mod cp;
+mod deaths;
 mod fork;
 mod images;
 mod inside;

@@ -1,7 +1,6 @@
 //! Images: fetched, shown and removed.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Json as Answer;
 use axum::extract::{Path, State};
@@ -15,15 +14,19 @@ use banger_host::home::Home;
 use banger_image::image::SandboxWishes;
 use banger_image::oci::Extent;
 use banger_image::{Image, ImageConfig};
-use banger_model::{Bytes, ImageId, ImageName, Timestamp, WantedImage};
+use banger_model::{
+    Bytes, ImageId, ImageName, OperationId, OperationStatus, Timestamp, WantedImage,
+};
 use tokio::task::spawn_blocking;
 
 use super::App;
 use super::error::{Failure, Json, Query};
 use super::sandboxes::{Asking, chosen};
-use crate::images::Pull;
 use crate::images::promote::{SANDBOX, promote};
-use crate::images::uses::{used, users};
+use crate::images::removal::remove;
+use crate::images::uses::users;
+use crate::images::{Pull, ROOTFS};
+use crate::operations::now;
 use crate::registry::Registry;
 
 /// All images, by name
@@ -66,18 +69,39 @@ pub(super) async fn pull(
         let said = "an image that is made of a sandbox needs a name";
         return Err(Problem::new(ProblemCode::Invalid, said).into());
     }
+    let was_made = was_made(&shared.home, name.as_ref(), &id).await?;
+    // A root file system becomes an image once: a second one of that name is refused.
+    let asked_by = source.starts_with(ROOTFS).then(|| id.clone());
     let operation = shared.operations.of_image(id, action, &called);
     match (sandbox, name) {
+        _ if was_made => operation.finish(OperationStatus::Succeeded { at: now() }),
         (Some(sandbox), Some(name)) => {
-            let (registry, progress) = (registry.clone(), Arc::new(operation.clone()));
-            let work = async move { promote(registry, &sandbox, (name, wishes), progress).await };
+            let (registry, told) = (registry.clone(), operation.clone());
+            let work = async move { promote(registry, &sandbox, (name, wishes), told).await };
             shared.images.work(operation.clone(), work);
         }
         (_, name) => {
-            shared.images.carry_out(Pull { source, name, wishes, made_of }, operation.clone());
+            shared
+                .images
+                .carry_out(Pull { source, name, wishes, made_of, asked_by }, operation.clone());
         }
     }
     Ok((StatusCode::ACCEPTED, Answer(operation.operation().as_ref().clone())))
+}
+
+/// Whether this operation of a daemon before this one has made an image of this name.
+async fn was_made(
+    home: &Home,
+    name: Option<&ImageName>,
+    operation: &OperationId,
+) -> anyhow::Result<bool> {
+    let Some(name) = name.cloned() else { return Ok(false) };
+    let (home, operation) = (home.clone(), operation.clone());
+    Ok(spawn_blocking(move || {
+        let image = Image::open(&home, &name);
+        image.is_ok_and(|image| image.info().made_by == Some(operation))
+    })
+    .await?)
 }
 
 /// One image
@@ -101,31 +125,19 @@ pub(super) async fn delete(
 ) -> Result<Answer<Shown>, Failure> {
     let (asked, users) = (registry.clone(), users(&registry)?);
     let looked = spawn_blocking(move || to_go(&asked.shared().home, &image, &users));
-    let ToGo { gone, image, needed } = looked.await.map_err(anyhow::Error::from)??;
+    let ToGo { gone, needed } = looked.await.map_err(anyhow::Error::from)??;
     if needed {
         let who = gone.used_by.join(", ");
         let said = format!("the image {} is needed by {who}; delete those first", gone.name);
         return Err(Problem::new(ProblemCode::Denied, said).into());
     }
-    let (asked, name) = (registry.clone(), gone.name.clone());
-    spawn_blocking(move || {
-        let home = &asked.shared().home;
-        Image::unname(home, &name)?;
-        Image::forget(home, || used(&asked))
-    })
-    .await
-    .map_err(anyhow::Error::from)??;
-    if let Some(image) = image {
-        remove_templates(&registry, &image).await?;
-    }
+    remove(&registry, gone.name.clone()).await?;
     Ok(Answer(gone))
 }
 
 /// An image that is to be removed.
 struct ToGo {
     gone: Shown,
-    /// It, if it is as it was made.
-    image: Option<Image>,
     /// Whether it would be missed: that of its name alone is not if it has another.
     needed: bool,
 }
@@ -133,21 +145,21 @@ struct ToGo {
 /// What is meant by `text`, as far as that can be told of a damaged one.
 fn to_go(home: &Home, text: &str, users: &Users) -> Result<ToGo, Failure> {
     let wanted = wanted(text)?;
-    let (gone, image) = match Image::find(home, &wanted) {
+    let (gone, is_whole) = match Image::find(home, &wanted) {
         Ok(None) => return Err(no_image(text)),
         Ok(Some(image)) => {
             let name = image.name().ok_or_else(|| no_image(text))?;
-            (shown(&image, name, users), Some(image))
+            (shown(&image, name, users), true)
         }
         Err(error) => match wanted.name() {
-            Some(name) => (damaged(home, name, users), None),
+            Some(name) => (damaged(home, name, users), false),
             None => return Err(anyhow::Error::from(error).into()),
         },
     };
     // Of a damaged one the name serves nobody. Its files stay while disks lie over them.
-    let serves = image.is_some() && !gone.used_by.is_empty();
+    let serves = is_whole && !gone.used_by.is_empty();
     let needed = serves && !has_other_names(home, &gone.id, &gone.name)?;
-    Ok(ToGo { gone, image, needed })
+    Ok(ToGo { gone, needed })
 }
 
 fn damaged(home: &Home, name: ImageName, users: &Users) -> Shown {
@@ -216,22 +228,6 @@ fn has_other_names(home: &Home, id: &ImageId, name: &ImageName) -> anyhow::Resul
     let names = Image::list(home)?;
     let mut others = names.iter().filter(|other| *other != name);
     Ok(others.any(|other| Image::id_of(home, other).as_ref() == Some(id)))
-}
-
-/// Templates of an image that is gone are of no use.
-async fn remove_templates(registry: &Registry, image: &Image) -> Result<(), Failure> {
-    let shared = registry.shared();
-    if banger_host::fs::is_there(&image.root()) {
-        return Ok(());
-    }
-    for seen in shared.templates.list().await? {
-        if seen.about.shape.is_of_image(image.identity()) {
-            // One that is used goes when the next budget is looked at.
-            let _ = shared.templates.remove(&seen.id).await;
-        }
-    }
-    shared.spares.look_again();
-    Ok(())
 }
 
 /// Who needs which image.

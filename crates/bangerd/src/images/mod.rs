@@ -4,6 +4,7 @@ mod crowd;
 mod kernels;
 mod named;
 pub(crate) mod promote;
+pub(crate) mod removal;
 pub(crate) mod uses;
 
 use std::collections::BTreeMap;
@@ -34,7 +35,7 @@ use named::Led;
 const MAX_PULLS: usize = 16;
 
 /// Stands before the path of a root file system.
-const ROOTFS: &str = "rootfs:";
+pub(crate) const ROOTFS: &str = "rootfs:";
 /// Stands before the path of an archive whose kind is to be found out.
 const ARCHIVE: &str = "archive:";
 
@@ -49,6 +50,8 @@ pub(crate) struct Pull {
     pub wishes: SandboxWishes,
     /// What a person would call the source, if its user says so.
     pub made_of: Option<String>,
+    /// The operation that asks, where no two get the same image.
+    pub asked_by: Option<OperationId>,
 }
 
 /// How a pull came out, for all who wait for it.
@@ -123,7 +126,8 @@ impl Images {
             (None, Some(reference)) => reference.to_string(),
             (None, None) => return Ok(()),
         };
-        let pull = Pull { source, name: None, wishes: SandboxWishes::default(), made_of: None };
+        let wishes = SandboxWishes::default();
+        let pull = Pull { source, name: None, wishes, made_of: None, asked_by: None };
         let fetched = self.get(pull, progress).await;
         fetched.map(drop).with_context(|| {
             let by_name = wanted.name().and_then(|name| Image::open(&self.home, &name).err());
@@ -258,7 +262,7 @@ impl Fetch {
             let name = pull.name.context("an image of a root file system needs a name")?;
             return spawn_blocking({
                 let path = path.to_owned();
-                move || self.register(&path, &name, pull.wishes)
+                move || self.register(&path, &name, (pull.wishes, pull.asked_by.as_ref()))
             })
             .await?;
         }
@@ -309,7 +313,12 @@ impl Fetch {
 
 impl Fetch {
     /// Makes an image of a root file system on this host.
-    fn register(&self, path: &str, name: &ImageName, wishes: SandboxWishes) -> Result<ImageName> {
+    fn register(
+        &self,
+        path: &str,
+        name: &ImageName,
+        (wishes, made_by): (SandboxWishes, Option<&OperationId>),
+    ) -> Result<ImageName> {
         let from = FromRootfs {
             home: &self.home,
             name,
@@ -318,6 +327,7 @@ impl Fetch {
             wishes,
             max_unpacked: self.fetching.settings.limits.max_unpacked,
             now: now(),
+            made_by,
         };
         let made = Rootfs::at(Path::new(path)).and_then(|it| from.make(it, &*self.progress));
         made.with_context(|| format!("cannot make an image of {path}"))?;

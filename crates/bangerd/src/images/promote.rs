@@ -23,7 +23,7 @@ use crate::assets::Assets;
 use crate::link::{Link, ProcessEvent};
 use crate::machine::base::{base_of, belongs_to};
 use crate::machine::{self, DISK};
-use crate::operations::now;
+use crate::operations::{Shown, now};
 use crate::registry::Registry;
 
 /// Stands before the name of a sandbox where a source is asked for.
@@ -39,12 +39,14 @@ pub(crate) async fn promote(
     registry: Arc<Registry>,
     sandbox: &str,
     (name, wishes): (ImageName, SandboxWishes),
-    progress: Arc<dyn Progress>,
+    shown: Shown,
 ) -> Result<ImageName> {
+    let (made_by, progress): (_, Arc<dyn Progress>) = (shown.id(), Arc::new(shown));
     let record = registry.resolve(sandbox)?.view().record.clone();
     let scratch = copy(&registry, &record, &*progress).await?;
     let shared = registry.shared();
     let base = base_of(&shared.dir(&record.id), &record.spec)?;
+    shared.checkpoints.reach("promote.copied").await;
     let assets =
         shared.arsenal.assets(&base, record.spec.kernel.as_ref(), progress.clone()).await?;
     let turn = shared.boots.acquire().await?;
@@ -55,8 +57,9 @@ pub(crate) async fn promote(
     let max = shared.images.max_unpacked();
     let tar = read_root(&scratch, &record, (&assets, max), &*progress).await?;
     drop((turn, scratch));
+    shared.checkpoints.reach("promote.read").await;
     let home = shared.home.clone();
-    spawn_blocking(move || {
+    let made = spawn_blocking(move || {
         let from = FromRootfs {
             home: &home,
             name: &name,
@@ -71,11 +74,14 @@ pub(crate) async fn promote(
             },
             max_unpacked: max,
             now: now(),
+            made_by: Some(&made_by),
         };
         from.make(Rootfs::Tar(tar), &*progress)?;
         Ok(name)
     })
-    .await?
+    .await?;
+    shared.checkpoints.reach("promote.named").await;
+    made
 }
 
 /// A directory for a machine that nobody knows of: dropped, machine and directory are gone; a daemon

@@ -6,11 +6,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use banger_host::fs::list_dir;
-use banger_image::Image;
 use banger_model::ImageId;
 use banger_model::lifecycle::State;
-use tokio::task::spawn_blocking;
-use tracing::{info, warn};
 
 use crate::driver::View;
 use crate::machine::base::image_of;
@@ -53,15 +50,4 @@ pub(crate) fn used(registry: &Registry) -> Result<BTreeSet<ImageId>> {
         used.extend(image_of(&root.join(name))?);
     }
     Ok(used)
-}
-
-/// Removes images that no name leads to and nobody needs, and what killed makers have left.
-pub(crate) async fn settle(registry: &Arc<Registry>) {
-    let (home, asked) = (registry.shared().home.clone(), registry.clone());
-    let forgotten = spawn_blocking(move || Image::forget(&home, || used(&asked)));
-    match forgotten.await.map_err(anyhow::Error::from).flatten() {
-        Ok(gone) if gone.is_empty() => {}
-        Ok(gone) => info!(count = gone.len(), "removed images that nobody needs"),
-        Err(error) => warn!(error = format!("{error:#}"), "images that nobody needs remain"),
-    }
 }

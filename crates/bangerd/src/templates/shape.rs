@@ -70,9 +70,9 @@ impl Shape {
         Origin { accelerator, processor, features, tsc_khz, kernel, image, cpus, memory, disk }
     }
 
-    /// Whether it is made of the image with this identity.
-    pub(crate) fn is_of_image(&self, identity: &str) -> bool {
-        self.image == identity
+    /// The identity of the image that it is made of.
+    pub(crate) fn image(&self) -> &str {
+        &self.image
     }
 
     /// The name of the template of this shape.
