@@ -1,6 +1,6 @@
 //! Images that are made here: of sandboxes, and of root file systems.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::images::{gives, making, shown};
 use crate::support::{TestEnv, wait_until};
@@ -240,5 +240,62 @@ fn docker_starts_a_container_in_a_sandbox() {
     let said = env.run(["vm", "exec", "one", "--", "sh", "-c", script]).ok();
     assert_eq!(said, "from a container\noverlay2\n");
     env.run(["vm", "delete", "--force", "one"]).ok();
+    env.assert_nothing_left();
+}
+
+/// A directory with a Dockerfile in it that says `version`, and what it needs.
+fn dockerfile(env: &TestEnv, dir: &str, version: &str) -> PathBuf {
+    let dir = env.home().join(dir);
+    let bin = dir.join("tree/bin");
+    if !bin.exists() {
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        for link in ["sh", "cat", "tr"] {
+            std::os::unix::fs::symlink("busybox", bin.join(link)).unwrap();
+        }
+    }
+    std::fs::write(dir.join("tree/copied"), version).unwrap();
+    let text = format!(
+        "FROM scratch\nCOPY tree /\nRUN tr a-z A-Z < /copied > /run-{version}\n\
+         CMD [\"/bin/sh\", \"-c\", \"cat /copied /run-*\"]\n"
+    );
+    std::fs::write(dir.join("Dockerfile"), text).unwrap();
+    dir
+}
+
+#[test]
+#[ignore = "installs buildah under emulation: `cargo xtask test --ignored dockerfile`"]
+fn a_dockerfile_that_is_built_again_takes_the_place_of_its_image() {
+    let Some(env) = own() else { return };
+    if !Path::new("/bin/busybox").exists() {
+        return banger_testkit::skipped("busybox-static is not installed");
+    }
+    let build = |dir: &Path, name: &str| {
+        let file = dir.join("Dockerfile");
+        ran(&env, &format!("image build -f {} --name {name} {}", file.display(), dir.display()))
+    };
+    let says = |image: &str| env.run(["vm", "run", "--network", "none", "--image", image]).ok();
+    let first = dockerfile(&env, "first", "one");
+    let (status, stdout, stderr) = build(&first, "app");
+    assert_eq!((status, stdout.as_str()), (0, "app\n"), "{stderr}");
+    assert_eq!(says("app"), "oneONE");
+    gives(&env, "vm create old --network none --image app", "old\n");
+
+    // The same from another directory is another image, and so is what is no Dockerfile's.
+    let other = dockerfile(&env, "other", "three");
+    for (dir, name) in [(&other, "app"), (&first, "banger-builder")] {
+        let (status, _, stderr) = build(dir, name);
+        let taken = format!("banger: there is an image {name} already, of ");
+        assert!(status == 1 && stderr.starts_with(&taken), "nothing is done before: {stderr}");
+    }
+    assert_eq!(says("app"), "oneONE");
+
+    dockerfile(&env, "first", "two");
+    let (status, stdout, stderr) = build(&first, "app");
+    assert_eq!((status, stdout.as_str()), (0, "app\n"), "{stderr}");
+    assert_eq!(says("app"), "twoTWO");
+    // What was made of the one before keeps that.
+    assert_eq!(env.run(["vm", "exec", "old", "--", "cat", "/copied"]).ok(), "one");
+    env.run(["vm", "delete", "--force", "old"]).ok();
     env.assert_nothing_left();
 }
