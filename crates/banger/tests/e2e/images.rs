@@ -246,6 +246,31 @@ fn forty_layers_are_laid_over_each_other() {
 }
 
 #[test]
+fn nothing_stays_in_a_cache_that_keeps_nothing() {
+    let Some(place) = Place::new() else { return };
+    let env = &place.env;
+    let config = env.home().join("config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("[images]\ncache = 0\n{text}")).unwrap();
+    for round in 0..2 {
+        let puts = (0..40).map(|n| layer(&[Put::File(&format!("f/{round}-{n}"), "x")]));
+        let name = format!("many{round}");
+        let many = image(puts.collect(), &json!({}));
+        let Some(reference) = place.push(&name, &many) else { return };
+        let layout = env.home().join(format!("layout-{name}-{}", many.digest().hex()));
+        let source =
+            if round % 2 == 0 { reference } else { format!("oci:{}:v1", layout.display()) };
+        gives(env, &format!("image pull --name {name} {source}"), &format!("{name}\n"));
+        let left = env.run(["image", "cache", "list"]).ok();
+        assert_eq!(left.lines().count(), 1, "{round}: {left}");
+        assert!(env.run(["image", "list", "-q"]).ok().contains(&name));
+    }
+    let partial = env.home().join("cache/oci/partial");
+    let left: Vec<_> = std::fs::read_dir(partial).unwrap().map(|it| it.unwrap().path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn a_tag_that_moves_is_another_image_and_old_sandboxes_keep_theirs() {
     let Some(place) = Place::new() else { return };
     let Some(tools) = busybox() else { return };

@@ -211,7 +211,10 @@ fn the_kernel_that_an_image_wants_is_booted_and_comes_with_it() {
     gives(&env, "image delete small", "small\n");
     gives(&env, "kernel rm mine", "mine\n");
     let server = WebServer::of(&out);
-    let config = format!("[catalog]\nurl = \"http://{}/\"\nkey = {public:?}\n", server.host);
+    let config = format!(
+        "[images]\ncache = 0\n[catalog]\nurl = \"http://{}/\"\nkey = {public:?}\n",
+        server.host
+    );
     std::fs::write(env.home().join("config.toml"), config).unwrap();
     env.kill_daemon();
     gives(&env, &run.replace("IMAGE", "tools"), "it boots\n");
@@ -225,5 +228,6 @@ fn the_kernel_that_an_image_wants_is_booted_and_comes_with_it() {
     gives(&env, "kernel pull mine", "mine\n");
     gives(&env, "kernel list -q", "mine\n");
     assert!(!env.home().join("data/kernels/debian-cloud").exists(), "nothing has made another");
+    gives(&env, "image cache list -q", "");
     env.assert_nothing_left();
 }

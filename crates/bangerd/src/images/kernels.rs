@@ -8,7 +8,7 @@ use banger_image::catalog::InstallError;
 use banger_model::{KernelName, Progress};
 use tokio::task::spawn_blocking;
 
-use super::{CalledOff, Images};
+use super::{CalledOff, Images, keep_within};
 use crate::assets::Base;
 
 impl Images {
@@ -28,6 +28,8 @@ impl Images {
             .need_kernel(&name)
             .await
             .with_context(|| format!("cannot have the kernel {name}"))?;
+        let keep = self.fetching.cache;
+        spawn_blocking(move || keep_within(&install.cache, keep)).await?;
         Ok(name)
     }
 

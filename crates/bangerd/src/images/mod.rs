@@ -241,6 +241,13 @@ fn cache_of(home: &Home) -> Result<Cache> {
     Ok(Cache::open(&home.cache().join("oci"))?)
 }
 
+/// Makes the cache as small as its owner wants it. What goes on needs none of it any more.
+fn keep_within(cache: &Cache, keep: Bytes) {
+    if let Err(error) = cache.prune(keep) {
+        warn!(%error, "the cache of images cannot be made smaller");
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -299,9 +306,7 @@ impl Fetch {
             let made = import.run(&naming, &*self.progress);
             // Only what nobody uses goes.
             drop(pulled);
-            if let Err(error) = cache.prune(keep) {
-                warn!(%error, "the cache of images cannot be made smaller");
-            }
+            keep_within(&cache, keep);
             made.with_context(|| format!("cannot make {told}"))
         })
         .await??;

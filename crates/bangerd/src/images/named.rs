@@ -5,9 +5,9 @@ use banger_image::Image;
 use banger_image::catalog::{Bundle, Catalogs, ImageEntry, ImageRecipe, Install, InstallError};
 use banger_model::ImageName;
 use tokio::task::spawn_blocking;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::{Fetch, Pull, cache_of};
+use super::{Fetch, Pull, cache_of, keep_within};
 use crate::config::Fetching;
 use crate::operations::now;
 
@@ -90,9 +90,7 @@ impl Fetch {
         let image = install.image(name, bundles, called).await?;
         info!(image = %image.id(), %name, "an image of the catalog is here");
         let keep = self.fetching.cache;
-        if let Err(error) = spawn_blocking(move || install.cache.prune(keep)).await? {
-            warn!(%error, "the cache of images cannot be made smaller");
-        }
+        spawn_blocking(move || keep_within(&install.cache, keep)).await?;
         Ok(called.clone())
     }
 }
