@@ -20,9 +20,11 @@ pub mod kernel;
 pub mod oci;
 mod space;
 pub mod tree;
+mod until;
 
 pub use artifact::{ArtifactKind, FileRecord, OpenError};
 pub use hosttools::{MissingPackages, PATH as TOOLS_PATH, require_all as require_tools};
 pub use image::{Image, ImageConfig};
 pub use kernel::Kernel;
 pub use space::NoSpace;
+pub use until::Until;

@@ -62,6 +62,9 @@ pub enum ArchiveError {
     /// More than any file system image is made from.
     #[error("the archive has more than {0}")]
     TooMuch(&'static str),
+    /// Whoever wanted what is made of it does so no more.
+    #[error("it was called off")]
+    CalledOff,
     /// The same of all layers of an image together.
     #[error("the image has more than {0} in all its layers")]
     TooMuchInAll(&'static str),
@@ -247,14 +250,24 @@ impl Archive {
     ///
     /// # Errors
     /// [`ArchiveError`] when it is not a tar archive of things that can be kept.
-    pub fn open_layer(file: File, quota: &Quota) -> Result<Self, ArchiveError> {
+    pub fn open_layer(file: File, quota: &Quota<'_>) -> Result<Self, ArchiveError> {
         Self::open_until(file, End::OfFile, quota)
     }
 
-    fn open_until(file: File, end: End, quota: &Quota) -> Result<Self, ArchiveError> {
+    fn open_until(file: File, end: End, quota: &Quota<'_>) -> Result<Self, ArchiveError> {
         // Headers are far apart: a larger buffer would read mostly content.
         let entries = entries_until(&mut BufReader::with_capacity(4096, &file), end, quota)?;
         Ok(Self { entries, file })
+    }
+
+    /// The same once more, for an image in which it occurs again: all that is in it counts again.
+    ///
+    /// # Errors
+    /// [`ArchiveError`] when that is too much.
+    pub(crate) fn again(&self, quota: &Quota<'_>) -> Result<Self, ArchiveError> {
+        self.entries.iter().try_for_each(|entry| quota.take(entry))?;
+        let file = self.file.try_clone().map_err(ArchiveError::Read)?;
+        Ok(Self { entries: self.entries.clone(), file })
     }
 
     /// What is below one directory, that directory becoming the root. Hard links that lead out
@@ -321,7 +334,7 @@ pub fn read_entries(source: &mut (impl Read + Seek)) -> Result<Vec<Entry>, Archi
 fn entries_until(
     source: &mut (impl Read + Seek),
     end: End,
-    quota: &Quota,
+    quota: &Quota<'_>,
 ) -> Result<Vec<Entry>, ArchiveError> {
     let mut headers = Headers::new(source, end)?;
     let mut entries = Vec::new();

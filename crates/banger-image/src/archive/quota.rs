@@ -4,6 +4,7 @@
 
 use super::{ArchiveError, Entry, Kind};
 use crate::budget::Budget;
+use crate::until::Until;
 
 /// Most entries: several times what the largest distributions unpack to.
 pub const MAX_ENTRIES: u64 = 2_000_000;
@@ -17,15 +18,16 @@ pub const MAX_METADATA: u64 = 512 << 20;
 
 /// What is still taken. Archives that are read at once share it.
 #[derive(Debug)]
-pub struct Quota {
+pub struct Quota<'a> {
     content: Budget,
     holes: Budget,
     metadata: Budget,
     entries: Budget,
     exceeded: fn(&'static str) -> ArchiveError,
+    until: Until<'a>,
 }
 
-impl Quota {
+impl<'a> Quota<'a> {
     /// That of an archive which stands for itself.
     pub fn of_archive() -> Self {
         Self::new(ArchiveError::TooMuch)
@@ -43,11 +45,21 @@ impl Quota {
             metadata: Budget::of(MAX_METADATA),
             entries: Budget::of(MAX_ENTRIES),
             exceeded,
+            until: Until::default(),
         }
+    }
+
+    /// The same, of which nothing is left when nobody wants what is made any more.
+    #[must_use]
+    pub fn until(self, until: Until<'a>) -> Self {
+        Self { until, ..self }
     }
 
     /// Takes what one entry needs.
     pub(super) fn take(&self, entry: &Entry) -> Result<(), ArchiveError> {
+        if self.until.is_over() {
+            return Err(ArchiveError::CalledOff);
+        }
         let (content, holes) = match &entry.kind {
             Kind::File(file) => (file.len(), file.holes()),
             _ => (0, 0),
@@ -81,7 +93,7 @@ mod tests {
     }
 
     /// How often this is taken before it is too much, and what is said then.
-    fn until_full(quota: &Quota, entry: &Entry) -> (u64, String) {
+    fn until_full(quota: &Quota<'_>, entry: &Entry) -> (u64, String) {
         let mut taken = 0;
         loop {
             match quota.take(entry) {

@@ -14,7 +14,7 @@ mod write;
 pub use acl::acl_to_ext4;
 pub(crate) use disk::ext4_is_clean;
 pub use disk::{CreateDiskError, create_disk, create_volume, grow_volume};
-pub use write::{WriteImageError, write_image};
+pub use write::{WriteImageError, write_image, write_image_until};
 
 #[cfg(test)]
 mod tests;

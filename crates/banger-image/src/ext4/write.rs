@@ -15,6 +15,7 @@ use super::declare::{Declared, Refused, declare};
 use super::plan::{ImagePlan, JOURNAL_BLOCKS};
 use crate::archive::Content;
 use crate::tree::{NodeId, NodeKind, Place, Tree};
+use crate::until::Until;
 
 /// Progress is told after so many bytes.
 const PROGRESS_STEP: u64 = 4 * 1024 * 1024;
@@ -33,6 +34,9 @@ pub enum WriteImageError {
         /// What it takes when whole.
         needs: Bytes,
     },
+    /// Whoever wanted the image does so no more.
+    #[error("it was called off")]
+    CalledOff,
     /// An entry that ext4 cannot hold, for a reason of ours.
     #[error("{path:?} cannot be put into an image: {problem}")]
     Refused {
@@ -71,6 +75,19 @@ pub fn write_image(
     tree: &Tree,
     progress: &dyn Progress,
 ) -> Result<(), WriteImageError> {
+    write_image_until(target, label, tree, (progress, Until::default()))
+}
+
+/// The same, as long as somebody wants it.
+///
+/// # Errors
+/// [`WriteImageError`]; what was written before remains, for the caller to remove.
+pub fn write_image_until(
+    target: &Path,
+    label: &str,
+    tree: &Tree,
+    (progress, until): (&dyn Progress, Until<'_>),
+) -> Result<(), WriteImageError> {
     let plan = ImagePlan::of(tree);
     let failed = |source| image_error(target, &plan, source);
     let builder = FsBuilder::new(options(&plan, label)).map_err(failed)?;
@@ -84,8 +101,9 @@ pub fn write_image(
     let (mut done, mut told) = (0, 0);
     for (handle, node) in in_order_of_archives(tree, files) {
         let NodeKind::File(place) = &tree.node(node).kind else { continue };
-        let mut reader = ContentReader::new(tree.archive(place), &place.content);
+        let mut reader = ContentReader::new(tree.archive(place), &place.content, until);
         writer.fill(handle, &mut reader).map_err(|source| match source {
+            _ if until.is_over() => WriteImageError::CalledOff,
             mkext4::Error::Io(error) if no_space(&error) => failed(error.into()),
             source => node_error(tree, node, Refused::Writer(source)),
         })?;
@@ -170,16 +188,20 @@ struct ContentReader<'a> {
     archive: Option<&'a File>,
     content: &'a Content,
     read: u64,
+    until: Until<'a>,
 }
 
 impl<'a> ContentReader<'a> {
-    fn new(archive: Option<&'a File>, content: &'a Content) -> Self {
-        Self { archive, content, read: 0 }
+    fn new(archive: Option<&'a File>, content: &'a Content, until: Until<'a>) -> Self {
+        Self { archive, content, read: 0, until }
     }
 }
 
 impl Read for ContentReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.until.is_over() {
+            return Err(io::Error::other("nobody wants it any more"));
+        }
         let n = self.content.read_at(self.archive, buffer, self.read)?;
         self.read += n as u64;
         Ok(n)

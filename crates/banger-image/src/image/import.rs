@@ -3,25 +3,23 @@
 //! Layers are unpacked beside each other into files without names, laid over each other by name,
 //! and written once, as one read-only file.
 
-use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::AtomicBool;
 
+use banger_host::HostError;
 use banger_host::home::Home;
-use banger_host::{HostError, fs};
 use banger_model::{Bytes, ImageName, Progress, Timestamp};
 use thiserror::Error;
 
+use super::layers::Layers;
 use super::wishes::{SandboxWishes, image_config};
 use super::{Image, ImageInfo, NewImage, Origin};
-use crate::archive::{Archive, ArchiveError, Quota};
+use crate::archive::ArchiveError;
 use crate::ext4::WriteImageError;
-use crate::oci::{Allowance, Pulled, UnpackError};
+use crate::oci::{Pulled, UnpackError};
 use crate::space::{NoSpace, require_space};
-use crate::tree::{Tree, TreeError, Whiteouts};
+use crate::tree::TreeError;
+use crate::until::Until;
 
-/// Layers that are unpacked at once: each keeps a processor busy.
-const AT_ONCE: usize = 4;
 /// So many times as large as its compressed layers an image is expected to be, with what is
 /// needed meanwhile.
 const EXPECTED_GROWTH: u64 = 6;
@@ -117,15 +115,29 @@ impl Import<'_> {
             return Ok(Image::open(self.home, &name).unwrap_or(same));
         }
         let new = NewImage::begin(self.home)?;
-        self.check_room(&new)?;
+        self.make(new, &name, progress).map_err(|error| match self.until().is_over() {
+            true => ImportError::CalledOff,
+            false => error,
+        })
+    }
+
+    fn make(
+        &self,
+        new: NewImage,
+        name: &ImageName,
+        progress: &dyn Progress,
+    ) -> Result<Image, ImportError> {
+        let layers = Layers::of(&self.pulled.layers, self.until());
+        let needs = Bytes::new(layers.size().saturating_mul(EXPECTED_GROWTH));
+        require_space(new.dir(), "the image", needs)?;
         progress.stage("unpacking the layers");
-        let layers = self.unpack(&new, progress)?;
-        let mut tree = self.lay(layers)?;
+        let mut tree = layers.tree(new.dir(), progress)?;
         tree.make_directories(&self.pulled.config.working_dir);
-        self.check_wanted()?;
         progress.stage("writing the image");
-        new.write(&tree, progress)?;
-        self.check_wanted()?;
+        new.write_until(&tree, (progress, self.until()))?;
+        if self.until().is_over() {
+            return Err(ImportError::CalledOff);
+        }
         let info = ImageInfo {
             source: self.source.to_owned(),
             config: self.wishes.in_config(image_config(&self.pulled.config, &tree)),
@@ -135,7 +147,11 @@ impl Import<'_> {
             bundle: None,
             made_by: None,
         };
-        Ok(new.finish(&name, info)?)
+        Ok(new.finish(name, info)?)
+    }
+
+    fn until(&self) -> Until<'_> {
+        Until::set(self.called_off)
     }
 
     fn origin(&self) -> Option<Origin> {
@@ -190,67 +206,5 @@ impl Import<'_> {
             let is_same = |it: &Origin| it.manifest == manifest && it.reference == *reference;
             self.wishes.are_of(image.info()) && image.info().origin.as_ref().is_some_and(is_same)
         })
-    }
-
-    fn check_room(&self, new: &NewImage) -> Result<(), ImportError> {
-        let compressed: u64 = self.pulled.layers.iter().map(|layer| layer.size().get()).sum();
-        let needs = Bytes::new(compressed.saturating_mul(EXPECTED_GROWTH));
-        Ok(require_space(new.dir(), "the image", needs)?)
-    }
-
-    fn check_wanted(&self) -> Result<(), ImportError> {
-        match self.called_off.load(Ordering::Relaxed) {
-            true => Err(ImportError::CalledOff),
-            false => Ok(()),
-        }
-    }
-
-    /// The layers' archives, the lowest first.
-    fn unpack(&self, new: &NewImage, progress: &dyn Progress) -> Result<Vec<Archive>, ImportError> {
-        let layers = &self.pulled.layers;
-        let whole: u64 = layers.iter().map(|layer| layer.size().get()).sum();
-        let done = Mutex::new((0u64, Vec::new()));
-        let next = AtomicUsize::new(0);
-        let (allowance, quota) = (Allowance::of(layers), Quota::of_image());
-        let one_after_the_other = || loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            let Some(layer) = layers.get(number) else { return };
-            let made = self.check_wanted().and_then(|()| {
-                let file = fs::nameless(new.dir())?;
-                layer.unpack_into(&file, &allowance)?;
-                Archive::open_layer(file, &quota).map_err(|source| {
-                    let layer = layer.digest().to_string();
-                    ImportError::Archive { layer, source }
-                })
-            });
-            if made.is_err() {
-                next.store(layers.len(), Ordering::Relaxed);
-            }
-            let mut done = done.lock().unwrap_or_else(PoisonError::into_inner);
-            done.0 += layer.size().get();
-            done.1.push((number, made));
-            progress.advance(done.0, Some(whole));
-        };
-        let processors =
-            std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(AT_ONCE);
-        std::thread::scope(|scope| {
-            for _ in 0..processors.min(layers.len()) {
-                scope.spawn(one_after_the_other);
-            }
-        });
-        let (_, mut made) = done.into_inner().unwrap_or_else(PoisonError::into_inner);
-        made.sort_by_key(|(number, _)| *number);
-        made.into_iter().map(|(_, archive)| archive).collect()
-    }
-
-    fn lay(&self, layers: Vec<Archive>) -> Result<Tree, ImportError> {
-        let mut tree = Tree::new();
-        for (archive, layer) in layers.into_iter().zip(&self.pulled.layers) {
-            tree.lay(archive, Whiteouts::Hide).map_err(|source| {
-                let layer = layer.digest().to_string();
-                ImportError::Tree { layer, source }
-            })?;
-        }
-        Ok(tree)
     }
 }

@@ -6,6 +6,7 @@
 mod bootstrap;
 mod config;
 mod import;
+mod layers;
 mod remove;
 mod rootfs;
 mod store;

@@ -15,8 +15,9 @@ use banger_model::{ImageId, ImageName, ImageReference, Progress, WantedImage};
 
 use super::{DEBIAN_BOOKWORM, Image, ImageInfo, ROOT};
 use crate::artifact::{Address, Artifact, ArtifactKind, Described, OpenError};
-use crate::ext4::{WriteImageError, write_image};
+use crate::ext4::{WriteImageError, write_image_until};
 use crate::tree::Tree;
+use crate::until::Until;
 
 /// From the directory of names to that of images.
 const STORE: &str = "../image-store";
@@ -57,7 +58,16 @@ impl NewImage {
     /// # Errors
     /// [`WriteImageError`].
     pub fn write(&self, tree: &Tree, progress: &dyn Progress) -> Result<(), WriteImageError> {
-        write_image(&self.dir().join(ROOT), "banger-root", tree, progress)
+        self.write_until(tree, (progress, Until::default()))
+    }
+
+    /// Writes the root file system, as long as somebody wants it.
+    pub(super) fn write_until(
+        &self,
+        tree: &Tree,
+        told: (&dyn Progress, Until<'_>),
+    ) -> Result<(), WriteImageError> {
+        write_image_until(&self.dir().join(ROOT), "banger-root", tree, told)
     }
 
     /// Takes a copy of a root file system that is written already.

@@ -92,6 +92,9 @@ pub enum UnpackError {
         /// What came out.
         found: Digest,
     },
+    /// Whoever wanted the image does so no more.
+    #[error("it was called off")]
+    CalledOff,
     /// The file has changed since it was verified; it is removed.
     #[error(
         "the layer {digest} was damaged in the cache, and is removed from it: pull the image again"
@@ -161,7 +164,7 @@ impl Layer {
     pub fn unpack_into(
         &self,
         target: &File,
-        allowance: &Allowance,
+        allowance: &Allowance<'_>,
     ) -> Result<Unpacked, UnpackError> {
         match self.unpack(target, allowance) {
             // Who is to blame: the image, or this host's disk?
@@ -178,7 +181,7 @@ impl Layer {
         }
     }
 
-    fn unpack(&self, target: &File, allowance: &Allowance) -> Result<Unpacked, UnpackError> {
+    fn unpack(&self, target: &File, allowance: &Allowance<'_>) -> Result<Unpacked, UnpackError> {
         let mut source = self.decoder()?;
         let mut hash = Hasher::new(self.diff_id.algorithm());
         let mut chunk = vec![0; CHUNK];

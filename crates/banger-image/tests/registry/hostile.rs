@@ -336,21 +336,26 @@ async fn holes_of_all_layers_count_together() {
         tar.append(&header, &b""[..]).unwrap();
         TestLayer::gzip(tar.into_inner().unwrap())
     };
-    let image = TestImage::new(vec![hole("one"), hole("two")]);
-    let fake = Fake::good(Content::of("app", "1", &image)).await;
-    let (place, source) = (Place::new(), format!("{}/app:1", fake.host()));
-    let pulled = place.pull(&source, &settings(&[&fake.host()])).await.unwrap();
-    let import = Import {
-        wishes: &SandboxWishes::default(),
-        home: &Home::under(&place.dir.path().join("home")),
-        pulled: &pulled,
-        source: "a test",
-        now: Timestamp(0),
-        called_off: &AtomicBool::new(false),
-    };
-    let naming = Naming::Exactly("app".parse().unwrap());
-    let said = told(&import.run(&naming, &Silent).unwrap_err());
-    assert!(said.contains("the image has more than 64 GiB of holes in all its layers"), "{said}");
+    for holes in [[hole("one"), hole("two")], [hole("one"), hole("one")]] {
+        let image = TestImage::new(holes.to_vec());
+        let fake = Fake::good(Content::of("app", "1", &image)).await;
+        let (place, source) = (Place::new(), format!("{}/app:1", fake.host()));
+        let pulled = place.pull(&source, &settings(&[&fake.host()])).await.unwrap();
+        let import = Import {
+            wishes: &SandboxWishes::default(),
+            home: &Home::under(&place.dir.path().join("home")),
+            pulled: &pulled,
+            source: "a test",
+            now: Timestamp(0),
+            called_off: &AtomicBool::new(false),
+        };
+        let naming = Naming::Exactly("app".parse().unwrap());
+        let said = told(&import.run(&naming, &Silent).unwrap_err());
+        assert!(
+            said.contains("the image has more than 64 GiB of holes in all its layers"),
+            "{said}"
+        );
+    }
 }
 
 /// How many layers are unpacked before it is too much, and what is said then.

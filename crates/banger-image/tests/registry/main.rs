@@ -13,6 +13,8 @@ mod faults;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod layers;
+#[cfg(test)]
 mod names;
 #[cfg(test)]
 mod real;
