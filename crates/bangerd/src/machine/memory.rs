@@ -338,6 +338,7 @@ mod tests {
         asked: AtomicU32,
         /// How often it is asked before it answers.
         answers: u32,
+        states: watch::Sender<RunState>,
     }
 
     impl Running for Busy {
@@ -348,7 +349,13 @@ mod tests {
             unimplemented!()
         }
         fn pause(&self) -> Done<'_> {
-            unimplemented!()
+            // What stands still for want of space is not told anything.
+            self.states.send_if_modified(|state| {
+                let runs = *state == RunState::Running;
+                *state = if runs { RunState::Paused } else { state.clone() };
+                runs
+            });
+            Box::pin(async { Ok(()) })
         }
         fn resume(&self) -> Done<'_> {
             Box::pin(async {
@@ -367,12 +374,16 @@ mod tests {
             unimplemented!()
         }
         fn watch(&self) -> watch::Receiver<RunState> {
-            unimplemented!()
+            self.states.subscribe()
         }
     }
 
+    fn busy(answers: u32, state: RunState) -> Busy {
+        Busy { asked: AtomicU32::new(0), answers, states: watch::channel(state).0 }
+    }
+
     fn live(answers: u32) -> (Arc<Busy>, Live) {
-        let busy = Arc::new(Busy { asked: AtomicU32::new(0), answers });
+        let busy = Arc::new(busy(answers, RunState::Paused));
         let live = Live {
             machine: busy.clone(),
             link: Link::begin(guest()).unwrap(),
@@ -384,6 +395,15 @@ mod tests {
             told: Told::Taken,
         };
         (busy, live)
+    }
+
+    #[tokio::test]
+    async fn what_may_go_on_by_itself_does_not_stand_still() {
+        let stands = async |state| stand_still(&busy(0, state)).await.map_err(|e| e.to_string());
+        assert_eq!(stands(RunState::Running).await, Ok(()));
+        let waits = "its machine waits for space on the host's disk".to_owned();
+        assert_eq!(stands(RunState::OutOfSpace).await, Err(waits));
+        assert!(stands(RunState::Broken).await.is_err());
     }
 
     #[tokio::test]
