@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use banger_model::Silent;
+use banger_testkit::bundle::bundle_of;
 use serde_json::json;
 
 use super::super::manifest::{BundleContent, ImageContent};
@@ -39,24 +40,6 @@ fn packed(root: &[u8]) -> Vec<u8> {
     let bytes = fs::read_bounded(&target, 1 << 30).unwrap();
     assert_eq!((packed.size, packed.sha256), (bytes.len() as u64, Sha256Digest::of(&bytes)));
     bytes
-}
-
-/// A tar of these members, compressed.
-fn tar_of(members: &[(&str, EntryType, &[u8])]) -> Vec<u8> {
-    let mut tar = Vec::new();
-    for (name, kind, bytes) in members {
-        let mut header = Header::new_gnu();
-        // The library would not write such names.
-        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_entry_type(*kind);
-        header.set_size(bytes.len() as u64);
-        header.set_cksum();
-        tar.extend_from_slice(header.as_bytes());
-        tar.extend_from_slice(bytes);
-        tar.resize(tar.len().next_multiple_of(512), 0);
-    }
-    tar.resize(tar.len() + 1024, 0);
-    zstd::encode_all(tar.as_slice(), 1).unwrap()
 }
 
 struct Unpacked {
@@ -138,9 +121,9 @@ fn only_the_members_that_are_due_are_taken() {
     let about = manifest_of(root).to_json();
     let file = EntryType::Regular;
     let good = [(MANIFEST, file, about.as_slice()), (ROOT, file, root)];
-    assert!(Unpacked::of(&tar_of(&good)).result.is_ok());
+    assert!(Unpacked::of(&bundle_of(&good)).result.is_ok());
     type Member<'a> = (&'a str, EntryType, &'a [u8]);
-    let with = |member: Member<'_>| Unpacked::of(&tar_of(&[good[0], member])).said();
+    let with = |member: Member<'_>| Unpacked::of(&bundle_of(&[good[0], member])).said();
     for name in ["../root.ext4", "/etc/passwd", "./root.ext4", "root.ext4/", "x", MANIFEST, ""] {
         let said = with((name, file, root));
         assert!(said.contains("where root.ext4 is due"), "{name}: {said}");
@@ -162,18 +145,19 @@ fn only_the_members_that_are_due_are_taken() {
     }
     assert!(with((ROOT, file, b"hellO")).contains("instead of sha256:"));
     assert!(with((ROOT, file, b"hell")).contains("4 bytes instead of 5"));
-    assert!(Unpacked::of(&tar_of(&good[..1])).said().contains("\"its end\""));
-    assert!(Unpacked::of(&tar_of(&good[1..])).said().contains("where bundle.json is due"));
+    assert!(Unpacked::of(&bundle_of(&good[..1])).said().contains("\"its end\""));
+    assert!(Unpacked::of(&bundle_of(&good[1..])).said().contains("where bundle.json is due"));
     let more = [good[0], good[1], ("../x", file, root)];
-    assert!(Unpacked::of(&tar_of(&more)).said().contains("goes on behind"));
+    assert!(Unpacked::of(&bundle_of(&more)).said().contains("goes on behind"));
     let twice = [good[0], good[1], good[1]];
-    assert!(Unpacked::of(&tar_of(&twice)).said().contains("goes on behind"));
+    assert!(Unpacked::of(&bundle_of(&twice)).said().contains("goes on behind"));
 }
 
 #[test]
 fn a_manifest_that_is_too_long_or_none_is_refused() {
     let long = vec![b' '; MAX_MANIFEST + 1];
-    let of = |bytes: &[u8]| Unpacked::of(&tar_of(&[(MANIFEST, EntryType::Regular, bytes)])).said();
+    let of =
+        |bytes: &[u8]| Unpacked::of(&bundle_of(&[(MANIFEST, EntryType::Regular, bytes)])).said();
     assert!(of(&long).contains("524289 bytes instead of 524288"), "{}", of(&long));
     assert!(of(b"{}").contains("of no use"), "{}", of(b"{}"));
     let mut newer: serde_json::Value = serde_json::from_slice(&manifest_of(b"").to_json()).unwrap();
@@ -203,7 +187,7 @@ fn bombs_are_refused_before_they_fill_the_disk() {
     let zeros = vec![0; 1 << 20];
     let file = EntryType::Regular;
     let mut plain =
-        zstd::decode_all(tar_of(&[(MANIFEST, file, &about), (ROOT, file, b"")]).as_slice())
+        zstd::decode_all(bundle_of(&[(MANIFEST, file, &about), (ROOT, file, b"")]).as_slice())
             .unwrap();
     plain.extend_from_slice(&zeros);
     let trailing = Unpacked::of(&zstd::encode_all(plain.as_slice(), 1).unwrap());

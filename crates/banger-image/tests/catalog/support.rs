@@ -13,6 +13,7 @@ use banger_image::catalog::{
 };
 use banger_image::oci::{Cache, Patience, Platform, Settings};
 use banger_model::{ImageName, Silent, Timestamp};
+use banger_testkit::bundle::bundle_of;
 use banger_trust::SecretKey;
 use serde_json::{Value, json};
 
@@ -29,22 +30,10 @@ pub(crate) fn key(seed: u8) -> SecretKey {
     SecretKey::from_seed([seed; 32])
 }
 
-/// A tar of these files, compressed. Names are taken as they are.
+/// A bundle of these files.
 pub(crate) fn packed(members: &[(&str, &[u8])]) -> Vec<u8> {
-    let mut tar = Vec::new();
-    for (name, bytes) in members {
-        let mut header = tar::Header::new_gnu();
-        header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
-        header.set_entry_type(tar::EntryType::Regular);
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        header.set_cksum();
-        tar.extend_from_slice(header.as_bytes());
-        tar.extend_from_slice(bytes);
-        tar.resize(tar.len().next_multiple_of(512), 0);
-    }
-    tar.resize(tar.len() + 1024, 0);
-    zstd::encode_all(tar.as_slice(), 1).unwrap()
+    let file = |(name, bytes): &(_, _)| (*name, tar::EntryType::Regular, *bytes);
+    bundle_of(&members.iter().map(file).collect::<Vec<_>>())
 }
 
 fn member(name: &str, bytes: &[u8]) -> Value {
