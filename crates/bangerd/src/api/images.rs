@@ -55,6 +55,8 @@ pub(super) async fn pull(
 ) -> Result<(StatusCode, Answer<Operation>), Failure> {
     let (shared, wishes) = (registry.shared(), SandboxWishes { kernel, disk });
     let id = chosen(id)?;
+    let was_made = was_made(&shared.home, name.as_ref(), &id).await?;
+    // From here to where it is remembered nothing is waited for: it might be asked for twice at once.
     if let Some(known) = shared.operations.find(&id) {
         return Ok((StatusCode::ACCEPTED, Answer(known.operation().as_ref().clone())));
     }
@@ -69,7 +71,6 @@ pub(super) async fn pull(
         let said = "an image that is made of a sandbox needs a name";
         return Err(Problem::new(ProblemCode::Invalid, said).into());
     }
-    let was_made = was_made(&shared.home, name.as_ref(), &id).await?;
     // A root file system becomes an image once: a second one of that name is refused.
     let asked_by = source.starts_with(ROOTFS).then(|| id.clone());
     let operation = shared.operations.of_image(id, action, &called);
