@@ -96,6 +96,22 @@ impl Base {
     pub(crate) fn kernel(&self, home: &Home) -> Result<KernelName> {
         Ok(self.find(home)?.kernel())
     }
+
+    /// How large the disks of sandboxes of it are where nothing else is said.
+    ///
+    /// # Errors
+    /// When the image is damaged, or neither here nor to be made.
+    pub(crate) fn disk(&self, home: &Home) -> Result<DiskSize> {
+        Ok(match self.find(home)? {
+            Found::Here(image) => disk_of(&image),
+            Found::ToMake(_) => DiskSize::DEFAULT,
+        })
+    }
+}
+
+/// How large the disks of an image's sandboxes are where nothing else is said.
+fn disk_of(image: &Image) -> DiskSize {
+    image.config().disk.unwrap_or_else(|| DiskSize::beside(image.size()))
 }
 
 /// An image before a sandbox is made of it.
@@ -173,8 +189,7 @@ impl Assets {
 
     /// How large the disk of a sandbox of this spec is.
     pub fn disk(&self, spec: &SandboxSpec) -> DiskSize {
-        let wished = spec.disk.or(self.image.config().disk);
-        wished.unwrap_or_else(|| DiskSize::beside(self.image.size()))
+        spec.disk.unwrap_or_else(|| disk_of(&self.image))
     }
 
     /// How a machine of this spec begins that boots. Services of systemd come up with the machine,

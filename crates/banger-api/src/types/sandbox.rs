@@ -3,8 +3,8 @@
 use std::fmt;
 
 use banger_model::{
-    FromSnapshot, KernelName, Labels, Lifetime, NetworkMode, OperationId, SandboxId, SandboxName,
-    SandboxSpec, SnapshotName, SnapshotPart, TemplateId, Timestamp,
+    DiskSize, FromSnapshot, KernelName, Labels, Lifetime, NetworkMode, OperationId, SandboxId,
+    SandboxName, SandboxSpec, SnapshotName, SnapshotPart, TemplateId, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -242,6 +242,11 @@ pub struct SandboxDetail {
     #[serde(default)]
     #[schema(value_type = Option<String>, example = "debian-cloud")]
     pub kernel: Option<KernelName>,
+    /// Bytes of its writable disk, whether it has one yet or not, if that can be told: its own choice or the
+    /// image's.
+    #[serde(default)]
+    #[schema(value_type = Option<u64>)]
+    pub disk_size: Option<DiskSize>,
     /// The guest kernel's id of its boot.
     pub boot_id: Option<String>,
     /// The template that its machine was made from; none when it has booted.

@@ -82,7 +82,8 @@ fn text(sandbox: &Sandbox, now: Timestamp) -> String {
 }
 
 fn wanted_disk(sandbox: &Sandbox) -> String {
-    sandbox.spec.disk.map_or("default".to_owned(), |disk| disk.to_string())
+    let told = sandbox.detail.as_ref().and_then(|detail| detail.disk_size);
+    told.or(sandbox.spec.disk).map_or("default".to_owned(), |disk| disk.to_string())
 }
 
 fn add_detail(pairs: &mut Vec<(&'static str, String)>, detail: &SandboxDetail, sandbox: &Sandbox) {
@@ -129,6 +130,7 @@ mod tests {
             address: None,
             accelerator: Some("kvm".into()),
             boot_id: None,
+            disk_size: None,
             template: Some("0123456789abcdef".parse().unwrap()),
             processes: vec![GuestProcess {
                 process: ProcessId(1),

@@ -205,6 +205,9 @@ fn a_disk_is_as_large_as_the_image_wishes() {
     gives(&env, &format!("{} busy", create.replace("NAME", "one")), "one\n");
     gives(&env, &format!("{} busy --disk 100M", create.replace("NAME", "two")), "two\n");
     assert_eq!((disk_of(&env, "one"), disk_of(&env, "two")), (200, 100));
+    gives(&env, &format!("{} busy --no-start", create.replace("NAME", "three")), "three\n");
+    let told = env.run(["vm", "show", "three"]).ok();
+    assert!(told.contains("200M, not made yet"), "{told}");
     let df = "df -m / | { read x; read x size x; echo $size; }";
     let room = env.run(["vm", "exec", "one", "--", "busybox", "sh", "-c", df]).ok();
     let room: u64 = room.trim().parse().unwrap();
@@ -215,7 +218,7 @@ fn a_disk_is_as_large_as_the_image_wishes() {
     gives(&env, "image build --from busy --size 300M larger", "larger\n");
     let wishes = ["same", "larger"].map(|name| shown(&env, name)["config"]["disk"].clone());
     assert_eq!(wishes, [200 << 20, 300 << 20]);
-    env.run(["vm", "delete", "--force", "one", "two"]).ok();
+    env.run(["vm", "delete", "--force", "one", "two", "three"]).ok();
     env.assert_nothing_left();
 }
 

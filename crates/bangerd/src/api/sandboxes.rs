@@ -11,7 +11,7 @@ use banger_api::types::{
 };
 use banger_link::Request;
 use banger_model::policy::Action;
-use banger_model::{KernelName, LabelFilter, OperationId, SandboxRecord};
+use banger_model::{DiskSize, KernelName, LabelFilter, OperationId, SandboxRecord};
 use serde::Deserialize;
 use tokio::task::spawn_blocking;
 
@@ -81,9 +81,10 @@ async fn detail(registry: &Registry, view: &View) -> SandboxDetail {
             }
         }
     }
-    let kernel = kernel(registry, view).await;
+    let (kernel, disk_size) = of_image(registry, view).await;
     SandboxDetail {
         kernel,
+        disk_size,
         disk: stats::disk(&dir),
         dir: dir.into_os_string().into(),
         vmm_pid: live.map(|live| live.machine.identity().pid),
@@ -95,15 +96,19 @@ async fn detail(registry: &Registry, view: &View) -> SandboxDetail {
     }
 }
 
-/// The kernel that the sandbox boots, unless its image is gone or not here yet.
-async fn kernel(registry: &Registry, view: &View) -> Option<KernelName> {
+/// The kernel that the sandbox boots and the size of its disk: what it wants itself, else what its image
+/// wishes, unless that is gone or not here yet.
+async fn of_image(registry: &Registry, view: &View) -> (Option<KernelName>, Option<DiskSize>) {
     let SandboxRecord { id, spec, .. } = &view.record;
-    if spec.kernel.is_some() {
-        return spec.kernel.clone();
-    }
+    let own = (spec.kernel.clone(), spec.disk);
     let shared = registry.shared();
-    let (home, base) = (shared.home.clone(), base_of(&shared.dir(id), spec).ok()?);
-    spawn_blocking(move || base.kernel(&home).ok()).await.ok()?
+    let Ok(base) = base_of(&shared.dir(id), spec) else { return own };
+    let (home, (kernel, disk)) = (shared.home.clone(), own.clone());
+    let found = spawn_blocking(move || {
+        let kernel = kernel.or_else(|| base.kernel(&home).ok());
+        (kernel, disk.or_else(|| base.disk(&home).ok()))
+    });
+    found.await.unwrap_or(own)
 }
 
 /// How a sandbox is deleted.

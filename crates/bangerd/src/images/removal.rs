@@ -67,12 +67,12 @@ async fn forget(registry: &Arc<Registry>) -> Result<Forgotten> {
 async fn remove_templates(registry: &Registry) -> Result<()> {
     let shared = registry.shared();
     // Those that are made meanwhile are of images that are here.
-    let seen = shared.templates.list().await?;
+    let made = shared.templates.images().await?;
     let home = shared.home.clone();
     let here = spawn_blocking(move || Image::identities(&home)).await??;
-    for seen in seen {
-        if !here.contains(seen.about.shape.image()) {
-            let _ = shared.templates.remove(&seen.id).await;
+    for (template, image) in made {
+        if !here.contains(&image) {
+            let _ = shared.templates.remove(&template).await;
             shared.spares.look_again();
         }
     }

@@ -242,6 +242,25 @@ impl Templates {
         Ok(all)
     }
 
+    /// Every template with the identity of the image that it is made of, as far as that can be read. None
+    /// is opened for it: most will not be used.
+    ///
+    /// # Errors
+    /// When they cannot be looked for.
+    pub(crate) async fn images(&self) -> Result<Vec<(TemplateId, String)>> {
+        let root = self.root.clone();
+        spawn_blocking(move || {
+            let ids = list_dir(&root)?.into_iter();
+            let ids = ids.filter_map(|name| name.to_str()?.parse::<TemplateId>().ok());
+            let of = |id: TemplateId| {
+                let about = template::about(&root.join(id.as_str())).ok()?;
+                Some((id, about.shape.image().to_owned()))
+            };
+            Ok(ids.filter_map(of).collect())
+        })
+        .await?
+    }
+
     /// Removes a template; returns how it was.
     ///
     /// # Errors

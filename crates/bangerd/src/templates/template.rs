@@ -68,15 +68,23 @@ pub(super) fn describe(
     Ok(write_atomic(&dir.join(ABOUT), &serde_json::to_vec_pretty(&about)?)?)
 }
 
+/// What is known about the template in a directory, whole or not.
+///
+/// # Errors
+/// When that cannot be read.
+pub(super) fn about(dir: &Path) -> Result<About> {
+    let json = read_bounded(&dir.join(ABOUT), MAX_ABOUT_LEN)?;
+    serde_json::from_slice(&json)
+        .with_context(|| format!("cannot understand {}", dir.join(ABOUT).display()))
+}
+
 impl Template {
     /// The template in a directory, checked.
     ///
     /// # Errors
     /// When it is not whole.
     pub(super) fn open(dir: &Path) -> Result<Self> {
-        let json = read_bounded(&dir.join(ABOUT), MAX_ABOUT_LEN)?;
-        let about: About = serde_json::from_slice(&json)
-            .with_context(|| format!("cannot understand {}", dir.join(ABOUT).display()))?;
+        let about = about(dir)?;
         let id = about.shape.template()?;
         if dir.file_name().is_none_or(|name| name != id.as_str()) {
             bail!("{} is the template of another shape", dir.display());
