@@ -57,11 +57,16 @@ pub(super) async fn live(handle: &Handle) -> Result<(Live, Arc<View>), Failure> 
             Err(Problem::new(ProblemCode::Unreachable, detail).into())
         }
         (_, state) => {
-            let problem = Problem::new(
-                ProblemCode::Denied,
-                format!("sandbox {name} is {state}, not running"),
-            );
-            Err(problem.hint(format!("start it with `banger vm start {name}`")).into())
+            let mut detail = format!("sandbox {name} is {state}, not running");
+            if let Some(reason) = view.sandbox().reason {
+                detail = format!("{detail}: {reason}");
+            }
+            let problem = Problem::new(ProblemCode::Denied, detail);
+            Err(match state {
+                SandboxState::Deleting => problem,
+                _ => problem.hint(format!("start it with `banger vm start {name}`")),
+            }
+            .into())
         }
     }
 }

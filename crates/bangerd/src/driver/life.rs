@@ -271,6 +271,7 @@ impl Driver {
         let runs_since = self.record.state.runs_since();
         let ran = runs_since.map(|since| at.since(since)).unwrap_or_default();
         let wanted = runs_since.is_some();
+        self.last_end = Some(cause.clone());
         self.record.restarts = RestartPolicy::failed_in_row(self.record.restarts, ran);
         let again = self.record.lifetime.restart.restart_after(&cause, self.record.restarts);
         // What never came up is not tried again by itself, unless it had run before.

@@ -28,7 +28,7 @@ mod work;
 use std::sync::Arc;
 use std::time::Duration;
 
-use banger_model::lifecycle::{Event, State, StopKind};
+use banger_model::lifecycle::{EndCause, Event, State, StopKind};
 use banger_model::policy::{Decision, decide};
 use banger_model::{Disposal, OperationRecord, SandboxRecord, Timestamp};
 use tokio::sync::{mpsc, watch};
@@ -85,6 +85,7 @@ pub(crate) fn spawn(
         conditions: Vec::new(),
         health: None,
         live: None,
+        ended: None,
         activity: activity.clone(),
     };
     let (publish, view) = watch::channel(Arc::new(first));
@@ -107,6 +108,8 @@ struct Driver {
     view: watch::Sender<Arc<View>>,
     live: Option<Live>,
     minder: Option<Minder>,
+    /// Why its last machine ended.
+    last_end: Option<EndCause>,
     asked: Asked,
     work: Option<Work>,
     /// A machine that waits for its first start.
@@ -144,6 +147,7 @@ impl Driver {
             view,
             live: None,
             minder: None,
+            last_end: None,
             asked: Asked::default(),
             work: None,
             spare: None,
@@ -286,8 +290,8 @@ impl Driver {
         self.view.send_modify(|view| {
             let activity = view.activity.clone();
             let record = self.record.clone();
-            let live = self.live.clone();
-            *view = Arc::new(View { record, conditions, health, live, activity });
+            let (live, ended) = (self.live.clone(), self.last_end.clone());
+            *view = Arc::new(View { record, conditions, health, live, ended, activity });
         });
     }
 }

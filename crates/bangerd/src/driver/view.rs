@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use banger_api::types::{Condition, Health, Sandbox};
-use banger_model::lifecycle::State;
+use banger_model::lifecycle::{EndCause, State};
 use banger_model::{SandboxRecord, Timestamp};
 
 use crate::machine::Live;
@@ -21,6 +21,8 @@ pub(crate) struct View {
     pub health: Option<Health>,
     /// Its machine, while it can be talked to.
     pub live: Option<Live>,
+    /// Why its last machine of this daemon ended; it is still told while the sandbox goes.
+    pub ended: Option<EndCause>,
     /// When it was last of use.
     pub activity: Arc<Activity>,
 }
@@ -46,6 +48,7 @@ impl View {
             State::Stopped { since, cause } => (Some(*since), Some(cause.to_string())),
             State::Failed { since, reason } => (Some(*since), Some(reason.clone())),
             State::Created => (Some(created), None),
+            State::Deleting => (None, self.ended.as_ref().map(ToString::to_string)),
             state if state.runs_since().is_some() => (state.runs_since(), None),
             _ => (None, None),
         };
