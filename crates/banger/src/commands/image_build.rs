@@ -139,7 +139,7 @@ impl Builder<'_> {
         if let Some(own) = own {
             // Why there is no image tells more than that its kernel remains, and the next build of the
             // same removes that.
-            let swept = own.sweep(&self.client).await;
+            let swept = own.sweep(self).await;
             return made.and_then(|name| swept.map(|()| name));
         }
         made
@@ -269,7 +269,12 @@ impl Builder<'_> {
             },
             start: true,
         };
-        let sandbox = vm_run::start(&self.client, &wanted).await?;
+        let (sandbox, started) = vm_run::create_and_start(&self.client, &wanted).await?;
+        if let Err(error) = started {
+            // It goes with its lease, but whether anybody needs its kernel is asked at once.
+            let _ = self.client.delete(&sandbox, Force::Yes).await;
+            return Err(error.into());
+        }
         Ok(Site { sandbox, _lease: lease })
     }
 

@@ -112,15 +112,25 @@ async fn in_sandbox(
 
 /// Makes a sandbox and waits until it runs; returns how it is called.
 pub(crate) async fn start(client: &Client, wanted: &CreateSandbox) -> Result<String> {
+    let (sandbox, started) = create_and_start(client, wanted).await?;
+    started.map(|()| sandbox)
+}
+
+/// Makes a sandbox and follows its start; its id, and whether it came up.
+pub(crate) async fn create_and_start(
+    client: &Client,
+    wanted: &CreateSandbox,
+) -> Result<(String, Result<()>)> {
     let created = create(client, wanted).await?;
     let Some(operation) = created.operation else { bail!("the daemon does not start the sandbox") };
     let shown = progress::to_stderr();
     let ended = progress::follow(client, &operation, &*shown).await?;
-    match ended.status {
-        OperationStatus::Succeeded { .. } => Ok(created.sandbox.id.to_string()),
+    let started = match ended.status {
+        OperationStatus::Succeeded { .. } => Ok(()),
         OperationStatus::Failed { error, .. } => Err(anyhow!(error)),
         _ => Err(anyhow!("the start of the sandbox was called off")),
-    }
+    };
+    Ok((created.sandbox.id.to_string(), started))
 }
 
 async fn create(client: &Client, wanted: &CreateSandbox) -> Result<Created, ClientError> {

@@ -4,6 +4,9 @@
 use anyhow::{Context as _, Result, anyhow};
 use banger_api::client::{Client, ClientError};
 use banger_api::types::{ImportKernel, Kernel, ProblemCode, PullImage};
+use banger_host::fs::ensure_private_dir;
+use banger_host::home::Home;
+use banger_host::lock::FileLock;
 use banger_model::{ImageName, KernelName};
 
 use super::Builder;
@@ -20,6 +23,7 @@ pub(super) struct OwnKernel {
     pub(super) name: KernelName,
     image: ImageName,
     source: String,
+    _lock: FileLock,
 }
 
 impl OwnKernel {
@@ -37,13 +41,14 @@ impl OwnKernel {
             modules: Some(modules.to_owned()),
         };
         let (image, source) = (plan.name.clone(), wanted.source());
-        // A build that was killed, or an image that was replaced, may have left one.
-        sweep(&builder.client, &image, &source).await?;
         for n in 1..=MAX_NAMES {
             wanted.name = numbered(&image, n)?;
+            let Some(lock) = lock(&builder.context.home, &wanted.name)? else { continue };
+            // A build that was killed, or an image that was replaced, may have left one.
+            remove_left(&builder.client, &wanted.name, &source).await?;
             match builder.client.import_kernel(&wanted).await {
                 Err(ClientError::Problem(said)) if said.code == ProblemCode::NameTaken => {}
-                made => return Ok(Self { name: made?.name, image, source }),
+                made => return Ok(Self { name: made?.name, image, source, _lock: lock }),
             }
         }
         let error = anyhow!("{MAX_NAMES} kernels are called {image} or nearly so");
@@ -51,27 +56,46 @@ impl OwnKernel {
     }
 
     /// Removes it if there is no image that wants it, and those before it that nobody wants any more.
-    pub(super) async fn sweep(&self, client: &Client) -> Result<(), CommandError> {
-        sweep(client, &self.image, &self.source).await
+    pub(super) async fn sweep(&self, builder: &Builder<'_>) -> Result<(), CommandError> {
+        remove_left(&builder.client, &self.name, &self.source).await?;
+        for kernel in builder.client.kernels().await? {
+            if is_called_like(&kernel.name, &self.image)
+                && let Some(_lock) = lock(&builder.context.home, &kernel.name)?
+            {
+                remove_left(&builder.client, &kernel.name, &self.source).await?;
+            }
+        }
+        Ok(())
     }
 }
 
-/// Removes kernels that were made for an image of this name, in the same way, and that nobody needs.
-async fn sweep(client: &Client, image: &ImageName, source: &str) -> Result<(), CommandError> {
+/// The right to make and remove a kernel of this name, for as long as a build needs it; none while
+/// another build has it.
+fn lock(home: &Home, name: &KernelName) -> Result<Option<FileLock>> {
+    ensure_private_dir(&home.imports())?;
+    Ok(FileLock::try_acquire(&home.imports().join(format!("{name}.kernel.lock")))?)
+}
+
+/// Removes a kernel that was made in the same way, and that nobody needs. Whoever calls this has its
+/// lock.
+async fn remove_left(client: &Client, name: &KernelName, source: &str) -> Result<(), CommandError> {
     for kernel in client.kernels().await? {
-        if is_left(&kernel, image, source) {
-            client.delete_kernel(&kernel.name).await?;
+        if kernel.name == *name && is_left(&kernel, source) {
+            client.delete_kernel(name).await?;
         }
     }
     Ok(())
 }
 
-fn is_left(kernel: &Kernel, image: &ImageName, source: &str) -> bool {
+/// Whether a kernel may have been made for an image of this name.
+fn is_called_like(kernel: &KernelName, image: &ImageName) -> bool {
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let behind = kernel.name.as_str().strip_prefix(image.as_str());
-    let is_own =
-        behind.is_some_and(|it| it.is_empty() || it.strip_prefix('-').is_some_and(is_number));
-    is_own && kernel.source == source && kernel.used_by.is_empty()
+    let behind = kernel.as_str().strip_prefix(image.as_str());
+    behind.is_some_and(|it| it.is_empty() || it.strip_prefix('-').is_some_and(is_number))
+}
+
+fn is_left(kernel: &Kernel, source: &str) -> bool {
+    kernel.source == source && kernel.used_by.is_empty()
 }
 
 fn numbered(image: &ImageName, n: u32) -> Result<KernelName> {
@@ -109,7 +133,7 @@ mod tests {
                 size: 1,
                 used_by: used_by.iter().map(|user| (*user).to_owned()).collect(),
             };
-            is_left(&kernel, &image, "here")
+            is_called_like(&kernel.name, &image) && is_left(&kernel, "here")
         };
         assert!(left("web", "here", &[]) && left("web-2", "here", &[]));
         assert!(!left("web", "elsewhere", &[]) && !left("web", "here", &["image web"]));
