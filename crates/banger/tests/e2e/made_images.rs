@@ -218,7 +218,11 @@ fn a_disk_is_as_large_as_the_image_wishes() {
     gives(&env, "image build --from busy --size 300M larger", "larger\n");
     let wishes = ["same", "larger"].map(|name| shown(&env, name)["config"]["disk"].clone());
     assert_eq!(wishes, [200 << 20, 300 << 20]);
-    env.run(["vm", "delete", "--force", "one", "two", "three"]).ok();
+    // One that was never started is to be made of it still.
+    env.run(["vm", "delete", "--force", "one", "two"]).ok();
+    refused(&env, "image delete busy", "needed by three");
+    gives(&env, "vm delete three", "three\n");
+    gives(&env, "image delete busy", "busy\n");
     env.assert_nothing_left();
 }
 

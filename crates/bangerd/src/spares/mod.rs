@@ -94,10 +94,19 @@ impl Spares {
         let assets = shared.arsenal.at_hand(&base, spec.kernel.as_ref())?;
         let id = templates::shape(&assets, spec).and_then(|shape| shape.template()).ok()?;
         let Known::Ready(template) = shared.templates.known(&id) else { return None };
-        let mut lines = self.lines();
-        let line = lines.get_mut(&(id, spec.network))?;
-        let at = line.ready.iter().position(|spare| spare.fits(&template))?;
-        let mut spare = line.ready.remove(at);
+        let key = (id, spec.network);
+        let mut spare = {
+            let mut lines = self.lines();
+            let line = lines.get_mut(&key)?;
+            let at = line.ready.iter().position(|spare| spare.fits(&template))?;
+            line.ready.remove(at)
+        };
+        // Whoever removes the image counts it from now on, and may have done so before.
+        if shared.arsenal.at_hand(&base, spec.kernel.as_ref()).is_none() {
+            let mut lines = self.lines();
+            lines.get_mut(&key)?.ready.push(spare);
+            return None;
+        }
         spare.hold(template);
         Some(spare)
     }
