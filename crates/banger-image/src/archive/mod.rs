@@ -20,6 +20,8 @@ use std::os::unix::fs::FileExt as _;
 use bstr::{BStr, BString, ByteSlice as _};
 use thiserror::Error;
 
+use crate::until::Until;
+
 use header::Headers;
 pub(crate) use header::check_sum;
 pub use quota::{MAX_CONTENT, MAX_ENTRIES, MAX_HOLES, MAX_METADATA, Quota};
@@ -244,6 +246,11 @@ impl Archive {
     /// [`ArchiveError`] when it is not a whole tar archive of things that can be kept.
     pub fn open(file: File) -> Result<Self, ArchiveError> {
         Self::open_until(file, End::Marked, &Quota::of_archive())
+    }
+
+    /// As [`Archive::open`], as long as somebody wants it.
+    pub(crate) fn open_while(file: File, until: Until<'_>) -> Result<Self, ArchiveError> {
+        Self::open_until(file, End::Marked, &Quota::of_archive().until(until))
     }
 
     /// Reads what is in a layer whose digest was right, and which shares its bounds with others.

@@ -107,7 +107,11 @@ impl Import<'_> {
     /// [`ImportError`]; nothing half-made remains.
     pub fn run(&self, naming: &Naming, progress: &dyn Progress) -> Result<Image, ImportError> {
         let (name, _claim) = self.claim(naming)?;
-        if let Some(same) = self.same_as_before() {
+        // Others may have made one of this name for a long time.
+        if self.until().is_over() {
+            return Err(ImportError::CalledOff);
+        }
+        if let Some(same) = self.same_as_before(&name) {
             if Image::open(self.home, &name).is_ok_and(|image| image.id() == same.id()) {
                 return Ok(same);
             }
@@ -135,9 +139,6 @@ impl Import<'_> {
         tree.make_directories(&self.pulled.config.working_dir);
         progress.stage("writing the image");
         new.write_until(&tree, (progress, self.until()))?;
-        if self.until().is_over() {
-            return Err(ImportError::CalledOff);
-        }
         let info = ImageInfo {
             source: self.source.to_owned(),
             config: self.wishes.in_config(image_config(&self.pulled.config, &tree)),
@@ -147,7 +148,7 @@ impl Import<'_> {
             bundle: None,
             made_by: None,
         };
-        Ok(new.finish(name, info)?)
+        new.finish_until(name, info, self.until())?.ok_or(ImportError::CalledOff)
     }
 
     fn until(&self) -> Until<'_> {
@@ -197,14 +198,19 @@ impl Import<'_> {
     }
 
     /// An image that has a name and was made of the same manifest, asked for in the same way: what
-    /// is asked for otherwise has to be found by that, too.
-    fn same_as_before(&self) -> Option<Image> {
+    /// is asked for otherwise has to be found by that, too. What is not said is as it was for the image
+    /// of this name, and as it comes for one of another.
+    fn same_as_before(&self, name: &ImageName) -> Option<Image> {
         let manifest = self.pulled.manifest_digest.to_string();
         let reference = self.pulled.reference.as_ref()?;
+        let is_same = |it: &Origin| it.manifest == manifest && it.reference == *reference;
+        let is_it = |image: &Image| image.info().origin.as_ref().is_some_and(is_same);
+        let own = Image::open(self.home, name).ok();
+        if let Some(own) = own.filter(|own| is_it(own) && self.wishes.are_of(own.info())) {
+            return Some(own);
+        }
         let names = Image::list(self.home).ok()?;
-        names.iter().filter_map(|name| Image::open(self.home, name).ok()).find(|image| {
-            let is_same = |it: &Origin| it.manifest == manifest && it.reference == *reference;
-            self.wishes.are_of(image.info()) && image.info().origin.as_ref().is_some_and(is_same)
-        })
+        let mut others = names.iter().filter_map(|name| Image::open(self.home, name).ok());
+        others.find(|other| is_it(other) && self.wishes.are_those_of(other.info()))
     }
 }

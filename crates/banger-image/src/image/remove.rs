@@ -15,13 +15,17 @@ use super::store::still;
 use crate::artifact::identity_at;
 
 impl Image {
-    /// Takes a name away, also that of a damaged image; none there is no error. The image itself
-    /// goes by [`Image::forget`].
+    /// Takes a name away from this image, also a damaged one, unless it is another's by now; none there
+    /// is no error. The image itself goes by [`Image::forget`].
     ///
     /// # Errors
     /// When the name remains.
-    pub fn unname(home: &Home, name: &ImageName) -> Result<(), HostError> {
-        fs::remove_all(&home.image(name))?;
+    pub fn unname(home: &Home, name: &ImageName, id: Option<&ImageId>) -> Result<(), HostError> {
+        let still = still(&home.image_store())?;
+        if Self::id_of(home, name).as_ref() == id {
+            fs::remove_all(&home.image(name))?;
+        }
+        drop(still);
         fs::sync_parent(&home.image(name))
     }
 
@@ -44,12 +48,17 @@ impl Image {
     /// Digests of the images that are here, damaged or not, as [`Image::identity`] tells that of one.
     ///
     /// # Errors
-    /// When the directory of images cannot be read.
+    /// When that cannot be told of one.
     pub fn identities(home: &Home) -> Result<BTreeSet<String>, HostError> {
         let store = home.image_store();
         let ids = fs::list_dir(&store)?.into_iter();
         let ids = ids.filter(|id| id.to_str().is_some_and(|id| id.parse::<ImageId>().is_ok()));
-        Ok(ids.filter_map(|id| identity_at(&store.join(id)).ok()).collect())
+        let identities = ids.filter_map(|id| match identity_at(&store.join(id)) {
+            // It has just gone, or never had one.
+            Err(error) if error.is_not_found() => None,
+            told => Some(told),
+        });
+        identities.collect()
     }
 
     /// Takes images that nobody needs out of their places.

@@ -20,6 +20,7 @@ use crate::ext4::{WriteImageError, ext4_is_clean};
 use crate::hosttools::{MissingPackages, TAR};
 use crate::oci::{Compression, Config, decoder, read_begin};
 use crate::tree::{Tree, TreeError};
+use crate::until::Until;
 
 /// Where ext4 has its magic number, and what that is (Linux, `fs/ext4/ext4.h`).
 const EXT4_MAGIC_AT: usize = 1080;
@@ -68,6 +69,9 @@ pub enum RootfsError {
     /// The name is that of something else.
     #[error(transparent)]
     Taken(ImportError),
+    /// Whoever wanted it does so no more.
+    #[error("it was called off")]
+    CalledOff,
 }
 
 /// A root file system.
@@ -128,6 +132,8 @@ pub struct FromRootfs<'a> {
     pub now: Timestamp,
     /// The operation that makes it.
     pub made_by: Option<&'a OperationId>,
+    /// How long somebody wants it.
+    pub until: Until<'a>,
 }
 
 impl FromRootfs<'_> {
@@ -137,11 +143,13 @@ impl FromRootfs<'_> {
     /// [`RootfsError`]; nothing half-made remains.
     pub fn make(&self, rootfs: Rootfs, progress: &dyn Progress) -> Result<Image, RootfsError> {
         let _claim = Image::claim(self.home, self.name).map_err(RootfsError::Keep)?;
+        self.go_on()?;
         self.check_name()?;
         let new = NewImage::begin(self.home).map_err(RootfsError::Keep)?;
         let config = match rootfs {
             Rootfs::Ext4(path) => {
                 progress.stage("copying the file system");
+                self.check_size(&path)?;
                 ext4_is_clean(&path)?.map_err(RootfsError::Unclean)?;
                 new.copy(&path).map_err(RootfsError::Keep)?;
                 ImageConfig::unknown()
@@ -164,7 +172,24 @@ impl FromRootfs<'_> {
             made_by: self.made_by.cloned(),
             kernel: self.wishes.kernel.clone(),
         };
-        new.finish(self.name, info).map_err(RootfsError::Keep)
+        let made = new.finish_until(self.name, info, self.until).map_err(RootfsError::Keep)?;
+        made.ok_or(RootfsError::CalledOff)
+    }
+
+    fn go_on(&self) -> Result<(), RootfsError> {
+        match self.until.is_over() {
+            true => Err(RootfsError::CalledOff),
+            false => Ok(()),
+        }
+    }
+
+    /// All of a file system is read, its holes included.
+    fn check_size(&self, path: &Path) -> Result<(), RootfsError> {
+        let size = fs::file_size(path).map_err(RootfsError::Open)?.apparent;
+        match size > self.max_unpacked {
+            true => Err(RootfsError::TooLarge(self.max_unpacked)),
+            false => Ok(()),
+        }
     }
 
     fn check_name(&self) -> Result<(), RootfsError> {
@@ -188,17 +213,28 @@ impl FromRootfs<'_> {
         tar: File,
         progress: &dyn Progress,
     ) -> Result<ImageConfig, RootfsError> {
-        let mut archive = Archive::open(tar).map_err(RootfsError::Archive)?;
+        let archive = Archive::open_while(tar, self.until);
+        let mut archive =
+            archive.map_err(|error| self.called_off_or(RootfsError::Archive(error)))?;
         if matches!(self.whose, Whose::Machines(_)) {
             forget_machine(&mut archive.entries);
         }
         let tree = Tree::of(archive)?;
         progress.stage("writing the image");
-        new.write(&tree, progress)?;
+        let written = new.write_until(&tree, (progress, self.until));
+        written.map_err(|error| self.called_off_or(error.into()))?;
         Ok(match &self.whose {
             Whose::Nobodys => image_config(&Config::default(), &tree),
             Whose::Machines(config) => (**config).clone(),
         })
+    }
+
+    /// What was given up because it was called off failed for that reason.
+    fn called_off_or(&self, error: RootfsError) -> RootfsError {
+        match self.until.is_over() {
+            true => RootfsError::CalledOff,
+            false => error,
+        }
     }
 
     /// The tar in a file that may be compressed.
@@ -226,7 +262,7 @@ impl FromRootfs<'_> {
         };
         match spooled {
             // tar was cut off then.
-            Err(error @ RootfsError::TooLarge(_)) => Err(error),
+            Err(error @ (RootfsError::TooLarge(_) | RootfsError::CalledOff)) => Err(error),
             // What tar says tells more than that its output ended.
             spooled => running.finish().map_err(RootfsError::Pack).and(spooled),
         }
@@ -238,6 +274,7 @@ impl FromRootfs<'_> {
         let mut chunk = vec![0; CHUNK];
         let mut size = 0u64;
         loop {
+            self.go_on()?;
             let n = match source.read(&mut chunk) {
                 Ok(0) => return Ok(file),
                 Ok(n) => n,
@@ -284,13 +321,14 @@ mod tests {
     struct Place {
         dir: tempfile::TempDir,
         home: Home,
+        max_unpacked: Bytes,
     }
 
     impl Place {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let home = Home::under(&dir.path().join("home"));
-            Self { dir, home }
+            Self { dir, home, max_unpacked: Bytes::mib(1) }
         }
 
         fn file(&self, name: &str, bytes: &[u8]) -> PathBuf {
@@ -310,9 +348,10 @@ mod tests {
                 name: &name.parse().unwrap(),
                 source: "a test",
                 whose,
-                max_unpacked: Bytes::mib(1),
+                max_unpacked: self.max_unpacked,
                 now: Timestamp(1),
                 made_by: None,
+                until: Until::default(),
             };
             from.make(rootfs, &Silent)
         }
@@ -327,6 +366,8 @@ mod tests {
         let packed = zstd::encode_all(plain.as_slice(), 1).unwrap();
         let same = place.register("packed", &place.file("a.tar.zst", &packed)).unwrap();
         assert_eq!(same.config().shell, image.config().shell);
+        // A file system is as long as its holes make it.
+        let place = Place { max_unpacked: Bytes::gib(8), ..place };
         place.register("ext4", &image.root()).unwrap();
         let dir = place.dir.path().join("dir");
         fs::create_private_dir(&dir.join("bin")).unwrap();
@@ -346,12 +387,51 @@ mod tests {
         let large = tar(&[("f", &"x".repeat(2 << 20))]);
         let bomb = place.file("bomb", &zstd::encode_all(large.as_slice(), 1).unwrap());
         assert!(matches!(refused("a", &bomb), RootfsError::TooLarge(_)));
+        let mut holes = vec![0; EXT4_MAGIC_AT];
+        holes.extend(EXT4_MAGIC);
+        let holes = place.file("holes", &holes);
+        fs::open_append(&holes).unwrap().set_len(2 << 20).unwrap();
+        assert!(matches!(refused("a", &holes), RootfsError::TooLarge(_)));
         let good = place.file("good", &tar(&[("f", "")]));
         place.register("a", &good).unwrap();
         for taken in ["a", "debian-bookworm"] {
             assert!(matches!(refused(taken, &good), RootfsError::Taken(_)), "{taken}");
         }
         assert_eq!(Image::list(&place.home).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_is_called_off_gets_no_name() {
+        let place = Place::new();
+        let path = place.file("a.tar", &tar(&[("bin/sh", "#!")]));
+        let called_off = std::sync::atomic::AtomicBool::new(true);
+        let from = FromRootfs {
+            home: &place.home,
+            name: &"a".parse().unwrap(),
+            source: "a test",
+            whose: Whose::Nobodys,
+            wishes: SandboxWishes::default(),
+            max_unpacked: place.max_unpacked,
+            now: Timestamp(1),
+            made_by: None,
+            until: Until::set(&called_off),
+        };
+        let ended = from.make(Rootfs::at(&path).unwrap(), &Silent).unwrap_err();
+        assert!(matches!(ended, RootfsError::CalledOff), "{ended:?}");
+        // It may be called off when nothing is left to do but to give it its name.
+        let new = NewImage::begin(&place.home).unwrap();
+        new.write(&Tree::new(), &Silent).unwrap();
+        let info = ImageInfo {
+            source: "a test".to_owned(),
+            config: ImageConfig::default(),
+            origin: None,
+            made: None,
+            kernel: None,
+            bundle: None,
+            made_by: None,
+        };
+        let made = new.finish_until(from.name, info, from.until).unwrap();
+        assert!(made.is_none() && Image::list(&place.home).unwrap().is_empty());
     }
 
     #[test]

@@ -86,6 +86,20 @@ impl NewImage {
         self.describe(name, info)?.publish()
     }
 
+    /// As [`NewImage::finish`], if somebody still wants it then; else nothing of it remains.
+    pub(super) fn finish_until(
+        self,
+        name: &ImageName,
+        info: ImageInfo,
+        until: Until<'_>,
+    ) -> Result<Option<Image>, HostError> {
+        let described = self.describe(name, info)?;
+        match until.is_over() {
+            true => Ok(None),
+            false => described.publish().map(Some),
+        }
+    }
+
     /// Does everything that takes long: reads all of it for its digest, and waits for the disk.
     fn describe(self, name: &ImageName, info: ImageInfo) -> Result<DescribedImage, HostError> {
         let Self { home, id, staged } = self;
@@ -273,6 +287,11 @@ mod tests {
         (dir, home)
     }
 
+    fn unname(home: &Home, name: &str) {
+        let name = name.parse().unwrap();
+        Image::unname(home, &name, Image::id_of(home, &name).as_ref()).unwrap();
+    }
+
     fn make(home: &Home, name: &str) -> Image {
         let new = NewImage::begin(home).unwrap();
         new.write(&Tree::new(), &banger_model::Silent).unwrap();
@@ -325,16 +344,27 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_has_moved_stays() {
+        let (_dir, home) = home();
+        let (old, name) = (make(&home, "app"), "app".parse().unwrap());
+        let new = make(&home, "app");
+        Image::unname(&home, &name, Some(old.id())).unwrap();
+        assert_eq!(Image::id_of(&home, &name).as_ref(), Some(new.id()));
+        Image::unname(&home, &name, Some(new.id())).unwrap();
+        assert_eq!(Image::id_of(&home, &name), None);
+    }
+
+    #[test]
     fn an_image_may_have_several_names_and_goes_with_the_last() {
         let (_dir, home) = home();
         let image = make(&home, "app");
         image.call(&home, &"also".parse().unwrap()).unwrap();
-        Image::unname(&home, &"app".parse().unwrap()).unwrap();
+        unname(&home, "app");
         assert_eq!(forget(&home, &BTreeSet::new()).unwrap(), []);
         assert_eq!(open(&home, "also").unwrap().id(), image.id());
         let said = open(&home, "app").unwrap_err().to_string();
         assert!(said.contains("here are also;"), "{said}");
-        Image::unname(&home, &"also".parse().unwrap()).unwrap();
+        unname(&home, "also");
         assert_eq!(forget(&home, &BTreeSet::new()).unwrap(), [image.id().clone()]);
         assert_eq!(stored(&home), Vec::<OsString>::new());
     }
@@ -374,7 +404,7 @@ mod tests {
     fn an_image_whose_removal_was_killed_is_gone_and_swept() {
         let (_dir, home) = home();
         let image = make(&home, "app");
-        Image::unname(&home, &"app".parse().unwrap()).unwrap();
+        unname(&home, "app");
         let stored = home.stored_image(image.id());
         let left = stored.with_file_name(format!(".{}.new", image.id()));
         fs::rename(&stored, &left).unwrap();

@@ -40,6 +40,11 @@ impl SandboxWishes {
         same_kernel && (self.disk.is_none() || self.disk == made.config.disk)
     }
 
+    /// Whether an image that was made before has this and nothing else.
+    pub(super) fn are_those_of(&self, made: &ImageInfo) -> bool {
+        self.kernel == made.kernel && self.disk == made.config.disk
+    }
+
     /// The config with the disk that is wished for.
     pub(super) fn in_config(&self, config: ImageConfig) -> ImageConfig {
         ImageConfig { disk: self.disk.or(config.disk), ..config }

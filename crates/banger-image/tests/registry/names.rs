@@ -48,3 +48,30 @@ async fn what_is_made_of_the_same_takes_the_place_of_what_was() {
     assert!(said.contains("there is an image app already, of /src/Dockerfile"), "{said}");
     assert_eq!(Image::open(&home(&place), &name).unwrap().id(), new.id());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_name_wishes_is_nothing_to_another() {
+    let (place, layout) = (Place::new(), tempfile::tempdir().unwrap());
+    lay_out(layout.path(), "v1", &TestImage::usual(93, 1000));
+    let source = format!("oci:{}:v1", layout.path().display());
+    let mut pulled = place.pull(&source, &settings(&[])).await.unwrap();
+    pulled.reference = Some("registry.example/app:1".parse().unwrap());
+    let made = |name: &str, disk: Option<&str>| {
+        let disk = disk.map(|size| size.parse().unwrap());
+        let import = Import {
+            wishes: &SandboxWishes { kernel: None, disk },
+            home: &home(&place),
+            pulled: &pulled,
+            source: "registry.example/app:1",
+            now: Timestamp(0),
+            called_off: &AtomicBool::new(false),
+        };
+        import.run(&Naming::Exactly(name.parse().unwrap()), &Silent).unwrap()
+    };
+    let tiny = made("tiny", Some("64M"));
+    let usual = made("usual", None);
+    assert_eq!(usual.config().disk, None, "it says nothing");
+    assert_eq!(made("again", None).id(), usual.id());
+    assert_eq!(made("tiny", None).id(), tiny.id(), "it is as it was");
+    assert_ne!(made("tiny", Some("128M")).id(), tiny.id());
+}

@@ -126,19 +126,21 @@ pub(super) async fn delete(
 ) -> Result<Answer<Shown>, Failure> {
     let (asked, users) = (registry.clone(), users(&registry)?);
     let looked = spawn_blocking(move || to_go(&asked.shared().home, &image, &users));
-    let ToGo { gone, needed } = looked.await.map_err(anyhow::Error::from)??;
+    let ToGo { gone, id, needed } = looked.await.map_err(anyhow::Error::from)??;
     if needed {
         let who = gone.used_by.join(", ");
         let said = format!("the image {} is needed by {who}; delete those first", gone.name);
         return Err(Problem::new(ProblemCode::Denied, said).into());
     }
-    remove(&registry, gone.name.clone()).await?;
+    remove(&registry, (gone.name.clone(), id)).await?;
     Ok(Answer(gone))
 }
 
 /// An image that is to be removed.
 struct ToGo {
     gone: Shown,
+    /// What its name leads to, if it leads anywhere.
+    id: Option<ImageId>,
     /// Whether it would be missed: that of its name alone is not if it has another.
     needed: bool,
 }
@@ -160,7 +162,8 @@ fn to_go(home: &Home, text: &str, users: &Users) -> Result<ToGo, Failure> {
     // Of a damaged one the name serves nobody. Its files stay while disks lie over them.
     let serves = is_whole && !gone.used_by.is_empty();
     let needed = serves && !has_other_names(home, &gone.id, &gone.name)?;
-    Ok(ToGo { gone, needed })
+    let id = Image::id_of(home, &gone.name);
+    Ok(ToGo { gone, id, needed })
 }
 
 fn damaged(home: &Home, name: ImageName, users: &Users) -> Shown {

@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use anyhow::{Context as _, Result, anyhow};
 use banger_host::fs::open_file;
 use banger_host::home::Home;
-use banger_image::Image;
 use banger_image::image::ImageInfo;
 use banger_image::image::{FromRootfs, Import, Naming, Rootfs, SandboxWishes, Whose};
 use banger_image::oci::{self, Cache, Source};
+use banger_image::{Image, Until};
 use banger_model::{Bytes, ImageName, OperationId, Progress, WantedImage};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -333,6 +333,7 @@ impl Fetch {
             max_unpacked: self.fetching.settings.limits.max_unpacked,
             now: now(),
             made_by,
+            until: Until::set(&self.called_off),
         };
         let made = Rootfs::at(Path::new(path)).and_then(|it| from.make(it, &*self.progress));
         made.with_context(|| format!("cannot make an image of {path}"))?;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{clone_file, is_there, nameless, remove_all};
 use banger_host::random;
+use banger_image::Until;
 use banger_image::image::{FromRootfs, Rootfs, SandboxWishes, Whose};
 use banger_link::{Stream, Tool};
 use banger_model::lifecycle::State;
@@ -19,6 +20,7 @@ use banger_vmm::{Machine, Net, reap};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
+use super::CalledOff;
 use crate::assets::Assets;
 use crate::link::{Link, ProcessEvent};
 use crate::machine::base::{base_of, belongs_to};
@@ -59,6 +61,9 @@ pub(crate) async fn promote(
     drop((turn, scratch));
     shared.checkpoints.reach("promote.read").await;
     let home = shared.home.clone();
+    // Dropped with this, what goes on in a thread ends soon.
+    let ends = CalledOff::default();
+    let called_off = ends.0.clone();
     let made = spawn_blocking(move || {
         let from = FromRootfs {
             home: &home,
@@ -75,6 +80,7 @@ pub(crate) async fn promote(
             max_unpacked: max,
             now: now(),
             made_by: Some(&made_by),
+            until: Until::set(&called_off),
         };
         from.make(Rootfs::Tar(tar), &*progress)?;
         Ok(name)

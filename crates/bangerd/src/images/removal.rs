@@ -8,24 +8,27 @@ use std::sync::Arc;
 use anyhow::Result;
 use banger_image::Image;
 use banger_image::image::Forgotten;
-use banger_model::ImageName;
+use banger_model::{ImageId, ImageName};
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use super::uses::used;
 use crate::registry::Registry;
 
-/// Takes a name away, and removes what nobody needs any more.
+/// Takes a name away from this image, and removes what nobody needs any more.
 ///
 /// # Errors
 /// When something remains.
-pub(crate) async fn remove(registry: &Arc<Registry>, name: ImageName) -> Result<()> {
+pub(crate) async fn remove(
+    registry: &Arc<Registry>,
+    (name, id): (ImageName, Option<ImageId>),
+) -> Result<()> {
     let registry = registry.clone();
     // Whoever asked may go: it is done as a whole.
     tokio::spawn(async move {
         let checkpoints = &registry.shared().checkpoints;
         let home = registry.shared().home.clone();
-        spawn_blocking(move || Image::unname(&home, &name)).await??;
+        spawn_blocking(move || Image::unname(&home, &name, id.as_ref())).await??;
         checkpoints.reach("image.unnamed").await;
         let forgotten = forget(&registry).await?;
         checkpoints.reach("image.aside").await;
