@@ -41,9 +41,10 @@ usage: cargo xtask COMMAND
   test [FILTER...]               install what tests need, run every test, or those named so
   check                          formatting, lints and the rules of the tree: the fast part of test
   fuzz [--minutes N] [TARGET]    look for inputs that break a decoder
-  crash [--rounds N] [--from-round K] [--real N]
+  crash [--rounds N | --power N] [--from-round K] [--real N]
                                  kill the daemon N times (100) and look what became of its
-                                 sandboxes; then N times with real ones (0)
+                                 sandboxes; then N times with real ones (0); or cut the power of
+                                 its disk at every point of its work and N other times
   bench [--bursts N] [-o json]   measure the daemon as it is released, without real machines
   kernel                         build a small kernel for sandboxes of Debian's source package
   bench-update [--rounds N]      measure an update of an appliance beside sha256sum of its bytes

@@ -60,6 +60,8 @@ pub enum Wish {
     LeaseFell,
     /// Nobody asked: its monitor was killed.
     Dies,
+    /// Nobody asked: the host lost its power, and with it every machine.
+    PowerCut,
 }
 
 /// What was answered.
@@ -125,6 +127,10 @@ pub struct Entry {
     pub lease: Option<LeaseId>,
     /// What was asked of it since.
     pub asked: Vec<(Wish, Heard)>,
+    /// How it was seen to be when so much of that was asked, and had come to its end.
+    pub seen: Option<(usize, Rest)>,
+    /// How often it had written when it was asked last: so often its disk says that it has.
+    pub flushed: u64,
 }
 
 /// All sandboxes by name. No name is used twice.
@@ -133,7 +139,7 @@ pub type Book = BTreeMap<String, Entry>;
 /// What removes a sandbox.
 const GONE: [Wish; 4] = [Wish::Delete, Wish::DeleteForced, Wish::LeaseFell, Wish::NeverCopied];
 /// What ends a sandbox's machine.
-const DOWN: [Wish; 3] = [Wish::Stop, Wish::Kill, Wish::Dies];
+const DOWN: [Wish; 4] = [Wish::Stop, Wish::Kill, Wish::Dies, Wish::PowerCut];
 /// What brings a sandbox up.
 const UP: [Wish; 5] =
     [Wish::Start, Wish::Restart, Wish::Resume, Wish::CreateAndStart, Wish::BeCopy];
@@ -147,6 +153,8 @@ const ENDS: [Wish; 7] = [
     Wish::Dies,
     Wish::NeverCopied,
 ];
+/// What starts a sandbox anew whose machine is gone.
+const ANEW: [Wish; 3] = [Wish::Start, Wish::Restart, Wish::CreateAndStart];
 
 impl Entry {
     /// One that is not there yet.
@@ -162,6 +170,8 @@ impl Entry {
             afterwards,
             lease,
             asked: Vec::new(),
+            seen: None,
+            flushed: 0,
         }
     }
 
@@ -182,7 +192,22 @@ impl Entry {
 
     /// Whether its machine may have ended, or it may be gone.
     pub fn may_have_ended(&self) -> bool {
-        self.may_have(&ENDS)
+        self.may_have(&ENDS) || self.may_have(&[Wish::PowerCut])
+    }
+
+    /// Whether it may run with other memory than it had, or that was saved of it. Without power only
+    /// saved memory is left: then what runs without having been started anew has that.
+    pub fn may_have_lost_memory(&self) -> bool {
+        self.may_have(&ENDS) || (self.may_have(&[Wish::PowerCut]) && self.may_have(&ANEW))
+    }
+
+    /// Everything that was asked is seen to have come to its end. Where that can have been one only,
+    /// it is as it has to be.
+    pub fn came_to_its_end(&mut self) {
+        let may_be = self.may_be();
+        if let (Some(rest), 1) = (may_be.first(), may_be.len()) {
+            self.seen = Some((self.asked.len(), *rest));
+        }
     }
 
     fn promised(&self, wishes: &[Wish]) -> bool {
@@ -199,6 +224,12 @@ impl Entry {
 
     /// The states in which it may come to rest.
     pub fn may_be(&self) -> BTreeSet<Rest> {
+        let Some((asked, was)) = self.seen else { return self.may_become() };
+        let asked = self.asked.get(asked..).unwrap_or_default().to_vec();
+        Self { was, asked, seen: None, ..self.clone() }.may_become()
+    }
+
+    fn may_become(&self) -> BTreeSet<Rest> {
         // Who hears that it goes will not see it again, whatever else was asked.
         if self.promised(&GONE) {
             return [Rest::Absent].into();
@@ -213,10 +244,10 @@ impl Entry {
         }
         if !self.may_have(&UP) {
             // Only what runs can be paused, so what is down stays down.
-            if self.promised(&DOWN) {
-                states.retain(|state| !matches!(state, Rest::Running | Rest::Paused));
+            if self.promised(&[Wish::Stop, Wish::Kill]) {
+                states.remove(&Rest::Paused);
             }
-            if self.promised(&[Wish::Pause]) {
+            if self.promised(&DOWN) || self.promised(&[Wish::Pause]) {
                 states.remove(&Rest::Running);
             }
         }
@@ -264,6 +295,8 @@ impl Entry {
 /// ends, or is paused, before the snapshot is taken. A copy of a copy hangs on both.
 pub fn doubt_copies(book: &mut Book) {
     let doubtful = |book: &Book, entry: &Entry| match &entry.made {
+        // Its fork may have come to its end before.
+        Made::Copy(_) if entry.seen.is_some() => false,
         Made::Copy(source) if entry.was == Rest::Absent => book.get(source).is_none_or(|source| {
             let made_now = source.was == Rest::Absent && source.made != Made::Anew;
             made_now || source.may_have_ended() || source.may_have(&[Wish::Delete, Wish::Pause])
@@ -309,7 +342,7 @@ fn leads(from: Rest, wish: Wish, afterwards: Afterwards) -> Option<Rest> {
         (R::Running, W::Pause) => Some(R::Paused),
         (R::Paused, W::Resume) => Some(R::Running),
         (R::Running | R::Paused, W::Stop | W::Kill) => Some(ended(R::Stopped)),
-        (R::Running, W::Dies) => Some(ended(R::Failed)),
+        (R::Running, W::Dies | W::PowerCut) => Some(ended(R::Failed)),
         (R::Created | R::Stopped | R::Failed, W::Delete) => Some(R::Absent),
         (_, W::DeleteForced | W::LeaseFell | W::NeverCopied) => Some(R::Absent),
         _ => None,
@@ -318,6 +351,8 @@ fn leads(from: Rest, wish: Wish, afterwards: Afterwards) -> Option<Rest> {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use super::*;
 
     fn entry(was: Rest, asked: &[(Wish, Heard)]) -> Entry {
@@ -430,6 +465,36 @@ mod tests {
         let kept =
             Entry { boot: Some(Boot { pid: 1, id: "b".into() }), ..entry(Running, &[pause]) };
         assert_eq!(kept.undisturbed(), None);
+    }
+
+    #[test]
+    fn without_power_nothing_runs_and_what_was_done_is_kept() {
+        use Rest::{Absent, Created, Failed, Paused, Running, Stopped};
+        let cut = (Wish::PowerCut, YES);
+        for (was, then) in
+            [(Running, Failed), (Paused, Paused), (Created, Created), (Stopped, Stopped)]
+        {
+            assert_eq!(states(was, slice::from_ref(&cut)), [then]);
+        }
+        // What was promised is done, before or afterwards; what was seen was done before.
+        for (was, wish, before, seen) in [
+            (Running, Wish::Pause, vec![Paused, Failed], Paused),
+            (Paused, Wish::Resume, vec![Running, Paused, Failed], Failed),
+            (Absent, Wish::CreateAndStart, vec![Running, Failed], Failed),
+            (Running, Wish::Stop, vec![Stopped, Failed], Stopped),
+            (Running, Wish::DeleteForced, vec![Absent], Absent),
+        ] {
+            let asked = [(wish, YES), cut.clone()];
+            assert_eq!(states(was, &asked), before, "{wish:?}");
+            let mut done = entry(was, &asked[..1]);
+            done.came_to_its_end();
+            done.asked.push(cut.clone());
+            assert_eq!(Vec::from_iter(done.may_be()), [seen], "{wish:?}");
+        }
+        let goes = Entry { afterwards: Afterwards::Goes, ..entry(Running, slice::from_ref(&cut)) };
+        assert_eq!(Vec::from_iter(goes.may_be()), [Absent]);
+        assert!(goes.may_have_ended() && !goes.may_have_lost_memory());
+        assert!(entry(Running, &[cut, (Wish::Start, YES)]).may_have_lost_memory());
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::daemon::{LOOK_AGAIN, PATIENCE};
 use crate::machines::Found;
 use crate::place::Place;
 use crate::shelf::{self, CameTo, Shelf};
+use crate::whole::Torn;
+use crate::witness::Told;
 use crate::world::{self, Saved, World};
 
 /// How long what nobody needs any more may take to be gone.
@@ -77,8 +79,8 @@ pub(crate) async fn settle(client: &Client, book: &Book) -> Result<(Said, Wrongs
 /// process may stay for seconds, until it is laid to rest by whoever that is up to; so long the daemon
 /// cannot tell.
 pub(crate) async fn knock(client: &Client, book: &Book) {
-    let killed =
-        book.iter().filter(|(_, entry)| entry.asked.iter().any(|(wish, _)| *wish == Wish::Dies));
+    let killed = |wish| matches!(wish, Wish::Dies | Wish::PowerCut);
+    let killed = book.iter().filter(|(_, entry)| entry.asked.iter().any(|(wish, _)| killed(*wish)));
     for (name, _) in killed {
         let deadline = Deadline::after(PATIENCE);
         while burst::run(client, name, &["true"], &[]).await.is_err() && !deadline.passed() {
@@ -138,6 +140,21 @@ pub(crate) fn promises(book: &Book, shelf: &Shelf, said: &Said) -> Wrongs {
     wrongs
 }
 
+/// Compares what was told to be over with what is said of it now.
+pub(crate) fn told(told: &Told, said: &Said) -> Wrongs {
+    let now = |id| said.operations.get(id).map(|operation| &operation.status);
+    let others = told.iter().filter(|(id, status)| now(id) != Some(*status));
+    others.map(|(id, was)| format!("{id} was told to be {was:?}, and is {:?}", now(id))).collect()
+}
+
+/// What is not whole, unless it is of a sandbox that was about to go.
+pub(crate) fn torn(torn: Vec<Torn>, said: &Said) -> Wrongs {
+    let stays =
+        |id: &String| said.sandboxes.values().any(|sandbox| sandbox.id.as_str() == id.as_str());
+    let torn = torn.into_iter().filter(|torn| torn.sandbox.as_ref().is_none_or(stays));
+    torn.map(|torn| torn.what).collect()
+}
+
 /// Compares the snapshots that there are with what was promised of them.
 fn snapshots(shelf: &Shelf, said: &Said) -> Wrongs {
     let mut wrongs = Wrongs::new();
@@ -191,6 +208,18 @@ pub(crate) async fn snapshots_are_cleared(place: &Place, said: &Said) -> Result<
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(())
+}
+
+/// Waits until nothing is left of the machines of sandboxes that have none: what ended while there
+/// was no daemon is cleared up when everybody knows already that it has.
+pub(crate) async fn machines_are_cleared(place: &Place, said: &Said) {
+    let (home, deadline) = (place.home(), Deadline::after(CLEARED));
+    let has_none = |sandbox: &&Sandbox| !matches!(&*sandbox.state, "running" | "paused");
+    for sandbox in said.sandboxes.values().filter(has_none) {
+        while world::has_traces(&home.sandbox(&sandbox.id)) && !deadline.passed() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
 }
 
 fn rest(sandbox: &Sandbox) -> Result<Rest, String> {

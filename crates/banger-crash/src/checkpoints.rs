@@ -1,12 +1,14 @@
 //! One kill at each named point of the daemon's work, and a second at the same one; and the end of
 //! a machine at each point at which it is saved.
 
+pub mod power;
+
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use banger_api::client::Client;
 use banger_host::fs::{list_dir, remove_all};
-use banger_model::{OperationId, SandboxId, SnapshotPart};
+use banger_model::{OperationId, OperationStatus, SandboxId, SnapshotPart};
 use bangerd::checkpoint::CHECKPOINTS;
 
 use crate::ask::Request;
@@ -378,10 +380,12 @@ async fn live(scene: &mut Scene, daemon: &Daemon, name: &str, life: &[Step]) -> 
         scene.tally.unanswered += u64::from(heard == Heard::Nothing);
         scene.note(&request, heard.clone());
         let Heard::Yes(operation) = heard else { return Ok(()) };
-        if let Some(operation) = operation
-            && daemon.unless_it_ends(end_of(daemon.client(), &operation)).await.is_none()
-        {
-            return Ok(());
+        if let Some(operation) = operation {
+            let Some(over) = daemon.unless_it_ends(end_of(daemon.client(), &operation)).await
+            else {
+                return Ok(());
+            };
+            scene.was_told(&request, (operation, over));
         }
     }
     Ok(())
@@ -432,9 +436,13 @@ fn request(scene: &mut Scene, name: &str, step: Step) -> Result<Request> {
     Ok(request)
 }
 
-/// Waits for the end of an operation.
-async fn end_of(client: &Client, operation: &OperationId) {
-    while client.operation(operation).await.is_ok_and(|operation| !operation.status.is_final()) {
+/// Waits for the end of an operation; what it came to, if somebody tells.
+async fn end_of(client: &Client, operation: &OperationId) -> Option<OperationStatus> {
+    loop {
+        let status = client.operation(operation).await.ok()?.status;
+        if status.is_final() {
+            return Some(status);
+        }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
 }

@@ -138,14 +138,24 @@ impl Daemon {
     pub(crate) async fn stands_still(&self) -> Result<()> {
         let (path, deadline) = (format!("/proc/{}/stat", self.pid()), Deadline::after(PATIENCE));
         loop {
-            let stat = std::fs::read_to_string(&path)?;
-            // Its name is in brackets; what follows is its state.
-            if stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')) {
+            if !is_active(&path)? {
                 return Ok(());
             }
             ensure!(!deadline.passed(), "bangerd does not stand still: {}", self.log.display());
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// Has it stand still, unless it has ended; when this returns, it does nothing any more.
+    pub(crate) async fn stand_still(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)?;
+        let (path, deadline) = (format!("/proc/{}/stat", self.pid()), Deadline::after(PATIENCE));
+        // Its threads go on until one of them has seen the signal: then all are told at once.
+        while is_active(&path)? && !self.has_ended()? {
+            ensure!(!deadline.passed(), "bangerd does not stand still: {}", self.log.display());
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     /// Lets it go on.
@@ -168,6 +178,13 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.process.kill(PATIENCE);
     }
+}
+
+/// Whether the process of this `/proc/<pid>/stat` does not stand still.
+fn is_active(stat: &str) -> Result<bool> {
+    let stat = std::fs::read_to_string(stat)?;
+    // Its name is in brackets; what follows is its state.
+    Ok(stat.rsplit_once(") ").is_none_or(|(_, state)| !state.starts_with('T')))
 }
 
 /// Connects to the daemon that there is. One that is gone is not waited for: what its clients have

@@ -69,7 +69,7 @@ impl Expected {
 /// What has to be in the memory of the sandbox of this entry, which runs and has begun to start so
 /// often.
 pub fn expected(entry: &Entry, boots: u64, book: &Book, shelf: &Shelf) -> Expected {
-    if entry.may_have_ended() {
+    if entry.may_have_lost_memory() {
         // What was not saved is gone with its machine.
         let gone = entry.was == Rest::Running && !entry.may_have(&[Wish::Pause]);
         return match &entry.life {
@@ -93,7 +93,14 @@ pub fn expected(entry: &Entry, boots: u64, book: &Book, shelf: &Shelf) -> Expect
 /// What is in every copy of a sandbox that is made since the last look, as far as that is sure.
 pub fn of_source(source: &Entry) -> Option<Life> {
     let was_there = matches!(source.was, Rest::Running | Rest::Paused);
-    source.life.clone().filter(|_| was_there && !source.may_have_ended())
+    source.life.clone().filter(|_| was_there && !source.may_have_lost_memory())
+}
+
+/// What is wrong with the disk of a sandbox in which this life is, in a sentence: it never says of
+/// less than it did.
+pub fn disk_wrong(entry: &Entry, is: &Life) -> Option<String> {
+    let old = entry.disk.is_some() && is.written <= entry.flushed;
+    old.then(|| format!("has a disk of before: {is:?}, where {} was written", entry.flushed))
 }
 
 #[cfg(test)]
@@ -133,6 +140,14 @@ mod tests {
         let restart = entry(Rest::Running, Some(Wish::Restart));
         assert_eq!(in_memory(&restart, 1), Expected::Anything);
         assert_eq!(in_memory(&entry(Rest::Paused, Some(Wish::Restart)), 2), Expected::Anything);
+    }
+
+    #[test]
+    fn a_disk_does_not_go_back() {
+        let disk = |disk, flushed| Entry { disk, flushed, ..entry(Rest::Stopped, None) };
+        assert!(disk_wrong(&disk(Some(1), 5), &life("b", 5)).is_some());
+        assert_eq!(disk_wrong(&disk(Some(1), 5), &life("b", 6)), None);
+        assert_eq!(disk_wrong(&disk(None, 5), &life("b", 1)), None);
     }
 
     #[test]

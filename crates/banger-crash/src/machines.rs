@@ -70,7 +70,9 @@ pub(crate) async fn look(
         };
         let expected = entry.map(|entry| lives::expected(entry, sandbox.boots, book, shelf));
         let expected = expected.unwrap_or(Expected::Anything);
-        let wrong = life.as_ref().and_then(|life| expected.wrong(life));
+        let wrong = life
+            .as_ref()
+            .and_then(|life| expected.wrong(life).or_else(|| lives::disk_wrong(entry?, life)));
         wrongs.extend(wrong.map(|wrong| {
             format!(
                 "{name} {wrong}; it was {entry:?}, and has begun to start {} times",

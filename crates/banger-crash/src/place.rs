@@ -4,12 +4,16 @@ use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use banger_host::home::Home;
 use banger_host::owned;
 use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+
+use crate::power::{self, Disk};
 
 /// The name under which the daemon looks for a monitor.
 const MONITOR: &str = "qemu-system-x86_64";
@@ -27,9 +31,20 @@ pub struct Tools {
     pub monitor: Option<PathBuf>,
 }
 
+/// What the home of a daemon stands on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// The host's file system.
+    Host,
+    /// What the daemon keeps is on a file system of its own, whose power can be cut.
+    Own,
+}
+
 /// A home in which nothing was ever made, and a search path.
 #[derive(Debug)]
 pub struct Place {
+    // Taken down before the directory goes that it is in.
+    disk: Option<Arc<Disk>>,
     root: TempDir,
     tools: Tools,
 }
@@ -58,9 +73,15 @@ impl Place {
     ///
     /// # Errors
     /// When it cannot be made.
-    pub fn make(tools: &Tools) -> Result<Self> {
+    pub fn make(tools: &Tools, ground: Ground) -> Result<Self> {
         let root = tempfile::Builder::new().prefix("crash-").tempdir()?;
         let home = root.path().join("home");
+        let disk = match ground {
+            Ground::Host => None,
+            Ground::Own => {
+                Some(Arc::new(Disk::make(&root.path().join("image"), &home.join("state"))?))
+            }
+        };
         fs::create_dir_all(home.join("state/host"))?;
         fs::create_dir(root.path().join("bin"))?;
         let shared = banger_testkit::test_home();
@@ -77,7 +98,7 @@ impl Place {
         if let Some(monitor) = &tools.monitor {
             symlink(monitor, root.path().join("bin").join(MONITOR))?;
         }
-        Ok(Self { root, tools: tools.clone() })
+        Ok(Self { disk, root, tools: tools.clone() })
     }
 
     /// The programs.
@@ -116,6 +137,31 @@ impl Place {
     /// Leaves everything there, to be looked at.
     pub fn keep(&mut self) {
         self.root.disable_cleanup(true);
+    }
+
+    /// Cuts the power: what is not on the disk by now does not get there any more.
+    ///
+    /// # Errors
+    /// When it has none of its own.
+    pub fn cut(&self) -> Result<()> {
+        self.disk()?.cut()
+    }
+
+    /// What a start of the host finds: no process, and what is on the disk.
+    ///
+    /// # Errors
+    /// When something does not end, or cannot be mounted again.
+    pub async fn come_back(&self) -> Result<()> {
+        let (root, disk) = (self.root().to_owned(), self.disk()?.clone());
+        spawn_blocking(move || {
+            power::end_processes(&root)?;
+            disk.come_back()
+        })
+        .await?
+    }
+
+    fn disk(&self) -> Result<&Arc<Disk>> {
+        self.disk.as_ref().context("this home stands on the host's file system")
     }
 
     /// Ends whatever runs in it.

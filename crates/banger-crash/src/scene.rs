@@ -14,9 +14,11 @@ use crate::daemon::Daemon;
 use crate::draw::Draw;
 use crate::lives::{Life, of_source};
 use crate::machines::{self, Found, Remembers};
-use crate::place::{Place, Tools};
+use crate::place::{Ground, Place, Tools};
 use crate::shelf::{self, Shelf};
 use crate::tally::{Tally, Violation};
+use crate::whole::Torn;
+use crate::witness::Told;
 use crate::world::World;
 
 /// How long what was asked may take to be answered by a daemon that has come back.
@@ -29,6 +31,10 @@ pub(crate) struct Scene {
     pub(crate) shelf: Shelf,
     pub(crate) leases: Leases,
     pub(crate) tally: Tally,
+    /// What was told to be over since the last look.
+    pub(crate) told: Told,
+    /// What the last cuts have left that is not whole.
+    pub(crate) torn: Vec<Torn>,
     lives: u64,
 }
 
@@ -43,9 +49,14 @@ pub(crate) enum Which {
 
 impl Scene {
     pub(crate) fn begin(tools: &Tools) -> Result<Self> {
+        Self::begin_on(tools, Ground::Host)
+    }
+
+    pub(crate) fn begin_on(tools: &Tools, ground: Ground) -> Result<Self> {
         let (book, shelf, leases) = (Book::new(), Shelf::new(), Leases::new());
-        let (place, tally) = (Place::make(tools)?, Tally::default());
-        Ok(Self { place, book, shelf, leases, tally, lives: 0 })
+        let (place, tally) = (Place::make(tools, ground)?, Tally::default());
+        let (told, torn) = (Told::new(), Vec::new());
+        Ok(Self { place, book, shelf, leases, tally, told, torn, lives: 0 })
     }
 
     /// The name of the next life, for its log.
@@ -236,6 +247,10 @@ impl Scene {
         self.wrong(round, wrongs);
         let wrongs = check::promises(&self.book, &self.shelf, &said);
         self.wrong(round, wrongs);
+        let wrongs = check::told(&std::mem::take(&mut self.told), &said);
+        self.wrong(round, wrongs);
+        let wrongs = check::torn(std::mem::take(&mut self.torn), &said);
+        self.wrong(round, wrongs);
         for command in commands {
             let Answer::Ran(Err(RunFailed::Otherwise(why))) = command.answer.await? else {
                 continue;
@@ -249,6 +264,7 @@ impl Scene {
         let (found, wrongs) = machines::look(daemon.client(), books, &said).await?;
         self.wrong(round, wrongs);
         check::snapshots_are_cleared(&self.place, &said).await?;
+        check::machines_are_cleared(&self.place, &said).await;
         Ok((said, found))
     }
 
@@ -277,9 +293,10 @@ impl Scene {
             entry.boot = its.map(|found| found.boot.clone());
             // Memory that is saved is what it was, unless it was another's meanwhile.
             let before = entry.life.take();
-            let kept = entry.was == Rest::Paused && !entry.may_have_ended();
+            let kept = entry.was == Rest::Paused && !entry.may_have_lost_memory();
             let kept = before.clone().filter(|_| kept);
             entry.life = its.and_then(|found| found.life.clone()).or(kept);
+            entry.flushed = entry.life.as_ref().map_or(entry.flushed, |life| life.written);
             entry.id = sandbox.map(|sandbox| sandbox.id.clone());
             entry.boots = sandbox.map_or(0, |sandbox| sandbox.boots);
             // What was never up begins with a snapshot still, and with another copy of its disk.
@@ -291,6 +308,7 @@ impl Scene {
                 None => entry.made = Made::Anew,
             }
             entry.asked.clear();
+            entry.seen = None;
         }
         self.book.retain(|_, entry| entry.was != Rest::Absent);
         self.leases.retain(|name, _| self.book.contains_key(name));

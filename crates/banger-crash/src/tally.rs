@@ -10,6 +10,8 @@ pub struct Tally {
     pub rounds: u64,
     /// Times that a daemon was killed.
     pub kills: u64,
+    /// Times that the power was cut.
+    pub cuts: u64,
     /// Requests that were sent.
     pub requests: u64,
     /// Of these, how many a kill left without an answer.
@@ -44,6 +46,7 @@ impl Tally {
     pub fn add(&mut self, other: Self) {
         self.rounds += other.rounds;
         self.kills += other.kills;
+        self.cuts += other.cuts;
         self.requests += other.requests;
         self.unanswered += other.unanswered;
         self.sandboxes += other.sandboxes;
@@ -57,11 +60,11 @@ impl Tally {
 
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rounds, kills, requests, unanswered, sandboxes, .. } = self;
+        let Self { rounds, kills, cuts, requests, unanswered, sandboxes, .. } = self;
         let Self { snapshots, memories, kept, litter, violations, .. } = self;
         write!(
             f,
-            "{rounds} rounds, {kills} kills, {requests} requests ({unanswered} unanswered), \
+            "{rounds} rounds, {kills} kills, {cuts} cuts, {requests} requests ({unanswered} unanswered), \
              {sandboxes} sandboxes made, {snapshots} snapshots taken, {memories} memories found \
              again, {kept} machines kept through kills, \
              {litter} files left aside, {} violations",

@@ -13,17 +13,17 @@ use banger_host::owned;
 /// Files of a machine that only a running one has.
 const OF_A_MACHINE: [&str; 3] = ["vmm.json", "qmp.sock", "link.sock"];
 /// The file that is a sandbox's disk.
-const DISK: &str = "disk.ext4";
+pub(crate) const DISK: &str = "disk.ext4";
 /// How the names of files end that are made aside.
 const ASIDE: &str = ".new";
 /// How the names of locks end.
 const LOCK: &str = ".lock";
 
 /// A sandbox's memory on the disk, and the mark that says that a machine has gone on with it.
-const SAVED: &str = "saved";
-const USED: &str = "saved/used";
+pub(crate) const SAVED: &str = "saved";
+pub(crate) const USED: &str = "saved/used";
 /// The same while it is made.
-const HALF_SAVED: &str = "saved.new";
+pub(crate) const HALF_SAVED: &str = "saved.new";
 
 /// What there is of a sandbox's memory on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,17 +101,8 @@ impl World {
     /// Whatever names something below `root` or works there, and carries no mark.
     fn look_at_processes(&mut self, root: &Path) -> Result<()> {
         let marked: BTreeSet<i32> = self.marked.values().flatten().copied().collect();
-        let below = root.to_string_lossy().into_owned();
-        for name in list_dir(Path::new("/proc"))? {
-            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-            let dir = Path::new("/proc").join(&name);
-            let line = fs::read(dir.join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let works_there = fs::read_link(dir.join("cwd")).is_ok_and(|cwd| cwd.starts_with(root));
-            if (works_there || line.contains(&below)) && !marked.contains(&pid) {
-                self.strangers.insert(pid, line);
-            }
-        }
+        self.strangers = processes_of(root)?;
+        self.strangers.retain(|pid, _| !marked.contains(pid));
         Ok(())
     }
 
@@ -148,6 +139,29 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Whatever names something below `root` or works there, with its command line.
+pub(crate) fn processes_of(root: &Path) -> Result<BTreeMap<i32, String>> {
+    let below = root.to_string_lossy().into_owned();
+    let mut found = BTreeMap::new();
+    for name in list_dir(Path::new("/proc"))? {
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let dir = Path::new("/proc").join(&name);
+        let line = fs::read(dir.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let works_there = fs::read_link(dir.join("cwd")).is_ok_and(|cwd| cwd.starts_with(root));
+        if works_there || line.contains(&below) {
+            found.insert(pid, line);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether there is something in the directory of a sandbox that only one with a machine has, or one
+/// with memory.
+pub(crate) fn has_traces(dir: &Path) -> bool {
+    OF_A_MACHINE.into_iter().chain([SAVED, HALF_SAVED]).any(|name| dir.join(name).exists())
 }
 
 /// The ids of all snapshots that are there, hidden ones as well.

@@ -15,7 +15,7 @@ pub use figures::{Amount, Distribution, Report, Times, Unit, Wanted};
 use crate::book::Wish;
 use crate::burst;
 use crate::daemon::Daemon;
-use crate::place::{Place, Tools};
+use crate::place::{Ground, Place, Tools};
 use subject::{Subject, floor, until};
 use usage::{Activity, Memory};
 
@@ -61,7 +61,7 @@ struct Bench {
 /// # Errors
 /// When anything of it fails.
 pub async fn run(tools: &Tools, bursts: usize, tell: impl Fn(&str)) -> Result<Report> {
-    let subject = Subject { place: Place::make(tools)? };
+    let subject = Subject { place: Place::make(tools, Ground::Host)? };
     let mut bench = Bench { subject, report: Report::default() };
     let daemon = Daemon::start(&bench.subject.place, "bench").await?;
     tell("doing nothing");

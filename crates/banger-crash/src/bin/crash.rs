@@ -4,8 +4,10 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
+use banger_crash::checkpoints::power::{self, Ways};
 use banger_crash::place::Tools;
-use banger_crash::rounds::{Machines, Rounds};
+use banger_crash::power::can_be_cut;
+use banger_crash::rounds::{Ends, Machines, Rounds};
 use banger_crash::tally::Tally;
 use banger_crash::{checkpoints, rounds};
 
@@ -17,6 +19,8 @@ struct Wanted {
     rounds: u64,
     from: u64,
     real: u64,
+    /// Rounds without power, if that is to be tried instead.
+    power: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -43,18 +47,35 @@ fn begin() -> Result<ExitCode> {
 }
 
 async fn run(tools: &Tools, wanted: &Wanted) -> Result<Tally> {
+    if let Some(rounds) = wanted.power {
+        return cut(tools, wanted.from, rounds).await;
+    }
     let mut whole = Tally::default();
     if wanted.from == 0 {
         whole = checkpoints::run(tools).await?;
         println!("checkpoints: {whole}");
     }
-    let scripted = Rounds { from: wanted.from, count: wanted.rounds, machines: Machines::Scripted };
+    let (machines, ends) = (Machines::Scripted, Ends::Daemon);
+    let scripted = Rounds { from: wanted.from, count: wanted.rounds, machines, ends };
     whole.add(rounds::run(tools, scripted, |next, tally| tell("scripted", next, tally)).await?);
     if wanted.real > 0 {
         let tools = Tools { monitor: None, ..tools.clone() };
-        let real = Rounds { from: 0, count: wanted.real, machines: Machines::Real };
+        let real = Rounds { from: 0, count: wanted.real, machines: Machines::Real, ends };
         whole.add(rounds::run(&tools, real, |next, tally| tell("real", next, tally)).await?);
     }
+    Ok(whole)
+}
+
+async fn cut(tools: &Tools, from: u64, count: u64) -> Result<Tally> {
+    can_be_cut().context("the power cannot be cut here")?;
+    let mut whole = Tally::default();
+    if from == 0 {
+        whole = power::run(tools, Ways::All).await?;
+        println!("checkpoints without power: {whole}");
+    }
+    let (machines, ends) = (Machines::Scripted, Ends::Power);
+    let cut = Rounds { from, count, machines, ends };
+    whole.add(rounds::run(tools, cut, |next, tally| tell("without power", next, tally)).await?);
     Ok(whole)
 }
 
@@ -66,16 +87,17 @@ fn tell(what: &str, next: u64, tally: &Tally) {
 }
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Wanted> {
-    let mut wanted = Wanted { rounds: ROUNDS, from: 0, real: 0 };
+    let mut wanted = Wanted { rounds: ROUNDS, from: 0, real: 0, power: None };
     while let Some(arg) = args.next() {
-        let place = match arg.as_str() {
-            "--rounds" => &mut wanted.rounds,
-            "--from-round" => &mut wanted.from,
-            "--real" => &mut wanted.real,
-            _ => bail!("usage: crash [--rounds N] [--from-round K] [--real N]"),
-        };
         let number = args.next().and_then(|number| number.parse().ok());
-        *place = number.with_context(|| format!("{arg} needs a whole number"))?;
+        let number = number.with_context(|| format!("{arg} needs a whole number"));
+        match arg.as_str() {
+            "--rounds" => wanted.rounds = number?,
+            "--from-round" => wanted.from = number?,
+            "--real" => wanted.real = number?,
+            "--power" => wanted.power = Some(number?),
+            _ => bail!("usage: crash [--rounds N | --power N] [--from-round K] [--real N]"),
+        }
     }
     Ok(wanted)
 }

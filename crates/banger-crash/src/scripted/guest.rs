@@ -55,7 +55,7 @@ pub(super) fn serve(listener: &UnixListener, machine: &Machine) {
     machine.wait_for(Status::Running);
     std::thread::sleep(machine.delay);
     let begun = machine.execute(|memory| match machine.origin {
-        Origin::Kernel => memory.boot().map(|()| None),
+        Origin::Kernel => memory.boot(),
         Origin::Saved => memory.misfit(),
     });
     let misfit = match begun {
@@ -259,6 +259,7 @@ impl Guest<'_> {
             }
             let told = machine.execute(|memory| {
                 memory.write()?;
+                memory.flush()?;
                 let fits = misfit.clone().or(memory.misfit()?).unwrap_or("fits".to_owned());
                 Ok(format!("{:016x} {} {fits}\n", memory.life()?, memory.get(Word::Written)))
             });

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use banger_host::random;
@@ -18,6 +18,7 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap};
 use serde_json::Value;
 
+use super::marks::{self, Marks};
 use super::option;
 
 /// The object that a machine has its memory in that was not restored.
@@ -48,6 +49,8 @@ pub(super) enum Word {
     Frozen,
     /// What it does when it is told who it is: see [`Hears`].
     Hears,
+    /// Whether its disk has marks: 1 if so.
+    Marked,
 }
 
 /// What a guest does when it is told who it is.
@@ -123,13 +126,20 @@ impl Memory {
         self.words[word as usize].store(value, Ordering::SeqCst);
     }
 
-    /// Begins as a computer that is switched on.
-    pub(super) fn boot(&self) -> io::Result<()> {
+    /// Begins as a computer that is switched on; what is wrong with its disk, if anything is.
+    pub(super) fn boot(&self) -> io::Result<Option<String>> {
+        let torn = self.disk.as_ref().map(marked).transpose()?.flatten();
         let written = self.on_disk()?;
+        self.set(Word::Marked, u64::from(self.disk.is_some()));
         self.set(Word::Boot, drawn()?);
         self.set(Word::Before, written);
         self.set(Word::Written, written);
-        Ok(())
+        Ok(torn)
+    }
+
+    /// Waits until what it has written is on its disk, whatever becomes of the power.
+    pub(super) fn flush(&self) -> io::Result<()> {
+        self.disk.as_ref().map_or(Ok(()), File::sync_data)
     }
 
     /// Writes, to memory and disk.
@@ -168,42 +178,100 @@ impl Memory {
         Ok(())
     }
 
-    /// What is wrong with it, if anything is: a page that is not as it was written, or a disk of
-    /// another moment.
+    /// What is wrong with it, if anything is.
     pub(super) fn misfit(&self) -> io::Result<Option<String>> {
-        let (before, written) = (self.get(Word::Before), self.get(Word::Written));
-        for page in 0..PAGES {
-            // The last count that came to this page, if that was since the boot.
-            let last = written.checked_sub((written + PAGES - page) % PAGES);
-            let wanted = last.filter(|last| *last > before).unwrap_or(0);
-            let found = self.page(page).load(Ordering::SeqCst);
-            if found != wanted {
-                let what = format!("page {page} has {found} and not {wanted}");
-                return Ok(Some(format!("{what}, of {before} to {written}")));
-            }
-        }
-        let on_disk = self.on_disk()?;
-        let fits = on_disk == written;
-        Ok((!fits).then(|| format!("memory has {written} and the disk {on_disk}")))
+        misfit(|word| Ok(self.words[word].load(Ordering::SeqCst)), self.disk.as_ref())
     }
 
     /// What is told of the devices when they are saved, which fit no other memory.
     pub(super) fn devices(&self) -> String {
-        format!("devices {:016x} {}", self.get(Word::Boot), self.get(Word::Written))
+        devices(self.get(Word::Boot), self.get(Word::Written))
     }
 
     fn page(&self, count: u64) -> &AtomicU64 {
-        // A few pages behind the first.
-        let page = usize::try_from(1 + count % PAGES).unwrap_or(1);
-        &self.words[page * WORDS_IN_A_PAGE]
+        &self.words[page(count)]
     }
 
     fn on_disk(&self) -> io::Result<u64> {
-        let Some(disk) = &self.disk else { return Ok(0) };
-        let mut bytes = [0; 8];
-        disk.read_exact_at(&mut bytes, place(disk)?)?;
-        Ok(u64::from_le_bytes(bytes))
+        self.disk.as_ref().map_or(Ok(0), on_disk)
     }
+}
+
+/// What is wrong with memory, of which this tells each word, if anything is: a page that is not as
+/// it was written, or a disk of another moment.
+fn misfit(
+    word: impl Fn(usize) -> io::Result<u64>,
+    disk: Option<&File>,
+) -> io::Result<Option<String>> {
+    let (before, written) = (word(Word::Before as usize)?, word(Word::Written as usize)?);
+    for number in 0..PAGES {
+        // The last count that came to this page, if that was since the boot.
+        let last = written.checked_sub((written + PAGES - number) % PAGES);
+        let wanted = last.filter(|last| *last > before).unwrap_or(0);
+        let found = word(page(number))?;
+        if found != wanted {
+            let what = format!("page {number} has {found} and not {wanted}");
+            return Ok(Some(format!("{what}, of {before} to {written}")));
+        }
+    }
+    let Some(disk) = disk else { return Ok(None) };
+    let on_disk = on_disk(disk)?;
+    if on_disk != written {
+        return Ok(Some(format!("memory has {written} and the disk {on_disk}")));
+    }
+    let is_marked = word(Word::Marked as usize)? != 0;
+    Ok(match marks::look(disk)? {
+        Marks::Torn(what) => Some(what),
+        Marks::Blank if is_marked => Some("the disk lacks everything".to_owned()),
+        Marks::Blank | Marks::Whole => None,
+    })
+}
+
+/// What is wrong with a machine that is saved in these files, if anything is.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub(crate) fn saved_misfit(saved: (&Path, &Path), disk: &Path) -> io::Result<Option<String>> {
+    let (memory, beside) = saved;
+    let (file, disk) = (File::open(memory)?, File::open(disk)?);
+    // Not mapped: a mapping holds on to the file system.
+    let word = |number: usize| {
+        let mut bytes = [0; size_of::<u64>()];
+        file.read_exact_at(&mut bytes, (number * size_of::<u64>()) as u64)?;
+        Ok(u64::from_ne_bytes(bytes))
+    };
+    let (wanted, found) = (
+        devices(word(Word::Boot as usize)?, word(Word::Written as usize)?),
+        std::fs::read_to_string(beside)?,
+    );
+    if word(Word::Boot as usize)? == 0 || wanted != found {
+        return Ok(Some(format!("devices {found:?} beside memory of {wanted:?}")));
+    }
+    misfit(word, Some(&disk))
+}
+
+/// Puts what belongs there on a disk that is blank; what is wrong with it otherwise.
+fn marked(disk: &File) -> io::Result<Option<String>> {
+    match marks::look(disk)? {
+        Marks::Blank => marks::put(disk).map(|()| None),
+        Marks::Whole => Ok(None),
+        Marks::Torn(what) => Ok(Some(what)),
+    }
+}
+
+fn devices(boot: u64, written: u64) -> String {
+    format!("devices {boot:016x} {written}")
+}
+
+/// The first word of the page that this count comes to: one of a few behind the first.
+fn page(count: u64) -> usize {
+    usize::try_from(1 + count % PAGES).unwrap_or(1) * WORDS_IN_A_PAGE
+}
+
+fn on_disk(disk: &File) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    disk.read_exact_at(&mut bytes, place(disk)?)?;
+    Ok(u64::from_le_bytes(bytes))
 }
 
 /// Where on the disk the count is: no file system of that size uses its last page.
@@ -249,6 +317,7 @@ fn map(file: impl AsFd, len: u64, flags: MapFlags) -> io::Result<&'static [Atomi
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scripted::marks::tests::blank;
 
     fn args(object: &str, disk: &std::path::Path) -> Vec<OsString> {
         let drive = serde_json::json!({ "node-name": DISK_NODE, "filename": disk });
@@ -257,7 +326,7 @@ mod tests {
 
     fn disk(dir: &std::path::Path, name: &str) -> PathBuf {
         let path = dir.join(name);
-        File::create(&path).unwrap().set_len(4 * PAGE).unwrap();
+        blank(&path);
         path
     }
 
@@ -266,7 +335,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let own = disk(dir.path(), "disk");
         let memory = Memory::of(&args("memory-backend-memfd,id=memory", &own)).unwrap();
-        memory.boot().unwrap();
+        assert_eq!(memory.boot().unwrap(), None);
         for _ in 0..100 {
             memory.write().unwrap();
             assert_eq!(memory.misfit().unwrap(), None);
@@ -279,6 +348,13 @@ mod tests {
         std::fs::write(&saved, words.flat_map(u64::to_ne_bytes).collect::<Vec<_>>()).unwrap();
         let path = saved.to_str().unwrap().replace(',', ",,");
         let object = format!("memory-backend-file,id=memory,size=2M,mem-path={path},share=off");
+        let beside = dir.path().join("devices");
+        std::fs::write(&beside, memory.devices()).unwrap();
+        let misfit = |disk: &Path| saved_misfit((&saved, &beside), disk).unwrap();
+        assert_eq!(misfit(&own), None);
+        assert!(misfit(&disk(dir.path(), "other")).unwrap().contains("the disk 0"));
+        std::fs::write(&beside, "").unwrap();
+        assert!(misfit(&own).unwrap().starts_with("devices \"\" beside"));
         let again = Memory::of(&args(&object, &own)).unwrap();
         assert_eq!((again.misfit().unwrap(), again.life().unwrap()), (None, life));
         again.write().unwrap();
@@ -298,13 +374,13 @@ mod tests {
         let object = "memory-backend-memfd,id=memory";
         for written in [0, 1] {
             let memory = Memory::of(&args(object, &own)).unwrap();
-            memory.boot().unwrap();
+            assert_eq!(memory.boot().unwrap(), None);
             assert_eq!(memory.get(Word::Written), written);
             memory.write().unwrap();
             assert_eq!(memory.misfit().unwrap(), None);
         }
         let memory = Memory::of(&args(object, &own)).unwrap();
-        memory.boot().unwrap();
+        assert_eq!(memory.boot().unwrap(), None);
         let boot = memory.get(Word::Boot);
         memory.belong_to([1; 16]).unwrap();
         memory.set(Word::Frozen, 1);

@@ -5,7 +5,8 @@
 //! it a thousand times in the time that a hundred real boots take.
 
 mod guest;
-mod memory;
+pub(crate) mod marks;
+pub(crate) mod memory;
 mod monitor;
 
 use std::ffi::OsString;
