@@ -17,6 +17,7 @@ use crate::scene::Scene;
 use crate::scripted::LIFE_SCRIPT;
 use crate::shelf::Shot;
 use crate::tally::Tally;
+use crate::world::HALF_SAVED;
 
 /// Sandboxes that are started at the same time; the first that comes so far is held.
 const SANDBOXES: usize = 8;
@@ -237,6 +238,31 @@ async fn deafen(scene: &mut Scene, taken_up_by: Wish) -> Result<()> {
     }
     all_are_gone(client, SOURCE).await?;
     daemon.stop().await
+}
+
+/// Leaves beside a paused sandbox's memory what was saved before, as a host does that loses its power
+/// after it was removed and before that has reached the disk.
+///
+/// # Errors
+/// When the harness itself fails.
+pub async fn run_older(tools: &Tools) -> Result<Tally> {
+    let mut scene = Scene::begin(tools)?;
+    let outcome = leave_older(&mut scene).await;
+    Ok(scene.end(ROUND, outcome))
+}
+
+async fn leave_older(scene: &mut Scene) -> Result<()> {
+    let daemon = scene.start(ROUND).await?;
+    let client = daemon.client();
+    create(scene, client, SOURCE.to_owned()).await?;
+    runs(client).await?;
+    send(scene, client, Request::plain(SOURCE, Wish::Pause)).await;
+    becomes(client, SOURCE, "paused").await?;
+    let older = scene.place.home().sandbox(&client.show(SOURCE).await?.id).join(HALF_SAVED);
+    daemon.stop().await?;
+    std::fs::create_dir(older)?;
+    let next = scene.start(ROUND).await?;
+    scene.check(ROUND, next, Vec::new()).await
 }
 
 /// Waits until the sandbox runs.

@@ -46,6 +46,13 @@ async fn a_guest_that_refuses_its_identity_goes_on_as_what_it_was_and_nobody_els
 }
 
 #[tokio::test]
+async fn memory_that_was_saved_before_goes_with_the_next_daemon() {
+    let Some(tools) = tools() else { return };
+    let tally = held::run_older(&tools).await.unwrap();
+    assert!(tally.violations.is_empty(), "{tally}: {:#?}", tally.violations);
+}
+
+#[tokio::test]
 async fn a_boot_that_hangs_holds_up_no_other_and_can_be_deleted() {
     let Some(tools) = tools() else { return };
     let tally = held::run(&tools).await.unwrap();

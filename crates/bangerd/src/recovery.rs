@@ -162,13 +162,16 @@ impl Found {
     }
 }
 
-/// A daemon that died may have left memory that fits no disk any more.
+/// A daemon that died may have left memory that fits no disk any more, or half of one that it was
+/// about to put in its place, or had just taken out of it.
 fn forget_memory(shared: &Shared, record: &SandboxRecord) {
-    let state = &record.state;
-    if state.has_machine() || matches!(state, State::Paused { .. }) {
-        return;
-    }
-    if let Err(error) = machine::memory::forget(&shared.dir(&record.id)) {
+    let (state, dir) = (&record.state, shared.dir(&record.id));
+    let forgotten = if state.has_machine() || matches!(state, State::Paused { .. }) {
+        machine::memory::forget_new(&dir)
+    } else {
+        machine::memory::forget(&dir)
+    };
+    if let Err(error) = forgotten {
         warn!(sandbox = %record.id, error = format!("{error:#}"), "saved memory remains");
     }
 }

@@ -305,6 +305,15 @@ pub(crate) fn forget(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Removes what is not the saved memory: what was being saved, or was before. Whoever saves begins
+/// anew.
+///
+/// # Errors
+/// When something of it remains.
+pub(crate) fn forget_new(dir: &Path) -> Result<()> {
+    Ok(remove_all(&dir.join(NEW))?)
+}
+
 /// Lets the processes of a machine that was taken up go on.
 ///
 /// # Errors
