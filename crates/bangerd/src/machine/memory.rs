@@ -294,13 +294,16 @@ pub(crate) fn mark_used(dir: &Path) -> Result<()> {
     Ok(sync_parent(&mark)?)
 }
 
-/// Removes what was saved.
+/// Removes what was saved, which is whole until it is gone: without its mark, half of what was used
+/// would look as if nothing had.
 ///
 /// # Errors
 /// When something of it remains.
 pub(crate) fn forget(dir: &Path) -> Result<()> {
-    for name in [SAVED, NEW] {
-        remove_all(&dir.join(name))?;
+    forget_new(dir)?;
+    if is_there(&place(dir)) {
+        rename(&place(dir), &dir.join(NEW))?;
+        forget_new(dir)?;
     }
     Ok(())
 }
@@ -404,6 +407,22 @@ mod tests {
             told: Told::Taken,
         };
         (busy, live)
+    }
+
+    #[test]
+    fn what_is_forgotten_is_gone_with_what_was_being_saved() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [place(dir.path()), dir.path().join(NEW)] {
+            ensure_private_dir(&path).unwrap();
+            create_new(&path.join("memory")).unwrap();
+        }
+        mark_used(dir.path()).unwrap();
+        assert_eq!(look(dir.path()), Saved::Used);
+        for _ in 0..2 {
+            forget(dir.path()).unwrap();
+            assert_eq!(look(dir.path()), Saved::Nothing);
+            assert!(banger_host::fs::list_dir(dir.path()).unwrap().is_empty());
+        }
     }
 
     #[tokio::test]
