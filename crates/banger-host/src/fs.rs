@@ -18,6 +18,9 @@ use crate::error::{AtPath as _, HostError, Result};
 /// The permissions to write of the group and of everybody else.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
+/// What tells files apart that are written aside at the same time has so many digits.
+const TAG_LEN: usize = 8;
+
 /// Opens a file to read it. Anything else of that name is refused: reading from a pipe would
 /// wait for its writer, from a device perhaps for ever.
 ///
@@ -76,7 +79,24 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 fn aside(path: &Path) -> Result<PathBuf> {
     let name = path.file_name().unwrap_or(OsStr::new("file"));
     let tag = u32::from_ne_bytes(crate::random::bytes()?);
-    Ok(path.with_file_name(format!(".{}.{tag:08x}.new", name.to_string_lossy())))
+    Ok(path.with_file_name(format!(".{}.{tag:0TAG_LEN$x}.new", name.to_string_lossy())))
+}
+
+/// Removes what writers of the file at `path` have left aside that were killed, or lost their power.
+/// Nobody may be writing it meanwhile.
+///
+/// # Errors
+/// When the directory cannot be listed, or something remains.
+pub fn sweep_aside(path: &Path) -> Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let begin = format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy());
+    for name in list_dir(parent)? {
+        let tag = name.to_str().and_then(|name| name.strip_prefix(&begin)?.strip_suffix(".new"));
+        if tag.is_some_and(|tag| tag.len() == TAG_LEN && u32::from_str_radix(tag, 16).is_ok()) {
+            remove_all(&parent.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -489,6 +509,21 @@ mod tests {
         write_atomic(&path, b"new").unwrap();
         assert_eq!(read_bounded(&path, 10).unwrap(), b"new");
         assert_eq!(list_dir(dir.path()).unwrap(), ["state.json"]);
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kvm.json");
+        sweep_aside(&dir.path().join("none/kvm.json")).unwrap();
+        let others = [".kvm.json.0123.new", ".other.json.01234567.new", "kvm.json"];
+        for name in others {
+            create_new(&dir.path().join(name)).unwrap();
+        }
+        create_new(&aside(&path).unwrap()).unwrap();
+        assert_eq!(list_dir(dir.path()).unwrap().len(), others.len() + 1);
+        sweep_aside(&path).unwrap();
+        assert_eq!(list_dir(dir.path()).unwrap(), others);
     }
 
     #[test]

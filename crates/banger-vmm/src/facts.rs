@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use banger_host::facts::{boot_id, measure_tsc_khz};
-use banger_host::fs::{create_private_dir, read_bounded, write_atomic};
+use banger_host::fs::{create_private_dir, read_bounded, sweep_aside, write_atomic};
 use banger_host::home::Home;
 use banger_host::{HostError, Result};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -13,12 +13,15 @@ const MAX_FACTS_LEN: u64 = 64 * 1024;
 /// Most facts of one kind that are remembered: kernels that are used in turns have a verdict each.
 const MAX_FACTS: usize = 16;
 
+/// Where that of the time stamp counter is.
+const TSC: &str = "tsc.json";
+
 /// The frequency of this host's time stamp counter in kHz, measured once in each boot.
 ///
 /// # Errors
 /// When the measurement cannot be written down.
 pub fn tsc_khz(home: &Home) -> Result<u64> {
-    let path = home.host_facts().join("tsc.json");
+    let path = home.host_facts().join(TSC);
     let boot = boot_id()?;
     if let Some(khz) = recall(&path, &boot) {
         return Ok(khz);
@@ -26,6 +29,11 @@ pub fn tsc_khz(home: &Home) -> Result<u64> {
     let khz = measure_tsc_khz();
     remember(&path, boot, khz)?;
     Ok(khz)
+}
+
+/// Removes what somebody left aside who was about to write down a frequency.
+pub(crate) fn sweep(home: &Home) -> Result<()> {
+    sweep_aside(&home.host_facts().join(TSC))
 }
 
 #[derive(Serialize, Deserialize)]

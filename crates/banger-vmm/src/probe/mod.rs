@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use banger_host::HostError;
 use banger_host::facts::boot_id;
-use banger_host::fs::{create_private_dir, is_there, remove_all};
+use banger_host::fs::{create_private_dir, is_there, remove_all, sweep_aside};
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
 use banger_host::{owned, random};
@@ -23,7 +23,7 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use crate::console::{self, CONSOLE_LOG};
-use crate::facts::{recall, remember};
+use crate::facts::{self, recall, remember};
 use crate::machine::{Disks, KernelStart, Machine, Net, Start};
 use crate::vmm::{EndReason, RunState, Running, Vmm};
 
@@ -34,6 +34,8 @@ use verdict::{Key, Outcome, judge};
 const PLACE: &str = "probe";
 /// Held by whoever tries KVM.
 const LOCK: &str = "kvm.lock";
+/// What was found out.
+const VERDICTS: &str = "kvm.json";
 /// The kernel argument that makes the initramfs print [`MARKER`] to the console and power off.
 pub const PROBE_ARGUMENT: &str = "banger.probe";
 /// What the initramfs prints. Only a program run under KVM can have written it.
@@ -98,7 +100,7 @@ pub async fn kvm_verdict(
         return Ok(Finding::Known(verdict::of_open_error(&error)));
     }
     let facts = home.host_facts();
-    let path = facts.join("kvm.json");
+    let path = facts.join(VERDICTS);
     let key = Key {
         boot_id: boot_id().map_err(ProbeError::Facts)?,
         guest: guest.identity.clone(),
@@ -117,25 +119,30 @@ pub async fn kvm_verdict(
     Ok(Finding::New(verdict))
 }
 
-/// Removes what a prober left that was killed: nobody else does until KVM is tried again.
+/// Removes what a prober left that was killed: nobody else does until KVM is tried again. The daemon
+/// alone writes down what else is known of the host, and has not begun.
 ///
 /// # Errors
 /// When something of it remains.
 pub fn settle(home: &Home) -> Result<(), ProbeError> {
     let facts = home.host_facts();
-    let dir = facts.join(PLACE);
-    if !is_there(&dir) {
+    facts::sweep(home).map_err(ProbeError::Facts)?;
+    if ![LOCK, PLACE].iter().any(|name| is_there(&facts.join(name))) {
         return Ok(());
     }
-    match FileLock::try_acquire(&facts.join(LOCK)).map_err(ProbeError::Facts)? {
-        Some(_lock) => sweep(&dir).map_err(ProbeError::Facts),
+    let swept = match FileLock::try_acquire(&facts.join(LOCK)).map_err(ProbeError::Facts)? {
+        Some(_lock) => sweep(&facts.join(PLACE)).and_then(|()| sweep_aside(&facts.join(VERDICTS))),
         // Somebody tries it just now.
         None => Ok(()),
-    }
+    };
+    swept.map_err(ProbeError::Facts)
 }
 
-/// Ends and removes what a prober has left; the lock says that it is gone.
+/// Ends and removes what a prober has left in its directory; the lock says that it is gone.
 fn sweep(dir: &Path) -> Result<(), HostError> {
+    if !is_there(dir) {
+        return Ok(());
+    }
     for process in owned::find(dir)? {
         process.kill(PATIENCE)?;
     }
@@ -240,7 +247,9 @@ mod tests {
         settle(&home).unwrap();
         assert!(is_there(&facts.join(PLACE)));
         drop(probing);
+        let aside = ["kvm", "tsc"].map(|name| facts.join(format!(".{name}.json.01234567.new")));
+        aside.iter().for_each(|path| create_private_dir(path).unwrap());
         settle(&home).unwrap();
-        assert!(!is_there(&facts.join(PLACE)));
+        assert!(!is_there(&facts.join(PLACE)) && !aside.iter().any(|path| is_there(path)));
     }
 }
