@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod answered;
 pub mod console;
 mod error;
 pub mod facts;
@@ -26,6 +27,7 @@ mod reap;
 mod record;
 mod vmm;
 
+pub use answered::answered;
 pub use error::{AdoptError, ControlError, PrepareError, ReapError};
 pub use machine::{
     Disks, KernelStart, LINK_SOCKET, Machine, Net, SavedMachine, Start, VolumeFiles,

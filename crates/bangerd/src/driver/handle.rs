@@ -5,6 +5,7 @@ use std::sync::Arc;
 use banger_model::policy::{Action, Denial};
 use banger_model::{OperationId, SnapshotName, SnapshotTag};
 use banger_store::Write;
+use banger_vmm::answered;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::View;
@@ -108,7 +109,7 @@ impl Handle {
     pub(crate) async fn ask_for(&self, wanted: Wanted) -> Result<Asked, AskError> {
         let (reply, answer) = oneshot::channel();
         self.orders.try_send(Order::Ask { wanted, reply }).map_err(refused)?;
-        answer.await.unwrap_or(Err(AskError::Gone))
+        answered(&self.orders, answer).await.unwrap_or(Err(AskError::Gone))
     }
 
     /// Calls an operation off.
@@ -118,7 +119,7 @@ impl Handle {
     pub(crate) async fn cancel(&self, operation: OperationId) -> Result<(), AskError> {
         let (reply, answer) = oneshot::channel();
         self.orders.try_send(Order::Cancel { operation, reply }).map_err(refused)?;
-        answer.await.unwrap_or(Err(AskError::Gone))
+        answered(&self.orders, answer).await.unwrap_or(Err(AskError::Gone))
     }
 
     /// Tells it that its client is gone.

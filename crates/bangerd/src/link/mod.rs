@@ -17,7 +17,7 @@ use banger_link::{
     Busy, Command, GuestStats, PathKind, ProcessId, ProcessInfo, Refusal, Reply, Request, Stream,
     Tool,
 };
-use banger_vmm::{BoxFuture, ControlError};
+use banger_vmm::{BoxFuture, ControlError, answered};
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -201,7 +201,7 @@ impl Link {
     pub async fn request(&self, request: Request) -> Result<Reply, LinkFailed> {
         let (reply, answer) = oneshot::channel();
         self.order(Order::Request { request, reply }).await?;
-        accepted(answer.await.map_err(|_| self.down())?)
+        accepted(answered(&self.orders, answer).await.ok_or_else(|| self.down())?)
     }
 
     /// Starts a process in the guest.
@@ -235,7 +235,7 @@ impl Link {
         let (watcher, process) = self.watcher(id);
         let (reply, answer) = oneshot::channel();
         self.order(Order::Start { watcher, program, reply }).await?;
-        accepted(answer.await.map_err(|_| self.down())?)?;
+        accepted(answered(&self.orders, answer).await.ok_or_else(|| self.down())?)?;
         Ok(process)
     }
 
@@ -257,7 +257,8 @@ impl Link {
         let (watcher, process) = self.watcher(process);
         let (reply, answer) = oneshot::channel();
         self.order(Order::Attach { watcher, stdout, stderr, reply }).await?;
-        let stdin = answer.await.map_err(|_| self.replaced())??;
+        let answer = answered(&self.orders, answer).await;
+        let stdin = answer.ok_or_else(|| self.replaced())??;
         Ok((process, stdin))
     }
 

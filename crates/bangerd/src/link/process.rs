@@ -2,6 +2,7 @@
 
 use banger_link::{ProcessId, Refusal, Request, SignalScope, Stream, Window};
 use banger_model::ProcessEnd;
+use banger_vmm::answered;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Link, LinkFailed, Order, Watch};
@@ -114,7 +115,7 @@ impl Control {
     pub async fn write(&self, bytes: Vec<u8>) -> Result<(), LinkFailed> {
         let (done, taken) = oneshot::channel();
         self.link.order(Order::Stdin { watch: self.watch, bytes, done }).await?;
-        taken.await.map_err(|_| self.link.replaced())
+        answered(&self.link.orders, taken).await.ok_or_else(|| self.link.replaced())
     }
 
     /// No more input will come.

@@ -18,6 +18,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::answered::answered;
 use codec::{Decoder, Message, encode};
 
 pub use codec::{DecodeError, count_messages};
@@ -95,13 +96,13 @@ impl Qmp {
         arguments: Value,
         patience: Duration,
     ) -> Result<Value, QmpError> {
-        let (answer, answered) = oneshot::channel();
+        let (answer, given) = oneshot::channel();
         let exchange = async {
             let request = Request { command, arguments, answer };
             self.requests.send(request).await.map_err(|_| QmpError::Closed)?;
-            answered
+            answered(&self.requests, given)
                 .await
-                .map_err(|_| QmpError::Closed)?
+                .ok_or(QmpError::Closed)?
                 .map_err(|reason| QmpError::Refused { command, reason })
         };
         timeout(patience, exchange)
