@@ -1,9 +1,10 @@
 //! `vm fork`: copies of a sandbox that runs, in which its processes go on.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
-use crate::pause::{daemon_that_dies_at, exec, show};
-use crate::support::{TestEnv, wait_until};
+use crate::pause::{daemon_that_dies_at, daemon_with, exec, show};
+use crate::support::{TestEnv, kill, wait_until};
 use crate::vm::fails;
 
 /// How many copies are made at once.
@@ -198,6 +199,29 @@ fn a_daemon_that_dies_in_a_fork_is_followed_by_one_that_finishes_it() {
         assert_eq!(env.sandboxes().len(), 1, "{checkpoint}: {listed} {:?}", env.sandboxes());
     }
     assert_eq!(show(&env, "web")["detail"]["boot_id"], boot, "it was never booted again");
+    env.run(["vm", "delete", "--force", "web"]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
+fn a_copy_that_was_stopped_before_it_began_goes_with_a_fork_that_fails() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    env.kill_daemon();
+    let mut daemon = daemon_with(&env, "snapshot.frozen=hold");
+    let mut fork = env.command(["vm", "fork", "web", "--name", "copy"]);
+    let mut fork = fork.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let listed = || env.run(["vm", "list", "-q"]).ok();
+    wait_until("the copy is remembered", || listed().contains("copy-1\n"));
+    env.run(["vm", "kill", "copy-1"]).ok();
+    assert_eq!(show(&env, "copy-1")["state"], "stopped");
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    for (pid, _) in env.all_processes().into_iter().filter(|(_, line)| line.contains("qemu-")) {
+        kill(pid);
+    }
+    assert!(!fork.wait().unwrap().success());
+    wait_until("nothing is left of the fork", || listed() == "web\n");
     env.run(["vm", "delete", "--force", "web"]).ok();
     env.assert_nothing_left();
 }

@@ -182,6 +182,10 @@ impl Driver {
                 () = &mut shutdown => return Left::Sandbox,
                 done = work::finished(&mut self.work) => self.work_done(done).await,
                 news = minder::news(&mut self.minder) => self.hear(news).await,
+                () = restore::never_taken(&self.shared, &self.record), if self.work.is_none() => {
+                    info!(sandbox = %self.record.id, "its fork came to nothing");
+                    self.happen(Event::Delete, Vec::new()).await;
+                }
                 order = orders.recv(), if !observing => match order {
                     Some(order) => self.obey(order).await,
                     // The registry holds a handle for as long as the daemon runs.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
-use banger_model::lifecycle::EndCause;
+use banger_model::lifecycle::{EndCause, State};
 use banger_model::policy::Action;
 use banger_model::{FromSnapshot, OperationStatus, Progress as _, SandboxRecord, SnapshotPart};
 use banger_vmm::PrepareError;
@@ -134,6 +134,25 @@ async fn find(
         }
         _ => Err(gone(from)),
     }
+}
+
+/// Returns when it is certain that the snapshot is never taken that a copy at rest was to begin with: it
+/// was stopped before it came so far, and the fork came to nothing.
+pub(super) async fn never_taken(shared: &Shared, record: &SandboxRecord) {
+    let at_rest = matches!(record.state, State::Stopped { .. } | State::Failed { .. });
+    if let Some(from) = record.begins_with().filter(|_| at_rest)
+        && let Some(taking) = shared.operations.find(&from.snapshot.operation())
+    {
+        // The sender is in `taking`: there is no error.
+        let _ = taking.watch().wait_for(|operation| operation.status.is_final()).await;
+        let operation = taking.operation();
+        let failed = matches!(operation.status, OperationStatus::Failed { .. });
+        let is_there = shared.snapshots.get(&from.snapshot).is_some();
+        if failed && operation.action == Action::Fork && !is_there {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 fn gone(from: &FromSnapshot) -> anyhow::Error {
