@@ -307,12 +307,23 @@ impl Tmpfs {
         assert!(status.unwrap().success());
         Self(at.to_owned())
     }
+
+    fn is_unmounted(&self) -> bool {
+        let umount = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
+        umount.unwrap().success()
+    }
 }
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
-        let status = Command::new("umount").arg(&self.0).status();
-        // A test that has failed already has said more.
-        assert!(std::thread::panicking() || status.unwrap().success(), "{:?}", self.0);
+        if std::thread::panicking() {
+            // A test that has failed already has said more.
+            self.is_unmounted();
+        } else {
+            // Whoever reads /proc/PID/cmdline as a process ends, as the other tests do, has a share in
+            // its memory, and the files mapped there are open until the last share has been torn down:
+            // some ten milliseconds after the process is gone.
+            wait_until("the file system is unmounted", || self.is_unmounted());
+        }
     }
 }
