@@ -179,11 +179,13 @@ impl Client {
         self.fetch(Ask::get(Target::new("snapshots"))).await
     }
 
-    /// Removes a snapshot; answers with it as it was. Where the daemon dies meanwhile, the next one
-    /// is asked, and says so if it is gone already.
-    pub async fn delete_snapshot(&self, snapshot: &SnapshotName) -> Result<Snapshot, ClientError> {
-        let target = Target::new("snapshots").at(&snapshot.to_string());
-        self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
+    /// Removes a snapshot; answers with it as it was, or with nothing where a daemon that died over it
+    /// has done it already.
+    pub async fn delete_snapshot(
+        &self,
+        snapshot: &SnapshotName,
+    ) -> Result<Option<Snapshot>, ClientError> {
+        self.remove(Target::new("snapshots").at(&snapshot.to_string())).await
     }
 
     /// Deletes a sandbox and its disk.
@@ -204,11 +206,10 @@ impl Client {
         self.fetch(Ask::get(Target::new("templates"))).await
     }
 
-    /// Removes a template, named by its id or the beginning of it; answers with it as it was. Where
-    /// the daemon dies meanwhile, the next one is asked, and says so if it is gone already.
-    pub async fn delete_template(&self, template: &str) -> Result<Template, ClientError> {
-        let target = Target::new("templates").at(template);
-        self.fetch(Ask::new(Method::DELETE, target).repeatable()).await
+    /// Removes a template, named by its id or the beginning of it; answers with it as it was, or with
+    /// nothing where a daemon that died over it has done it already.
+    pub async fn delete_template(&self, template: &str) -> Result<Option<Template>, ClientError> {
+        self.remove(Target::new("templates").at(template)).await
     }
 
     /// Removes the templates that are not in use, or tells which it would.
@@ -241,10 +242,10 @@ impl Client {
         self.fetch(Ask::get(Target::new("images").at(image))).await
     }
 
-    /// Removes an image; answers with it as it was. Where the daemon dies meanwhile, it may be gone: the
-    /// next one tells.
-    pub async fn delete_image(&self, image: &str) -> Result<Image, ClientError> {
-        self.fetch(Ask::new(Method::DELETE, Target::new("images").at(image))).await
+    /// Removes an image; answers with it as it was, or with nothing where a daemon that died over it
+    /// has done it already.
+    pub async fn delete_image(&self, image: &str) -> Result<Option<Image>, ClientError> {
+        self.remove(Target::new("images").at(image)).await
     }
 
     /// The kernels that there are.
@@ -272,10 +273,10 @@ impl Client {
         self.fetch(Ask::get(Target::new("kernels").at(name.as_str()))).await
     }
 
-    /// Removes a kernel; answers with it as it was.
-    pub async fn delete_kernel(&self, name: &KernelName) -> Result<Kernel, ClientError> {
-        let target = Target::new("kernels").at(name.as_str());
-        self.fetch(Ask::new(Method::DELETE, target)).await
+    /// Removes a kernel; answers with it as it was, or with nothing where a daemon that died over it
+    /// has done it already.
+    pub async fn delete_kernel(&self, name: &KernelName) -> Result<Option<Kernel>, ClientError> {
+        self.remove(Target::new("kernels").at(name.as_str())).await
     }
 
     /// The volumes that there are.
@@ -303,10 +304,10 @@ impl Client {
         self.fetch(Ask::post(target).json(wanted)?).await
     }
 
-    /// Removes a volume and what is in it; answers with it as it was.
-    pub async fn delete_volume(&self, name: &VolumeName) -> Result<Volume, ClientError> {
-        let target = Target::new("volumes").at(name.as_str());
-        self.fetch(Ask::new(Method::DELETE, target)).await
+    /// Removes a volume and what is in it; answers with it as it was, or with nothing where a daemon
+    /// that died over it has done it already.
+    pub async fn delete_volume(&self, name: &VolumeName) -> Result<Option<Volume>, ClientError> {
+        self.remove(Target::new("volumes").at(name.as_str())).await
     }
 
     /// What was fetched.
@@ -422,12 +423,29 @@ impl Client {
 
     async fn fetch<T: DeserializeOwned>(&self, ask: Ask) -> Result<T, ClientError> {
         let bytes = self.fetch_bytes(ask.clone()).await?;
-        serde_json::from_slice(&bytes).map_err(|error| ask.protocol(error.to_string()))
+        read(&ask, &bytes)
+    }
+
+    /// Has something removed. A daemon that dies may have done it: that the next one finds nothing
+    /// is what was wanted.
+    async fn remove<T: DeserializeOwned>(&self, target: Target) -> Result<Option<T>, ClientError> {
+        let ask = Ask::new(Method::DELETE, target).repeatable();
+        let mut done = Done::No;
+        match self.ask(ask.clone(), &mut done).await {
+            Err(error) if done == Done::Maybe && error.code() == Some(ProblemCode::NotFound) => {
+                Ok(None)
+            }
+            answer => read(&ask, &answer?).map(Some),
+        }
+    }
+
+    async fn fetch_bytes(&self, ask: Ask) -> Result<Vec<u8>, ClientError> {
+        self.ask(ask, &mut Done::No).await
     }
 
     /// Asks. What may be asked twice is asked again when the daemon was restarted; what
     /// the daemon turned down because it ends was not done, so that goes for everything.
-    async fn fetch_bytes(&self, ask: Ask) -> Result<Vec<u8>, ClientError> {
+    async fn ask(&self, ask: Ask, done: &mut Done) -> Result<Vec<u8>, ClientError> {
         let mut patience = Patience::default();
         let mut broken: Option<ClientError> = None;
         loop {
@@ -438,7 +456,10 @@ impl Client {
             let again = match &error {
                 // Who has never been there is not on the way back.
                 ClientError::Connect(_) => broken.is_some() && error.is_restart(),
-                ClientError::Interrupted { .. } => ask.may_be_repeated(),
+                ClientError::Interrupted { .. } => {
+                    *done = Done::Maybe;
+                    ask.may_be_repeated()
+                }
                 error => error.is_restart(),
             };
             // What was asked once may have been done: that is what its asker has to know.
@@ -452,6 +473,17 @@ impl Client {
             broken = Some(first);
         }
     }
+}
+
+/// Whether an attempt that had no answer may have done what was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    No,
+    Maybe,
+}
+
+fn read<T: DeserializeOwned>(ask: &Ask, bytes: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(bytes).map_err(|error| ask.protocol(error.to_string()))
 }
 
 /// An id for an operation: with it, asking twice is asking once.

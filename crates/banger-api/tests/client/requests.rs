@@ -75,7 +75,7 @@ async fn every_method_asks_for_its_path_and_takes_its_answer() {
         client.delete("web", Force::No).await.unwrap();
         client.prune(&PruneRequest::default()).await.unwrap();
         assert_eq!(client.templates().await.unwrap(), [template()]);
-        assert_eq!(client.delete_template("01/").await.unwrap(), template());
+        assert_eq!(client.delete_template("01/").await.unwrap(), Some(template()));
         let looks = PruneTemplatesRequest { dry_run: true };
         assert_eq!(client.prune_templates(&looks).await.unwrap().space, 7);
         assert!(client.operation(&id).await.unwrap().status.is_final());
@@ -131,6 +131,31 @@ async fn what_may_not_be_asked_twice_is_not_unless_the_daemon_turned_it_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_daemon_removed_as_it_died_is_gone_and_what_was_never_there_is_told() {
+    let (client, mut fake) = Fake::new();
+    let missing = || Problem::new(ProblemCode::NotFound, "there is no image app");
+    let server = async {
+        // Its answer never came, the next connection waited before a door that went with it, and
+        // the next daemon ends at once.
+        drop(fake.request().await);
+        drop(fake.connection().await);
+        let ending = Problem::new(ProblemCode::ShuttingDown, "later");
+        fake.request().await.problem(ending).await;
+        fake.request().await.problem(missing()).await;
+        // Who only turned it down has not done it.
+        let ending = Problem::new(ProblemCode::ShuttingDown, "later");
+        fake.request().await.problem(ending).await;
+        fake.request().await.problem(missing()).await;
+    };
+    let asks = async {
+        assert_eq!(client.delete_image("app").await.unwrap(), None);
+        let refused = client.delete_image("app").await.unwrap_err();
+        assert_eq!(refused.code(), Some(ProblemCode::NotFound));
+    };
+    tokio::join!(server, asks);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_asked_of_a_sandbox_is_asked_again_as_the_same_operation() {
     let (client, mut fake) = Fake::new();
     let server = async {
@@ -178,7 +203,7 @@ async fn snapshots_and_forks_are_asked_for_by_name_and_asked_again_as_the_same()
         let wanted = ForkSandbox { count: 2, name: None };
         assert_eq!(client.fork("web", &wanted).await.unwrap(), forked);
         assert_eq!(client.snapshots().await.unwrap(), std::slice::from_ref(&snapshot));
-        assert_eq!(client.delete_snapshot(&name).await.unwrap(), snapshot);
+        assert_eq!(client.delete_snapshot(&name).await.unwrap().as_ref(), Some(&snapshot));
     };
     tokio::join!(server, calls);
 }

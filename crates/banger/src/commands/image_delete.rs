@@ -1,7 +1,5 @@
 //! `banger image delete`: what nobody needs goes.
 
-use banger_api::client::{Client, ClientError};
-use banger_api::types::ProblemCode;
 use banger_model::ExitCode;
 use clap_complete::ArgValueCandidates;
 
@@ -23,19 +21,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     delete_each(&args.names, verbosity, async |client, name| {
-        match client.delete_image(name).await {
-            Err(ClientError::Interrupted { .. }) => delete_again(client, name).await,
-            gone => Ok(gone?.name.to_string()),
-        }
+        Ok(client.delete_image(name).await?.map_or_else(|| name.clone(), |it| it.name.to_string()))
     })
-}
-
-/// The daemon has died over it: the next one does it, or finds it done.
-async fn delete_again(client: &Client, name: &str) -> Result<String, ClientError> {
-    match client.delete_image(name).await {
-        Err(ClientError::Problem(problem)) if problem.code == ProblemCode::NotFound => {
-            Ok(name.to_owned())
-        }
-        gone => Ok(gone?.name.to_string()),
-    }
 }

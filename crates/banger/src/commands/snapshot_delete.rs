@@ -21,6 +21,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     delete_each(&args.names, verbosity, async |client, name| {
-        Ok(client.delete_snapshot(name).await?.name.to_string())
+        client.delete_snapshot(name).await?;
+        Ok(name.to_string())
     })
 }

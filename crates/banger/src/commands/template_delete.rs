@@ -20,6 +20,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     delete_each(&args.ids, verbosity, async |client, id| {
-        Ok(client.delete_template(id).await?.id.to_string())
+        Ok(client.delete_template(id).await?.map_or_else(|| id.clone(), |it| it.id.to_string()))
     })
 }

@@ -127,7 +127,8 @@ pub(crate) struct DeleteArgs {
 
 pub(crate) fn delete(args: &DeleteArgs, verbosity: u8) -> Result<ExitCode, CommandError> {
     delete_each(&args.names, verbosity, async |client, name| {
-        Ok(client.delete_volume(name).await?.name.to_string())
+        client.delete_volume(name).await?;
+        Ok(name.to_string())
     })
 }
 
