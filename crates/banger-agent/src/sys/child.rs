@@ -18,6 +18,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr;
 
+use rustix::fs::{Access, access};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Resource, Rlimit, Uid};
 
@@ -267,11 +268,15 @@ fn default_signals() -> Result<(), Errno> {
 }
 
 /// Tries the candidates as execvp(3) does: one that is missing is passed over, one that may not
-/// be executed is remembered.
+/// be executed is remembered. Before the kernel looks whether there is a program it makes the memory
+/// for it, so it is only asked to execute what is there.
 fn execute(shared: &Shared<'_>) -> (Step, Errno) {
     let mut failure = (Step::Execute(0), Errno::NOENT);
     for (number, candidate) in shared.plan.candidates.iter().enumerate() {
-        let errno = execve(candidate, shared);
+        let errno = match access(candidate.as_c_str(), Access::EXISTS) {
+            Err(errno @ (Errno::NOENT | Errno::NOTDIR)) => errno,
+            _ => execve(candidate, shared),
+        };
         match errno {
             Errno::NOENT | Errno::NOTDIR | Errno::STALE | Errno::NODEV | Errno::TIMEDOUT => {}
             Errno::ACCESS => failure = (Step::Execute(number), errno),
