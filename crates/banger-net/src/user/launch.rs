@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use banger_host::HostError;
 use banger_host::fs::{open_append, read_text};
@@ -63,18 +64,22 @@ impl NetBackend {
         let passt = Launch::new("passt", dir)
             .args(passt_args(net, dir))
             .output(empty(&dir.join(PASST_ERRORS))?)
-            .fd(passt_fd, PASST_FD)
-            .start()
-            .map_err(StartNetError::Passt)?;
+            .fd(passt_fd, PASST_FD);
         let relay = Launch::new(&relay.program, dir)
             .args(&relay.args)
             .args(relay_args(net, dir))
             .output(empty(&dir.join(RELAY_LOG))?)
             .fd(relay_to_vmm, 0)
-            .fd(relay_to_passt, 1)
-            .start()
-            .map_err(StartNetError::Relay)?;
-        Ok(Self { vmm_fd, processes: vec![passt, relay] })
+            .fd(relay_to_passt, 1);
+        // A program's start takes milliseconds, and neither waits for the other.
+        let (passt, relay) = thread::scope(|scope| {
+            let relay = scope.spawn(|| relay.start());
+            (passt.start(), relay.join())
+        });
+        let relay = relay.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let processes =
+            vec![passt.map_err(StartNetError::Passt)?, relay.map_err(StartNetError::Relay)?];
+        Ok(Self { vmm_fd, processes })
     }
 }
 
