@@ -50,6 +50,8 @@ pub(super) struct Mount {
     pub(super) fstype: &'static str,
     pub(super) flags: MountFlags,
     pub(super) options: &'static str,
+    /// What is tried before the options: a kernel may be too old for one of them.
+    pub(super) wishes: Option<&'static str>,
     pub(super) need: Need,
 }
 
@@ -61,6 +63,7 @@ impl Mount {
             fstype,
             flags: NONE,
             options: "",
+            wishes: None,
             need: Need::Required,
         }
     }
@@ -73,6 +76,11 @@ impl Mount {
 
     const fn options(mut self, options: &'static str) -> Self {
         self.options = options;
+        self
+    }
+
+    const fn wishes(mut self, options: &'static str) -> Self {
+        self.wishes = Some(options);
         self
     }
 
@@ -97,11 +105,14 @@ pub(super) fn early() -> [Mount; 3] {
 /// `discard`: what is deleted in the sandbox is given back to the host's file system.
 /// `noinit_itable`: the kernel would write zeroes over every inode table in the background and
 /// so fill a sparse file of the host with nothing.
+/// `no_prefetch_block_bitmaps`: nor need a thread read the maps of a disk that has nothing on it yet.
 pub(super) fn disks(disks: &Disks) -> [Mount; 2] {
     let base = Mount::new(node(&disks.base), BASE, "ext4").options("noload");
     [
         Mount { flags: MountFlags::RDONLY, ..base },
-        Mount::new(node(&disks.disk), DISK, "ext4").options("discard,noinit_itable"),
+        Mount::new(node(&disks.disk), DISK, "ext4")
+            .options("discard,noinit_itable")
+            .wishes("discard,noinit_itable,no_prefetch_block_bitmaps"),
     ]
 }
 

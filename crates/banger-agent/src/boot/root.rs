@@ -47,14 +47,15 @@ pub(super) fn mount(mount: &Mount) -> Result<(), BootError> {
         source,
     };
     make_dir(&mount.target).map_err(failed)?;
-    let options = std::ffi::CString::new(mount.options).unwrap_or_default();
-    let done = rustix::mount::mount(
-        &mount.source,
-        &mount.target,
-        mount.fstype,
-        mount.flags,
-        options.as_c_str(),
-    );
+    let with = |options: &str| {
+        let options = std::ffi::CString::new(options).unwrap_or_default();
+        let Mount { source, target, fstype, flags, .. } = mount;
+        rustix::mount::mount(source, target, *fstype, *flags, options.as_c_str())
+    };
+    let done = match mount.wishes.map(with) {
+        Some(Err(Errno::INVAL)) | None => with(mount.options),
+        Some(done) => done,
+    };
     match (done, mount.need) {
         (Ok(()), _) | (Err(_), Need::Optional) => Ok(()),
         (Err(errno), Need::Required) => Err(failed(errno.into())),
