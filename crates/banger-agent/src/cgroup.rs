@@ -12,7 +12,6 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use banger_link::ProcessId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -45,6 +44,10 @@ const MAX_NESTED: usize = 4096;
 #[derive(Debug)]
 pub struct Cgroups {
     top: PathBuf,
+    /// How many were made.
+    made: u64,
+    /// For the next tree: whoever starts it need not wait for the kernel to make one.
+    ahead: Option<Tree>,
     /// Those whose processes are released but still live.
     left: Vec<PathBuf>,
 }
@@ -96,7 +99,9 @@ impl Cgroups {
     pub fn below(parent: &Path) -> io::Result<Self> {
         let top = parent.join(OURS);
         make_dir(&top)?;
-        Ok(Self { top, left: Vec::new() })
+        let mut cgroups = Self { top, made: 0, ahead: None, left: Vec::new() };
+        cgroups.make_ahead();
+        Ok(cgroups)
     }
 
     /// Freezes or thaws every process but those of the hierarchy's root and of the agent's own
@@ -125,16 +130,43 @@ impl Cgroups {
         Ok(())
     }
 
-    /// Makes the cgroup of a tree.
+    /// The cgroup of a new tree.
     ///
     /// # Errors
     /// What `mkdir` and `open` say.
-    pub(crate) fn make(&self, process: ProcessId) -> io::Result<Tree> {
-        let path = self.top.join(format!("{:016x}", process.0));
-        make_dir(&path)?;
+    pub(crate) fn make(&mut self) -> io::Result<Tree> {
+        match self.ahead.take() {
+            // Root may have cleared away what has no processes.
+            Some(tree) if tree.path.is_dir() => Ok(tree),
+            _ => self.make_now(),
+        }
+    }
+
+    fn make_now(&mut self) -> io::Result<Tree> {
+        let path = self.make_new_dir()?;
         let flags = libc::O_PATH | libc::O_DIRECTORY;
         let dir = OpenOptions::new().read(true).custom_flags(flags).open(&path)?;
         Ok(Tree { path, dir })
+    }
+
+    /// An agent that ended before this one may have left some, with processes.
+    fn make_new_dir(&mut self) -> io::Result<PathBuf> {
+        for _ in 0..MAX_NESTED {
+            self.made += 1;
+            let path = self.top.join(self.made.to_string());
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return made.map(|()| path),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+
+    fn make_ahead(&mut self) {
+        if self.ahead.is_none() {
+            // Who needs one is told why there is none.
+            self.ahead = self.make_now().ok();
+        }
     }
 
     /// Removes the cgroup of a tree, now or when a later one is removed: as long as a process
@@ -145,6 +177,7 @@ impl Cgroups {
             Ok(()) => false,
             Err(error) => error.raw_os_error() == Some(Errno::BUSY.raw_os_error()),
         });
+        self.make_ahead();
     }
 }
 
@@ -292,12 +325,12 @@ mod tests {
     #[test]
     fn cgroups_below_are_found() {
         let dir = tempfile::tempdir().unwrap();
-        let cgroups = Cgroups::below(dir.path()).unwrap();
-        let tree = cgroups.make(ProcessId(0xfeed)).unwrap();
+        let mut cgroups = Cgroups::below(dir.path()).unwrap();
+        let tree = cgroups.make().unwrap();
         fs::create_dir_all(tree.path.join("a/b")).unwrap();
         let names: Vec<_> =
             tree.nested().iter().map(|p| p.strip_prefix(dir.path()).unwrap().to_owned()).collect();
-        let top = Path::new("banger/000000000000feed");
+        let top = Path::new("banger/1");
         assert_eq!(names, [top.to_owned(), top.join("a"), top.join("a/b")]);
     }
 
@@ -305,9 +338,26 @@ mod tests {
     fn a_cgroup_in_use_is_removed_later() {
         let dir = tempfile::tempdir().unwrap();
         let mut cgroups = Cgroups::below(dir.path()).unwrap();
-        let tree = cgroups.make(ProcessId(1)).unwrap();
+        let tree = cgroups.make().unwrap();
         let path = tree.path.clone();
         cgroups.remove(tree);
         assert!(!path.exists() && cgroups.left.is_empty());
+    }
+
+    #[test]
+    fn one_is_there_before_it_is_needed_and_another_if_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cgroups = Cgroups::below(dir.path()).unwrap();
+        fs::create_dir(dir.path().join("banger/2")).unwrap();
+        let (first, second) = (cgroups.make().unwrap(), cgroups.make().unwrap());
+        assert!(first.path.ends_with("1") && second.path.ends_with("3"));
+        cgroups.remove(first);
+        let ahead = cgroups.ahead.as_ref().map(|tree| tree.path.clone()).unwrap();
+        assert_eq!(cgroups.make().unwrap().path, ahead);
+        cgroups.remove(second);
+        let ahead = cgroups.ahead.as_ref().map(|tree| tree.path.clone()).unwrap();
+        fs::remove_dir(&ahead).unwrap();
+        let other = cgroups.make().unwrap();
+        assert!(other.path != ahead && other.path.is_dir());
     }
 }

@@ -66,6 +66,7 @@ struct Guest {
     machine_id: Option<[u8; 16]>,
     boot_id: BootId,
     journal: Journal,
+    means: identity::Means,
 }
 
 /// Whose the journal of the image's systemd is.
@@ -107,8 +108,14 @@ impl Guest {
             Init::Agent => None,
             Init::Systemd => systemd::machine_id(),
         };
-        let boot_id = BootId::default();
-        Self { init, generation: 0, machine_id, boot_id, journal: Journal::Ours }
+        Self {
+            init,
+            generation: 0,
+            machine_id,
+            boot_id: BootId::default(),
+            journal: Journal::Ours,
+            means: identity::Means::default(),
+        }
     }
 
     fn renew_journal(&mut self, processes: Freezer) {
@@ -121,7 +128,7 @@ impl Guest {
 
 impl Machine for Guest {
     fn take_on(&mut self, identity: &Identity, processes: Freezer) -> Result<(), String> {
-        let failed = identity::take_on(identity).map_err(|error| console::chain(&error))?;
+        let failed = self.means.take_on(identity).map_err(|error| console::chain(&error))?;
         let becomes = match self.machine_id == Some(identity.machine_id) {
             true => Becomes::Itself,
             false => Becomes::Another,

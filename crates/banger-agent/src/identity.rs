@@ -18,8 +18,8 @@ use rustix::mount::mount_bind;
 use thiserror::Error;
 
 use crate::clock;
-use crate::network::{self, NetworkError};
-use crate::sys::entropy;
+use crate::network::{NetworkError, Nic};
+use crate::sys::entropy::Pool;
 
 /// Most name servers: a resolver takes no more (resolv.conf(5), `MAXNS`).
 const MAX_NAME_SERVERS: usize = 3;
@@ -53,26 +53,39 @@ pub(crate) enum IdentityError {
     Network(#[from] NetworkError),
 }
 
-/// Takes on an identity. The random pool comes first: whatever happens afterwards may draw
-/// from it. Returns what of the network and of the files cannot be made so: who is in the machine
-/// can see to that.
-///
-/// # Errors
-/// [`IdentityError`] for the first other step that fails.
-pub(crate) fn take_on(identity: &Identity) -> Result<Vec<IdentityError>, IdentityError> {
-    entropy::add(identity.entropy).map_err(IdentityError::Entropy)?;
-    clock::set(identity.wall_clock_ns).map_err(IdentityError::Clock)?;
-    rustix::system::sethostname(identity.hostname.as_bytes()).map_err(|errno| {
-        IdentityError::Hostname { name: identity.hostname.clone(), source: errno.into() }
-    })?;
-    let configured = network::configure(identity.mac, identity.net.as_ref());
-    let mut failed = Vec::from_iter(configured.err().map(IdentityError::from));
-    for (path, contents, mode) in files(identity) {
-        let written = put(Path::new(path), contents.as_bytes(), mode);
-        let file = |source| IdentityError::File { path: path.into(), source };
-        failed.extend(written.err().map(file));
+/// What a machine needs to become a sandbox. It is opened once, by the machine that is saved: to open
+/// and to find is what those that are made from it have not executed yet.
+#[derive(Debug, Default)]
+pub(crate) struct Means {
+    random: Pool,
+    nic: Nic,
+}
+
+impl Means {
+    /// Takes on an identity. The random pool comes first: whatever happens afterwards may draw
+    /// from it. Returns what of the network and of the files cannot be made so: who is in the
+    /// machine can see to that.
+    ///
+    /// # Errors
+    /// [`IdentityError`] for the first other step that fails.
+    pub(crate) fn take_on(
+        &mut self,
+        identity: &Identity,
+    ) -> Result<Vec<IdentityError>, IdentityError> {
+        self.random.add(identity.entropy).map_err(IdentityError::Entropy)?;
+        clock::set(identity.wall_clock_ns).map_err(IdentityError::Clock)?;
+        rustix::system::sethostname(identity.hostname.as_bytes()).map_err(|errno| {
+            IdentityError::Hostname { name: identity.hostname.clone(), source: errno.into() }
+        })?;
+        let configured = self.nic.configure(identity.mac, identity.net.as_ref());
+        let mut failed = Vec::from_iter(configured.err().map(IdentityError::from));
+        for (path, contents, mode) in files(identity) {
+            let written = put(Path::new(path), contents.as_bytes(), mode);
+            let file = |source| IdentityError::File { path: path.into(), source };
+            failed.extend(written.err().map(file));
+        }
+        Ok(failed)
     }
-    Ok(failed)
 }
 
 /// Tells processes that live through a copy of their machine that it is another now: whoever
@@ -81,7 +94,7 @@ pub(crate) fn take_on(identity: &Identity) -> Result<Vec<IdentityError>, Identit
 /// # Errors
 /// [`IdentityError::File`].
 pub(crate) fn publish(generation: u64) -> Result<(), IdentityError> {
-    match replace(Path::new(GENERATION), format!("{generation}\n").as_bytes(), 0o444) {
+    match put(Path::new(GENERATION), format!("{generation}\n").as_bytes(), 0o444) {
         // The image has a file in the place of `/run`.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(()),
         other => other.map_err(|source| IdentityError::File { path: GENERATION.into(), source }),

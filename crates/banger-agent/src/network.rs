@@ -9,6 +9,7 @@ use banger_model::{GuestNet, MacAddress};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use crate::files::set;
 use crate::sys::interface::{Destination, Interface};
 
 /// The kernel's directory of network interfaces.
@@ -16,6 +17,13 @@ const CLASS: &str = "/sys/class/net";
 
 /// The driver of the one interface that a sandbox has.
 const DRIVER: &str = "virtio_net";
+
+/// The settings of interfaces for IPv6.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
+
+/// No address that the kernel makes up: a sandbox's network has no IPv6, so nobody would answer whom the
+/// kernel asks about it whenever the interface comes up (`IN6_ADDR_GEN_MODE_NONE`, `linux/if_link.h`).
+const NO_LINK_LOCAL: (&str, &[u8]) = ("addr_gen_mode", b"1");
 
 /// Most interfaces looked at; there are two before anyone makes more.
 const MAX_INTERFACES: usize = 256;
@@ -44,33 +52,72 @@ pub(crate) fn loopback_up() -> Result<(), NetworkError> {
     on("lo", "set the state", Interface::named("lo").and_then(|lo| lo.bring_up()))
 }
 
-/// Gives the interface its addresses, in the place of those it may have had as another
-/// machine's. A sandbox without a network gets the Ethernet address
-/// alone, if it has an interface at all.
-///
-/// # Errors
-/// [`NetworkError`].
-pub(crate) fn configure(mac: MacAddress, net: Option<&GuestNet>) -> Result<(), NetworkError> {
-    let name = match (find(Path::new(CLASS)).map_err(NetworkError::List)?, net) {
-        (Some(name), _) => name,
-        (None, None) => return Ok(()),
-        (None, Some(_)) => return Err(NetworkError::None),
-    };
-    let interface = on(&name, "take hold", Interface::named(&name))?;
-    if on(&name, "read the state", interface.is_up())? {
-        on(&name, "clear the state", interface.bring_down())?;
-        on(&name, "clear the address", interface.clear_address())?;
+/// The interface of a sandbox. Once found it is not looked for again, unless it has another name.
+#[derive(Debug, Default)]
+pub(crate) struct Nic(Option<Found>);
+
+#[derive(Debug)]
+struct Found {
+    name: String,
+    index: u32,
+    interface: Interface,
+}
+
+impl Nic {
+    /// Gives the interface its addresses, in the place of those it may have had as another
+    /// machine's. A sandbox without a network gets the Ethernet address
+    /// alone, if it has an interface at all.
+    ///
+    /// # Errors
+    /// [`NetworkError`].
+    pub(crate) fn configure(
+        &mut self,
+        mac: MacAddress,
+        net: Option<&GuestNet>,
+    ) -> Result<(), NetworkError> {
+        match (self.find()?, net) {
+            (Some(found), net) => configure(found, mac, net),
+            (None, None) => Ok(()),
+            (None, Some(_)) => Err(NetworkError::None),
+        }
     }
-    on(&name, "set the Ethernet address", interface.set_mac(mac.0))?;
+
+    fn find(&mut self) -> Result<Option<&Found>, NetworkError> {
+        self.0 = match self.0.take() {
+            Some(found) if found.interface.index() == Ok(found.index) => Some(found),
+            _ => find(Path::new(CLASS)).map_err(NetworkError::List)?.map(hold).transpose()?,
+        };
+        Ok(self.0.as_ref())
+    }
+}
+
+fn hold(name: String) -> Result<Found, NetworkError> {
+    let interface = on(&name, "take hold", Interface::named(&name))?;
+    let index = on(&name, "read the number", interface.index())?;
+    let _kernel_without_ipv6 =
+        set(&Path::new(IPV6).join(&name).join(NO_LINK_LOCAL.0), NO_LINK_LOCAL.1);
+    Ok(Found { name, index, interface })
+}
+
+fn configure(
+    Found { name, interface, .. }: &Found,
+    mac: MacAddress,
+    net: Option<&GuestNet>,
+) -> Result<(), NetworkError> {
+    if on(name, "read the state", interface.is_up())? {
+        on(name, "clear the state", interface.bring_down())?;
+        on(name, "clear the address", interface.clear_address())?;
+    }
+    on(name, "set the Ethernet address", interface.set_mac(mac.0))?;
     let Some(net) = net else { return Ok(()) };
-    on(&name, "set the address", interface.set_address(net.address, net.prefix_len))?;
-    on(&name, "set the state", interface.bring_up())?;
+    on(name, "set the address", interface.set_address(net.address, net.prefix_len))?;
+    on(name, "set the state", interface.bring_up())?;
     if !in_network(net) {
         let gateway = Destination::Host(net.gateway);
-        on(&name, "set the route to the gateway", interface.add_route(gateway, None))?;
+        on(name, "set the route to the gateway", interface.add_route(gateway, None))?;
     }
     let route = interface.add_route(Destination::Everywhere, Some(net.gateway));
-    on(&name, "set the default route", route)
+    on(name, "set the default route", route)
 }
 
 fn on<T>(interface: &str, step: &'static str, done: Result<T, Errno>) -> Result<T, NetworkError> {
@@ -125,5 +172,21 @@ mod tests {
         }
         fs::create_dir(class.path().join("lo")).unwrap();
         assert_eq!(find(class.path()).unwrap().as_deref(), Some("ens1"));
+    }
+
+    #[test]
+    fn an_interface_that_was_found_is_kept_as_long_as_it_is_that_one() {
+        let lo = || hold("lo".to_owned()).unwrap();
+        let index = lo().index;
+        let kept = Nic(Some(lo())).find().unwrap().map(|found| (found.name.clone(), found.index));
+        assert_eq!(kept, Some(("lo".to_owned(), index)));
+        // Another has that name, or none.
+        for gone in [
+            Found { index: index + 1, ..lo() },
+            Found { name: "lo".to_owned(), index, interface: Interface::named("no-such").unwrap() },
+        ] {
+            let found = Nic(Some(gone)).find().unwrap().map(|found| found.name.clone());
+            assert_ne!(found.as_deref(), Some("lo"));
+        }
     }
 }

@@ -254,13 +254,11 @@ impl<M: Machine> Server<M> {
             }
             Request::Start { process, command } => {
                 let program = command.argv.first().map_or(&[][..], |name| name);
-                self.start(process, program, |spawner, cgroups| {
-                    spawner.start(process, &command, cgroups)
-                })
+                self.start(process, program, |spawner, cgroups| spawner.start(&command, cgroups))
             }
             Request::StartTool { process, tool } => {
                 self.start(process, TOOL_NAME.as_bytes(), |spawner, cgroups| {
-                    spawner.start_tool(process, &tool, cgroups)
+                    spawner.start_tool(&tool, cgroups)
                 })
             }
             Request::Signal { process, signal, scope } => self.signal(process, signal, scope),

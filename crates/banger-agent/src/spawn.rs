@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use banger_link::{Command, ProcessId, Refusal, Tool, Window};
+use banger_link::{Command, Refusal, Tool, Window};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -62,13 +62,12 @@ impl Spawner {
     /// Every [`Refusal`] that a start may be answered with.
     pub(crate) fn start(
         &mut self,
-        id: ProcessId,
         command: &Command,
         cgroups: Option<&mut Cgroups>,
     ) -> Result<Started, Refusal> {
         let user = Accounts::read(&self.etc).resolve(command.user.as_deref())?;
         let program = Program::new(command, &user)?;
-        self.launch(id, (program, &user, command.terminal), cgroups)
+        self.launch((program, &user, command.terminal), cgroups)
     }
 
     /// Starts this program as one of its tools. It is as privileged as it is here.
@@ -77,16 +76,14 @@ impl Spawner {
     /// Every [`Refusal`] that a start may be answered with.
     pub(crate) fn start_tool(
         &mut self,
-        id: ProcessId,
         tool: &Tool,
         cgroups: Option<&mut Cgroups>,
     ) -> Result<Started, Refusal> {
-        self.launch(id, (Program::of_tool(tool)?, &own_user(), None), cgroups)
+        self.launch((Program::of_tool(tool)?, &own_user(), None), cgroups)
     }
 
     fn launch(
         &mut self,
-        id: ProcessId,
         (program, user, terminal): (Program, &User, Option<Window>),
         cgroups: Option<&mut Cgroups>,
     ) -> Result<Started, Refusal> {
@@ -100,7 +97,7 @@ impl Spawner {
             });
         };
         let tree = cgroups
-            .make(id)
+            .make()
             .map_err(|error| Refusal::Failed(format!("cannot make a cgroup: {error}")))?;
         match self.execute(program, user, &far, Some(tree.fd())) {
             Ok(pid) => Ok(Started { pid, streams, tree: Some(tree) }),

@@ -23,6 +23,7 @@ const SET_ADDRESS: Opcode = 0x8916;
 const SET_NETMASK: Opcode = 0x891c;
 const SET_HARDWARE: Opcode = 0x8924;
 const ADD_ROUTE: Opcode = 0x890b;
+const GET_INDEX: Opcode = 0x8933;
 
 /// The flags of an interface that works, `IFF_UP` and `IFF_RUNNING`: both are in the first byte.
 const UP: u8 = 0x41;
@@ -56,6 +57,15 @@ impl Interface {
         let socket =
             socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         Ok(Self { socket, name: padded })
+    }
+
+    /// The number that no other has as long as it is there.
+    ///
+    /// # Errors
+    /// What the kernel says; `ENODEV` when there is none of this name.
+    pub(crate) fn index(&self) -> Result<u32, Errno> {
+        let [a, b, c, d, ..] = self.get::<GET_INDEX>()?;
+        Ok(u32::from_ne_bytes([a, b, c, d]))
     }
 
     /// Gives it an Ethernet address.
@@ -111,20 +121,20 @@ impl Interface {
     /// What the kernel says.
     pub(crate) fn is_up(&self) -> Result<bool, Errno> {
         // The other flag is the kernel's to say: there may be no carrier.
-        Ok(self.flags()?[0] & UP & 1 != 0)
+        Ok(self.get::<GET_FLAGS>()?[0] & UP & 1 != 0)
     }
 
     fn set_flags(&self, change: impl FnOnce(u8) -> u8) -> Result<(), Errno> {
-        let mut value = self.flags()?;
+        let mut value = self.get::<GET_FLAGS>()?;
         value[0] = change(value[0]);
         self.set::<SET_FLAGS>(value)
     }
 
-    fn flags(&self) -> Result<[u8; 24], Errno> {
+    fn get<const OPERATION: Opcode>(&self) -> Result<[u8; 24], Errno> {
         let mut request = Request { name: self.name, value: [0; 24] };
-        // SAFETY: the operation reads and writes an ifreq, which `Request` is.
-        // JUSTIFICATION: rustix has no form of this ioctl.
-        unsafe { ioctl(&self.socket, Updater::<GET_FLAGS, Request>::new(&mut request)) }?;
+        // SAFETY: every operation used here reads and writes an ifreq, which `Request` is.
+        // JUSTIFICATION: rustix has no form of these ioctls.
+        unsafe { ioctl(&self.socket, Updater::<OPERATION, Request>::new(&mut request)) }?;
         Ok(request.value)
     }
 
