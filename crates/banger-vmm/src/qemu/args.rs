@@ -128,9 +128,6 @@ fn begin(args: &mut Args, machine: &Machine) -> Result<(), PrepareError> {
     let mib = machine.memory.bytes().as_mib();
     // Memory and devices are saved apart: what a file holds anyway is not written to a stream.
     args.put("-global", "migration.send-configuration=off");
-    // A network that has never seen the machine need not be told where it is now: the guest would do so
-    // before anything else.
-    args.put("-global", "migration.announce-rounds=0");
     match &machine.start {
         Start::Kernel(start) => {
             args.put("-object", format!("{MEMORY_FILE},id=memory,size={mib}M,share=on"));
