@@ -242,10 +242,25 @@ impl Client {
         self.fetch(Ask::get(Target::new("images").at(image))).await
     }
 
-    /// Removes an image; answers with it as it was, or with nothing where a daemon that died over it
-    /// has done it already.
-    pub async fn delete_image(&self, image: &str) -> Result<Option<Image>, ClientError> {
-        self.remove(Target::new("images").at(image)).await
+    /// Removes an image; answers with it as it was. Where the daemon dies meanwhile, the next one is
+    /// asked if it is still there: the same, by the same name.
+    pub async fn delete_image(&self, image: &str) -> Result<Image, ClientError> {
+        let delete = |name: &str| Ask::new(Method::DELETE, Target::new("images").at(name));
+        // One that is damaged can be removed, and not be looked at.
+        let Ok(known) = self.image(image).await else { return self.fetch(delete(image)).await };
+        let name = known.name.as_str();
+        let mut answer = self.fetch(delete(name)).await;
+        for _ in 0..MAX_REMOVALS {
+            if !matches!(answer, Err(ClientError::Interrupted { .. })) {
+                break;
+            }
+            match self.image(name).await {
+                Ok(same) if same.id == known.id => answer = self.fetch(delete(name)).await,
+                Err(gone) if gone.code() == Some(ProblemCode::NotFound) => return Ok(known),
+                _ => break,
+            }
+        }
+        answer
     }
 
     /// The kernels that there are.
@@ -273,10 +288,11 @@ impl Client {
         self.fetch(Ask::get(Target::new("kernels").at(name.as_str()))).await
     }
 
-    /// Removes a kernel; answers with it as it was, or with nothing where a daemon that died over it
-    /// has done it already.
-    pub async fn delete_kernel(&self, name: &KernelName) -> Result<Option<Kernel>, ClientError> {
-        self.remove(Target::new("kernels").at(name.as_str())).await
+    /// Removes a kernel; answers with it as it was. Not repeated by itself: another may have its name
+    /// by then.
+    pub async fn delete_kernel(&self, name: &KernelName) -> Result<Kernel, ClientError> {
+        let target = Target::new("kernels").at(name.as_str());
+        self.fetch(Ask::new(Method::DELETE, target)).await
     }
 
     /// The volumes that there are.
@@ -304,10 +320,11 @@ impl Client {
         self.fetch(Ask::post(target).json(wanted)?).await
     }
 
-    /// Removes a volume and what is in it; answers with it as it was, or with nothing where a daemon
-    /// that died over it has done it already.
-    pub async fn delete_volume(&self, name: &VolumeName) -> Result<Option<Volume>, ClientError> {
-        self.remove(Target::new("volumes").at(name.as_str())).await
+    /// Removes a volume and what is in it; answers with it as it was. Not repeated by itself: another
+    /// may have its name by then, with what somebody has written to it.
+    pub async fn delete_volume(&self, name: &VolumeName) -> Result<Volume, ClientError> {
+        let target = Target::new("volumes").at(name.as_str());
+        self.fetch(Ask::new(Method::DELETE, target)).await
     }
 
     /// What was fetched.
@@ -474,6 +491,9 @@ impl Client {
         }
     }
 }
+
+/// Most daemons that may die over one removal of an image.
+const MAX_REMOVALS: usize = 8;
 
 /// Whether an attempt that had no answer may have done what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use banger_api::client::{Client, ClientError, ConnectError, Force, SandboxAction, SocketPath};
 use banger_api::types::{
-    ForkSandbox, Forked, GuestProcess, Operation, PathKind, Problem, ProblemCode, ProcessId,
+    ForkSandbox, Forked, GuestProcess, Image, Operation, PathKind, Problem, ProblemCode, ProcessId,
     PruneRequest, PruneTemplatesRequest, Pruned, PrunedTemplates, Snapshot, StartProcess,
     StartedProcess, Template, Version,
 };
@@ -133,7 +133,7 @@ async fn what_may_not_be_asked_twice_is_not_unless_the_daemon_turned_it_down() {
 #[tokio::test(start_paused = true)]
 async fn what_a_daemon_removed_as_it_died_is_gone_and_what_was_never_there_is_told() {
     let (client, mut fake) = Fake::new();
-    let missing = || Problem::new(ProblemCode::NotFound, "there is no image app");
+    let missing = || Problem::new(ProblemCode::NotFound, "there is no such template");
     let server = async {
         // Its answer never came, the next connection waited before a door that went with it, and
         // the next daemon ends at once.
@@ -148,9 +148,40 @@ async fn what_a_daemon_removed_as_it_died_is_gone_and_what_was_never_there_is_to
         fake.request().await.problem(missing()).await;
     };
     let asks = async {
-        assert_eq!(client.delete_image("app").await.unwrap(), None);
-        let refused = client.delete_image("app").await.unwrap_err();
+        assert_eq!(client.delete_template("01").await.unwrap(), None);
+        let refused = client.delete_template("01").await.unwrap_err();
         assert_eq!(refused.code(), Some(ProblemCode::NotFound));
+    };
+    tokio::join!(server, asks);
+}
+
+fn image(id: char) -> Image {
+    serde_json::from_value(json!({
+        "name": "app", "id": id.to_string().repeat(32), "source": "s", "size": 7, "used_by": [], "config": {},
+    }))
+    .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_is_removed_once_more_only_if_it_is_the_same() {
+    let (client, mut fake) = Fake::new();
+    let server = async {
+        // By the place that it comes from it would be found by another name, if it has one.
+        fake.answer("GET /v1/images/place%2Fapp", &image('a')).await;
+        assert_eq!(fake.request().await.named().0, "DELETE /v1/images/app");
+        fake.answer("GET /v1/images/app", &image('a')).await;
+        assert_eq!(fake.request().await.named().0, "DELETE /v1/images/app");
+        let gone = Problem::new(ProblemCode::NotFound, "there is no image app");
+        fake.request().await.problem(gone).await;
+        // Somebody has made another of that name.
+        fake.answer("GET /v1/images/app", &image('a')).await;
+        drop(fake.request().await);
+        fake.answer("GET /v1/images/app", &image('b')).await;
+    };
+    let asks = async {
+        assert_eq!(client.delete_image("place/app").await.unwrap(), image('a'));
+        let unknown = client.delete_image("app").await;
+        assert!(matches!(unknown, Err(ClientError::Interrupted { .. })), "{unknown:?}");
     };
     tokio::join!(server, asks);
 }

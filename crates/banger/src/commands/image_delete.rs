@@ -21,6 +21,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     delete_each(&args.names, verbosity, async |client, name| {
-        Ok(client.delete_image(name).await?.map_or_else(|| name.clone(), |it| it.name.to_string()))
+        Ok(client.delete_image(name).await?.name.to_string())
     })
 }
