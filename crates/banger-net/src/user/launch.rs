@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
+use std::time::Duration;
 
 use banger_host::HostError;
 use banger_host::fs::{open_append, read_text};
@@ -24,6 +26,8 @@ pub const RELAY_LOG: &str = "relay.log";
 
 /// `passt` removes old entries when its log exceeds this, in bytes.
 pub(crate) const PASST_LOG_LEN: u64 = 64 * 1024;
+/// How long a program that was killed may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// The number under which `passt` inherits its socket.
 const PASST_FD: i32 = 3;
 /// Where Linux lists its IPv4 routes (proc(5)), and the longest list that is looked at.
@@ -71,15 +75,33 @@ impl NetBackend {
             .output(empty(&dir.join(RELAY_LOG))?)
             .fd(relay_to_vmm, 0)
             .fd(relay_to_passt, 1);
-        // A program's start takes milliseconds, and neither waits for the other.
-        let (passt, relay) = thread::scope(|scope| {
-            let relay = scope.spawn(|| relay.start());
-            (passt.start(), relay.join())
-        });
-        let relay = relay.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        let processes =
-            vec![passt.map_err(StartNetError::Passt)?, relay.map_err(StartNetError::Relay)?];
-        Ok(Self { vmm_fd, processes })
+        Ok(Self { vmm_fd, processes: start_both(passt, relay)?.into() })
+    }
+}
+
+/// A program's start takes milliseconds, and neither waits for the other.
+fn start_both(passt: Launch, relay: Launch) -> Result<[Process; 2], StartNetError> {
+    let (passt, relay) = thread::scope(|scope| {
+        let relay = thread::Builder::new().spawn_scoped(scope, || relay.start());
+        let passt = passt.start();
+        let relay = match relay {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(error) => Err(HostError::system("start a thread", error)),
+        };
+        (passt, relay)
+    });
+    // One alone would end by itself, and be nobody's to reap.
+    let end = |alone: Process| drop(alone.kill(KILL_PATIENCE));
+    match (passt, relay) {
+        (Ok(passt), Ok(relay)) => Ok([passt, relay]),
+        (Err(error), relay) => {
+            relay.map_or_else(drop, end);
+            Err(StartNetError::Passt(error))
+        }
+        (Ok(passt), Err(error)) => {
+            end(passt);
+            Err(StartNetError::Relay(error))
+        }
     }
 }
 
