@@ -10,7 +10,6 @@ use banger_link::Request;
 use banger_model::{InitMode, MacAddress, MemorySize, SandboxSpec, VolumeError, VolumeMounts};
 use banger_vmm::{Machine, Net, reap};
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
 use tracing::warn;
 
 use super::rehearse::{Processes, rehearse};
@@ -30,10 +29,6 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(120);
 /// emulation, times what else the host may have to do.
 const SETTLE_PATIENCE_PER_GIB: Duration = Duration::from_secs(30);
 const GIB: u64 = 1 << 30;
-/// How long the guest is left alone before it stands still. What its kernel has put off, like a cgroup
-/// that goes in three steps with time between them, is done by then; else every machine that is made
-/// from this one does it, before it does what it was made for.
-const REST: Duration = Duration::from_millis(300);
 
 /// Fills `dir` with the template of this shape.
 ///
@@ -122,7 +117,6 @@ async fn save_one(
     }
     // Its end of the link is at rest before it stands still.
     drop(link);
-    sleep(REST).await;
     checkpoints.reach("template.settled").await;
     machine.pause().await?;
     machine.save(&saved::files(dir)).await?;

@@ -12,7 +12,7 @@ use banger_host::random;
 use banger_link::{Command, Identity, Request, SignalScope};
 use banger_model::{EnvVar, SandboxId};
 use banger_net::UserNet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::link::{Link, Process};
 use crate::machine::ask;
@@ -25,6 +25,9 @@ const NOTHING: &[&str] = &["true"];
 /// How long that may take: 0.1 s where it was measured, under emulation, times what else the host
 /// may have to do. It is done without one that takes longer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a guest is left alone afterwards. What its kernel has put off, like a cgroup that goes in
+/// three steps with time between them, is done by then; else whoever is made from it does it first.
+const REST: Duration = Duration::from_millis(300);
 /// SIGKILL (signal(7)).
 const KILL: u8 = 9;
 
@@ -50,6 +53,7 @@ pub(crate) async fn rehearse(link: &Link, processes: Processes) -> Result<()> {
     // The network is to be made up by whoever has one: an interface that is down has nothing to
     // do when it wakes up.
     ask(link, Request::Configure(Identity { net: None, ..nobody()? })).await?;
+    sleep(REST).await;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::assets::Assets;
 use crate::origin::Origin;
 
 /// Changes with anything in how a template is made that none of the fields below tells.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Everything that shaped a template. Two sandboxes with the same shape are made from the same
 /// one.
