@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ const MAX_PROCS_LEN: u64 = 64 * 1024 * 1024;
 
 /// How long processes may take to stand still: one that waits for a disk does when it has it.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Most names in a row that somebody else may have taken.
+const MAX_TAKEN: usize = 16;
 
 /// Most cgroups below the one of a tree that are searched for its processes.
 const MAX_NESTED: usize = 4096;
@@ -136,8 +139,9 @@ impl Cgroups {
     /// What `mkdir` and `open` say.
     pub(crate) fn make(&mut self) -> io::Result<Tree> {
         match self.ahead.take() {
-            // Root may have cleared away what has no processes.
-            Some(tree) if tree.path.is_dir() => Ok(tree),
+            // Root may have cleared away what has no processes. What else root does to it, like freezing
+            // it, is done to the next process.
+            Some(tree) if tree.is_there() => Ok(tree),
             _ => self.make_now(),
         }
     }
@@ -149,9 +153,9 @@ impl Cgroups {
         Ok(Tree { path, dir })
     }
 
-    /// An agent that ended before this one may have left some, with processes.
+    /// Names that root has taken are passed over.
     fn make_new_dir(&mut self) -> io::Result<PathBuf> {
-        for _ in 0..MAX_NESTED {
+        for _ in 0..MAX_TAKEN {
             self.made += 1;
             let path = self.top.join(self.made.to_string());
             match fs::create_dir(&path) {
@@ -223,6 +227,13 @@ fn processes_of(path: &str) -> Vec<Pid> {
 }
 
 impl Tree {
+    /// Whether its path leads to it still.
+    fn is_there(&self) -> bool {
+        let known = self.dir.metadata().map(|about| about.ino());
+        let found = fs::metadata(&self.path).map(|about| about.ino());
+        matches!((known, found), (Ok(known), Ok(found)) if known == found)
+    }
+
     /// The cgroup as `clone3` takes it.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
@@ -356,7 +367,8 @@ mod tests {
         assert_eq!(cgroups.make().unwrap().path, ahead);
         cgroups.remove(second);
         let ahead = cgroups.ahead.as_ref().map(|tree| tree.path.clone()).unwrap();
-        fs::remove_dir(&ahead).unwrap();
+        fs::rename(&ahead, dir.path().join("away")).unwrap();
+        fs::create_dir(&ahead).unwrap();
         let other = cgroups.make().unwrap();
         assert!(other.path != ahead && other.path.is_dir());
     }

@@ -52,7 +52,7 @@ pub(crate) fn loopback_up() -> Result<(), NetworkError> {
     on("lo", "set the state", Interface::named("lo").and_then(|lo| lo.bring_up()))
 }
 
-/// The interface of a sandbox. Once found it is not looked for again, unless it has another name.
+/// The interface of a sandbox. Once found it is not looked for again, unless its name is another's.
 #[derive(Debug, Default)]
 pub(crate) struct Nic(Option<Found>);
 
@@ -75,8 +75,14 @@ impl Nic {
         mac: MacAddress,
         net: Option<&GuestNet>,
     ) -> Result<(), NetworkError> {
+        let known = self.0.as_ref().map(|found| found.index);
         match (self.find()?, net) {
-            (Some(found), net) => configure(found, mac, net),
+            (Some(found), net) => {
+                if known != Some(found.index) {
+                    make_up_no_address(&found.name);
+                }
+                configure(found, mac, net)
+            }
             (None, None) => Ok(()),
             (None, Some(_)) => Err(NetworkError::None),
         }
@@ -91,11 +97,14 @@ impl Nic {
     }
 }
 
+fn make_up_no_address(name: &str) {
+    let (setting, none) = NO_LINK_LOCAL;
+    let _kernel_without_ipv6 = set(&Path::new(IPV6).join(name).join(setting), none);
+}
+
 fn hold(name: String) -> Result<Found, NetworkError> {
     let interface = on(&name, "take hold", Interface::named(&name))?;
     let index = on(&name, "read the number", interface.index())?;
-    let _kernel_without_ipv6 =
-        set(&Path::new(IPV6).join(&name).join(NO_LINK_LOCAL.0), NO_LINK_LOCAL.1);
     Ok(Found { name, index, interface })
 }
 

@@ -105,7 +105,8 @@ pub(super) fn early() -> [Mount; 3] {
 /// `discard`: what is deleted in the sandbox is given back to the host's file system.
 /// `noinit_itable`: the kernel would write zeroes over every inode table in the background and
 /// so fill a sparse file of the host with nothing.
-/// `no_prefetch_block_bitmaps`: nor need a thread read the maps of a disk that has nothing on it yet.
+/// `no_prefetch_block_bitmaps`: nor need a thread read the maps of what is free before anybody writes. A
+/// kernel before 5.13 has no such thread; it complains of the option and mounts without.
 pub(super) fn disks(disks: &Disks) -> [Mount; 2] {
     let base = Mount::new(node(&disks.base), BASE, "ext4").options("noload");
     [

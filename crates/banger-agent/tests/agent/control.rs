@@ -75,7 +75,9 @@ impl TestCgroup {
 
 impl Drop for TestCgroup {
     fn drop(&mut self) {
-        for dir in [self.0.join("banger"), self.0.clone()] {
+        let ours = self.0.join("banger");
+        let trees = std::fs::read_dir(&ours).into_iter().flatten().flatten().map(|it| it.path());
+        for dir in trees.filter(|it| it.is_dir()).chain([ours.clone(), self.0.clone()]) {
             let _in_use = std::fs::remove_dir(dir);
         }
     }
