@@ -110,9 +110,9 @@ fn name(dir: &Path) -> OsString {
 fn processor(args: &mut Args, machine: &Machine) {
     let (accelerator, cpu) = match machine.accelerator {
         Accelerator::Kvm => ("kvm", "host"),
-        // With `erms` a kernel and its C library copy by the byte, for real processors are quick at
+        // With these a kernel and its C library copy by the byte, for real processors are quick at
         // that; emulated, each byte takes as long as eight.
-        Accelerator::Tcg => ("tcg", "max,erms=off"),
+        Accelerator::Tcg => ("tcg", "max,erms=off,fsrm=off"),
     };
     args.put("-M", MICROVM);
     args.put("-accel", accelerator);
