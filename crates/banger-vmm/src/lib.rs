@@ -30,7 +30,7 @@ mod vmm;
 pub use answered::answered;
 pub use error::{AdoptError, ControlError, PrepareError, ReapError};
 pub use machine::{
-    Disks, KernelStart, LINK_SOCKET, Machine, Net, SavedMachine, Start, VolumeFiles,
+    Board, Disks, KernelStart, LINK_SOCKET, Machine, Net, SavedMachine, Start, VolumeFiles,
 };
 pub use pollable::pollable;
 pub use reap::{Reaped, clear_sockets, reap};

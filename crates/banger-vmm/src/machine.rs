@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use banger_model::{Accelerator, BlockRole, CpuCount, MacAddress, MemorySize, VOLUME_SLOTS};
 use banger_net::NetBackend;
+use serde::{Deserialize, Serialize};
 
 /// Name of the link's socket in a machine's directory.
 pub const LINK_SOCKET: &str = "link.sock";
@@ -16,6 +17,8 @@ pub struct Machine {
     pub dir: PathBuf,
     /// What it begins with.
     pub start: Start,
+    /// Which devices it has.
+    pub board: Board,
     /// What executes the guest.
     pub accelerator: Accelerator,
     /// Number of processors.
@@ -28,6 +31,28 @@ pub struct Machine {
     pub mac: MacAddress,
     /// What the network interface is connected to.
     pub net: Net,
+}
+
+/// Which devices a machine has, by a number. What is saved of a machine fits the devices that it has, and
+/// is to be of use to later versions, too: whoever changes them makes another board, and keeps the old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Board(u32);
+
+impl Board {
+    /// That of machines of which it is not written down.
+    pub const FIRST: Self = Self(1);
+    /// Its network device does not ask the guest to announce itself wherever it goes on.
+    pub const SILENT: Self = Self(2);
+    /// That of a machine which begins now.
+    pub const LATEST: Self = Self::SILENT;
+}
+
+/// Of what was written down before there were others.
+impl Default for Board {
+    fn default() -> Self {
+        Self::FIRST
+    }
 }
 
 /// What a machine begins with.

@@ -16,8 +16,8 @@ use banger_model::{Accelerator, CpuCount, MacAddress, MemorySize};
 use banger_vmm::probe::{Finding, KvmVerdict, MARKER, ProbeGuest, kvm_verdict};
 use banger_vmm::qemu::{DiscoverError, Qemu};
 use banger_vmm::{
-    Disks, EndReason, KernelStart, Machine, Net, PrepareError, Prepared, RECORD_FILE, Reaped,
-    RunState, Running, SavedMachine, Start, Vmm as _, reap,
+    Board, Disks, EndReason, KernelStart, Machine, Net, PrepareError, Prepared, RECORD_FILE,
+    Reaped, RunState, Running, SavedMachine, Start, Vmm as _, reap,
 };
 use tempfile::TempDir;
 use tiny::Then;
@@ -61,6 +61,7 @@ impl Bench {
                 args: Vec::new(),
                 tsc_khz: 1_000_000,
             }),
+            board: Board::LATEST,
             accelerator: Accelerator::Tcg,
             cpus: CpuCount::ONE,
             memory: "96M".parse::<MemorySize>().unwrap(),

@@ -4,7 +4,7 @@
 //! loads it. What is here is what a monitor cannot notice: the guest would find out, later.
 
 use banger_model::{Accelerator, CpuCount, DiskSize, MemorySize, SandboxSpec};
-use banger_vmm::Emulation;
+use banger_vmm::{Board, Emulation};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -17,6 +17,9 @@ const CLOCK_TOLERANCE: u64 = 1000;
 /// What the memory of a machine belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
+    /// Which devices it has.
+    #[serde(default)]
+    pub(crate) board: Board,
     /// What executes it.
     pub(crate) accelerator: Accelerator,
     /// The host's processor.
@@ -49,6 +52,9 @@ pub(crate) enum Misfit {
     /// Its modules are gone.
     #[error("the kernel that it runs is not here any more")]
     Kernel,
+    /// Nobody here knows its devices.
+    #[error("a newer banger has made it, with devices that this one does not know")]
+    Board,
     /// Only what executed it can.
     #[error("{0} executed it, which cannot be used here now; `banger doctor` says why")]
     Accelerator(Accelerator),
@@ -77,6 +83,7 @@ impl Origin {
     /// That of a machine which begins now.
     pub(crate) fn of(assets: &Assets, spec: &SandboxSpec) -> Self {
         Self {
+            board: Board::LATEST,
             accelerator: assets.accelerator,
             processor: assets.processor.clone(),
             features: assets.features.clone(),
@@ -103,6 +110,9 @@ impl Origin {
         }
         if self.kernel != here.kernel {
             return Err(Misfit::Kernel);
+        }
+        if self.board > here.board {
+            return Err(Misfit::Board);
         }
         if self.accelerator != here.accelerator && !emulated {
             return Err(Misfit::Accelerator(self.accelerator));
@@ -139,6 +149,7 @@ mod tests {
 
     fn origin() -> Origin {
         Origin {
+            board: Board::LATEST,
             accelerator: Accelerator::Tcg,
             processor: "a processor".to_owned(),
             features: None,
@@ -161,6 +172,13 @@ mod tests {
             ..origin()
         };
         assert_eq!(fits(of_another_size), Ok(()));
+        assert_eq!(fits(Origin { board: Board::FIRST, ..origin() }), Ok(()));
+        let newer: Origin = {
+            let mut json = serde_json::to_value(origin()).unwrap();
+            json["board"] = (json["board"].as_u64().unwrap() + 1).into();
+            serde_json::from_value(json).unwrap()
+        };
+        assert_eq!(fits(newer), Err(Misfit::Board));
         assert_eq!(fits(Origin { image: "n".to_owned(), ..origin() }), Err(Misfit::Image));
         assert_eq!(fits(Origin { kernel: "l".to_owned(), ..origin() }), Err(Misfit::Kernel));
     }

@@ -24,7 +24,7 @@ use tokio::time::timeout;
 
 use crate::console::{self, CONSOLE_LOG};
 use crate::facts::{self, recall, remember};
-use crate::machine::{Disks, KernelStart, Machine, Net, Start};
+use crate::machine::{Board, Disks, KernelStart, Machine, Net, Start};
 use crate::vmm::{EndReason, RunState, Running, Vmm};
 
 pub use verdict::KvmVerdict;
@@ -174,6 +174,7 @@ async fn try_kvm(facts: &Path, vmm: &dyn Vmm, guest: &ProbeGuest) -> Result<Outc
             args: vec![PROBE_ARGUMENT.to_owned()],
             tsc_khz: 0,
         }),
+        board: Board::LATEST,
         accelerator: Accelerator::Kvm,
         cpus: CpuCount::ONE,
         memory: MemorySize::DEFAULT,

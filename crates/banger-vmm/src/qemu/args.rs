@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::console::CONSOLE_LOG;
 use crate::error::PrepareError;
-use crate::machine::{KernelStart, Machine, SavedMachine, Start};
+use crate::machine::{Board, KernelStart, Machine, SavedMachine, Start};
 
 /// The numbers under which QEMU inherits its sockets. They are connected or listening before it
 /// starts: nobody ever has to wait for a socket to appear.
@@ -72,13 +72,16 @@ pub fn arguments(machine: &Machine) -> Result<Vec<OsString>, PrepareError> {
     args.put("-netdev", format!("stream,id=net,server=off,addr.type=fd,addr.str={NET_FD}"));
     args.put("-chardev", format!("socket,id=link,fd={LINK_FD},server=on,wait=off"));
     args.put("-object", "rng-builtin,id=entropy");
-    devices(&mut args, machine.mac);
+    devices(&mut args, machine.board, machine.mac);
     Ok(args.0)
 }
 
 /// All devices but the disks.
-fn devices(args: &mut Args, mac: MacAddress) {
-    args.device(format!("virtio-net-device,id={NIC},netdev=net,mac={mac},host_mtu={NIC_MTU}"));
+fn devices(args: &mut Args, board: Board, mac: MacAddress) {
+    let silent = if board >= Board::SILENT { ",guest_announce=off" } else { "" };
+    args.device(format!(
+        "virtio-net-device,id={NIC},netdev=net,mac={mac},host_mtu={NIC_MTU}{silent}"
+    ));
     // Port 0 is reserved for a console, so one port needs room for two.
     args.device("virtio-serial-device,max_ports=2".to_owned());
     args.device(format!("virtserialport,chardev=link,name={LINK_PORT_NAME}"));
@@ -95,7 +98,7 @@ pub(super) fn appearance(monitor: &str, machine: &Machine) -> String {
     for role in BlockRole::all() {
         args.device(block_frontend(role, None));
     }
-    devices(&mut args, MacAddress::default());
+    devices(&mut args, machine.board, MacAddress::default());
     let args = args.0.iter().map(|arg| arg.to_string_lossy());
     std::iter::once(monitor.into()).chain(args).collect::<Vec<_>>().join("\n")
 }
@@ -239,6 +242,7 @@ mod tests {
                 args: vec!["banger.example".into()],
                 tsc_khz: 2_000_000,
             }),
+            board: Board::LATEST,
             accelerator,
             cpus: CpuCount::ONE,
             memory: MemorySize::DEFAULT,
@@ -278,6 +282,14 @@ mod tests {
         let different: Vec<_> =
             kvm.into_iter().zip(tcg).filter(|(a, b)| a != b).map(|(a, _)| a).collect();
         insta::assert_snapshot!(different.join("\n"));
+    }
+
+    #[test]
+    fn a_board_keeps_its_devices() {
+        let first = Machine { board: Board::FIRST, ..machine(Accelerator::Tcg) };
+        let (latest, first) = (lines(&machine(Accelerator::Tcg)), lines(&first));
+        let of_first = first.iter().filter(|line| !latest.contains(line));
+        insta::assert_snapshot!(of_first.map(String::as_str).collect::<Vec<_>>().join("\n"));
     }
 
     #[test]

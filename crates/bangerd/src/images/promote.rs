@@ -16,7 +16,7 @@ use banger_image::image::{FromRootfs, Rootfs, SandboxWishes, Whose};
 use banger_link::{Stream, Tool};
 use banger_model::lifecycle::State;
 use banger_model::{Bytes, ImageName, MacAddress, ProcessEnd, Progress, SandboxId, SandboxRecord};
-use banger_vmm::{Machine, Net, reap};
+use banger_vmm::{Board, Machine, Net, reap};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
@@ -153,6 +153,7 @@ async fn read_root(
         dir: dir.clone(),
         // Nothing of the image runs: it would change what is read.
         start: assets.start_agent(),
+        board: Board::LATEST,
         accelerator: assets.accelerator,
         cpus: record.spec.cpus_under(assets.accelerator),
         memory: record.spec.memory,

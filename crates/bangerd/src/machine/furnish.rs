@@ -11,7 +11,7 @@ use banger_image::Image;
 use banger_image::ext4::create_disk;
 use banger_model::{Accelerator, DiskSize, NetworkMode, SandboxSpec, TemplateId};
 use banger_net::{NetBackend, UserNet};
-use banger_vmm::{Disks, Machine, Net, PrepareError, Start};
+use banger_vmm::{Board, Disks, Machine, Net, PrepareError, Start};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 
@@ -79,6 +79,7 @@ pub(crate) async fn furnish(blueprint: &Blueprint<'_>) -> Result<Furnished> {
             Source::Template(template) => Start::Saved(template.saved()),
             Source::Memory(saved) | Source::Copy(saved) => Start::Saved(saved.files.clone()),
         },
+        board: origin.board,
         accelerator: origin.accelerator,
         cpus: origin.cpus,
         memory: origin.memory,
@@ -173,8 +174,12 @@ pub(crate) fn origin_of(dir: &Path, (assets, spec): (&Assets, &SandboxSpec)) -> 
         Ok(Notes { accelerator, origin, .. }) => (accelerator, origin),
         Err(_) => (assets.accelerator, None),
     };
-    let here =
-        || Origin { accelerator, cpus: spec.cpus_under(accelerator), ..Origin::of(assets, spec) };
+    let here = || Origin {
+        board: Board::FIRST,
+        accelerator,
+        cpus: spec.cpus_under(accelerator),
+        ..Origin::of(assets, spec)
+    };
     origin.unwrap_or_else(here)
 }
 

@@ -8,7 +8,7 @@ use banger_host::fs::remove_all;
 use banger_image::ext4::create_disk;
 use banger_link::Request;
 use banger_model::{InitMode, MacAddress, MemorySize, SandboxSpec, VolumeError, VolumeMounts};
-use banger_vmm::{Machine, Net, reap};
+use banger_vmm::{Board, Machine, Net, reap};
 use tokio::task::spawn_blocking;
 use tracing::warn;
 
@@ -77,6 +77,7 @@ fn machine_of(
     Ok(Machine {
         dir: place.to_owned(),
         start: assets.start(spec)?,
+        board: Board::LATEST,
         accelerator: assets.accelerator,
         cpus: spec.cpus_under(assets.accelerator),
         memory: spec.memory,

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use banger_model::{Accelerator, CpuCount, DiskSize, MemorySize, TemplateId};
-use banger_vmm::Machine;
+use banger_vmm::{Board, Machine};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -66,8 +66,19 @@ impl Shape {
     /// What the memory of a machine of this shape belongs to, as far as that tells.
     pub(crate) fn origin(&self, accelerator: Accelerator) -> Origin {
         let Self { processor, features, kernel, image, cpus, memory, disk, .. } = self.clone();
-        let tsc_khz = None;
-        Origin { accelerator, processor, features, tsc_khz, kernel, image, cpus, memory, disk }
+        let (board, tsc_khz) = (Board::FIRST, None);
+        Origin {
+            board,
+            accelerator,
+            processor,
+            features,
+            tsc_khz,
+            kernel,
+            image,
+            cpus,
+            memory,
+            disk,
+        }
     }
 
     /// The identity of the image that it is made of.
