@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Every checkpoint in the life of a sandbox, in its order.
 pub const CHECKPOINTS: [&str; 33] = [
@@ -97,6 +98,16 @@ impl FromStr for Checkpoint {
     }
 }
 
+/// Returns when the process goes on. The signal that stops it reaches this thread later than the call
+/// that sends it returns.
+async fn stand_still() {
+    let goes_on = signal(SignalKind::from_raw(Signal::CONT.as_raw()));
+    let _ = kill_process(getpid(), Signal::STOP);
+    if let Ok(mut goes_on) = goes_on {
+        goes_on.recv().await;
+    }
+}
+
 /// The checkpoints of a daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Checkpoints(Arc<[Checkpoint]>);
@@ -117,9 +128,7 @@ impl Checkpoints {
                     std::future::pending::<()>().await;
                 }
                 Stop::StandStill if checkpoint.passed.swap(true, Ordering::Relaxed) => {}
-                Stop::StandStill => {
-                    let _ = kill_process(getpid(), Signal::STOP);
-                }
+                Stop::StandStill => stand_still().await,
                 Stop::HoldFirst if checkpoint.passed.swap(true, Ordering::Relaxed) => {}
                 Stop::HoldFirst => std::future::pending().await,
             }

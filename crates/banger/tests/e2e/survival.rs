@@ -24,7 +24,12 @@ fn nobody_is_told_what_would_not_be_remembered() {
         return banger_testkit::skipped_on_this_machine("mounting a small file system needs root");
     }
     let Some(env) = TestEnv::with_machines() else { return };
-    let small = Tmpfs::mount(&env.home().join("state"), "size=1g,mode=0700");
+    let state = env.home().join("state");
+    let small = Tmpfs::mount(&state, "size=1g,mode=0700");
+    // Guests write, and give back what they have deleted, whenever they like: that is no room for the
+    // daemon, and theirs is not to become full.
+    let roomy = ["sandboxes", "templates"];
+    let roomy = roomy.map(|dir| Tmpfs::mount(&state.join(dir), "size=1g,mode=0700"));
     env.run(["vm", "create", "box", "--network", "none", "--no-start"]).ok();
     env.kill_daemon();
     let mut daemon = daemon_with(&env, "start.answered=stop");
@@ -35,8 +40,8 @@ fn nobody_is_told_what_would_not_be_remembered() {
         std::fs::read_to_string(&stat).unwrap().contains(" T ")
     });
     // Its machine is up, and there is no room left to write that down.
-    std::fs::remove_file(env.home().join("state/banger.reserve")).unwrap();
-    let filler = env.home().join("state/filler");
+    std::fs::remove_file(state.join("banger.reserve")).unwrap();
+    let filler = state.join("filler");
     let full = std::io::copy(&mut std::io::repeat(1), &mut std::fs::File::create(&filler).unwrap());
     assert_eq!(full.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
     let pid = rustix::process::Pid::from_child(&daemon);
@@ -44,12 +49,15 @@ fn nobody_is_told_what_would_not_be_remembered() {
     let mut said = BufReader::new(client.stderr.take().unwrap());
     let mut told = String::new();
     while !told.contains("it waits until the daemon can store how it is") {
-        told = line(&mut said);
-        assert!(!told.is_empty(), "it did not wait");
+        let more = line(&mut said);
+        assert!(!more.is_empty(), "it did not wait: {told}");
+        told += &more;
     }
     assert!(client.try_wait().unwrap().is_none());
     std::fs::remove_file(&filler).unwrap();
-    assert!(client.wait().unwrap().success());
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert!(client.wait().unwrap().success(), "{rest}");
     let before = identity(&env);
     daemon.kill().unwrap();
     daemon.wait().unwrap();
@@ -57,7 +65,7 @@ fn nobody_is_told_what_would_not_be_remembered() {
     env.run(["vm", "delete", "--force", "box"]).ok();
     env.assert_nothing_left();
     env.kill_daemon();
-    drop(small);
+    drop((roomy, small));
 }
 
 /// What must stay as it is.
