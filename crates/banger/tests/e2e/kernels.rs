@@ -180,6 +180,29 @@ fn what_is_damaged_is_removed_by_command() {
 }
 
 #[test]
+fn a_kernel_that_somebody_may_need_stays() {
+    let Some(env) = own() else { return };
+    let (vmlinux, tree) = files(&env);
+    let import = format!("kernel import mine --vmlinux {}", vmlinux.display());
+    gives(&env, &format!("{import} --modules {}", tree.display()), "mine\n");
+    // A snapshot that the host cannot read may hold any.
+    let snapshot = env.home().join("state/snapshots/0123456789abcdef");
+    std::fs::create_dir_all(snapshot.join("snapshot.json")).unwrap();
+    let why = "the kernel mine stays, for somebody may need it: cannot tell what all snapshots \
+               hold: ";
+    refused(&env, "kernel rm mine", why);
+    gives(&env, "kernel list -q", "debian-cloud\nmine\n");
+    assert!(env.run(["kernel", "show", "mine"]).ok().contains("mine"));
+    // It serves nobody, whatever there is.
+    std::fs::write(env.home().join("data/kernels/mine/meta.json"), "{").unwrap();
+    gives(&env, "kernel rm mine", "mine\n");
+    gives(&env, &format!("{import} --modules {}", tree.display()), "mine\n");
+    std::fs::remove_dir_all(snapshot).unwrap();
+    gives(&env, "kernel rm mine", "mine\n");
+    env.assert_nothing_left();
+}
+
+#[test]
 fn the_kernel_that_an_image_wants_is_booted_and_comes_with_it() {
     let Some(env) = own() else { return };
     let Ok(busybox) = std::fs::read("/bin/busybox") else {

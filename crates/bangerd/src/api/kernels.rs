@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use axum::Json as Answer;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -11,11 +12,13 @@ use banger_api::types::{
     ImageAction, ImportKernel, Kernel as Shown, Operation, Problem, ProblemCode,
 };
 use banger_host::fs::file_size;
+use banger_host::home::Home;
 use banger_image::kernel::{KernelFiles, MakeKernelError};
 use banger_image::{Image, Kernel, OpenError};
 use banger_model::lifecycle::State as Lifecycle;
 use banger_model::{KernelName, NameError, SandboxRecord, Silent};
 use tokio::task::spawn_blocking;
+use tracing::warn;
 
 use super::App;
 use super::error::{Failure, Json, Query};
@@ -23,6 +26,7 @@ use super::sandboxes::{Asking, chosen};
 use crate::assets::Base;
 use crate::machine::base::base_of;
 use crate::registry::Registry;
+use crate::shared::Shared;
 
 /// All kernels, by name
 #[utoipa::path(get, path = "/v1/kernels", responses((status = 200, body = Vec<Shown>), (status = "default", body = Problem)))]
@@ -64,7 +68,7 @@ pub(super) async fn import(
     let files = KernelFiles { vmlinux, modules: wanted.modules.map(PathBuf::from), source };
     let made = spawn_blocking(move || Kernel::import(&home, &wanted.name, &files, &Silent)).await;
     let kernel = made.map_err(anyhow::Error::from)?.map_err(refused)?;
-    Ok((StatusCode::CREATED, Answer(shown(&kernel, &Users::new()))))
+    Ok((StatusCode::CREATED, Answer(shown(&kernel, &Users::default()))))
 }
 
 /// Fetch a kernel from a catalog
@@ -118,8 +122,8 @@ pub(super) async fn show(
     Path(kernel): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
     match find(&registry, kernel).await? {
-        (kernel, None) => Ok(Answer(kernel)),
-        (_, Some(error)) => Err(anyhow::Error::from(error).into()),
+        Found { kernel, damage: None, .. } => Ok(Answer(kernel)),
+        Found { damage: Some(error), .. } => Err(anyhow::Error::from(error).into()),
     }
 }
 
@@ -132,12 +136,16 @@ pub(super) async fn delete(
     State(registry): App,
     Path(kernel): Path<String>,
 ) -> Result<Answer<Shown>, Failure> {
-    let (gone, error) = find(&registry, kernel).await?;
+    let Found { kernel: gone, damage, doubt } = find(&registry, kernel).await?;
     // A damaged one serves nobody; who needs it gets the one that is made in its place.
-    if error.is_none() && !gone.used_by.is_empty() {
+    if damage.is_none() && !gone.used_by.is_empty() {
         let who = gone.used_by.join(", ");
         let said = format!("the kernel {} is needed by {who}; delete those first", gone.name);
         return Err(Problem::new(ProblemCode::InUse, said).into());
+    }
+    if let (None, Some(doubt)) = (damage, doubt) {
+        let what = format!("the kernel {} stays, for somebody may need it", gone.name);
+        return Err(doubt.context(what).into());
     }
     let (home, name) = (registry.shared().home.clone(), gone.name.clone());
     let removed = spawn_blocking(move || Kernel::remove(&home, &name)).await;
@@ -145,11 +153,16 @@ pub(super) async fn delete(
     Ok(Answer(gone))
 }
 
-/// The kernel that is meant, and what is wrong with it if it is not as it was made.
-async fn find(
-    registry: &Arc<Registry>,
-    text: String,
-) -> Result<(Shown, Option<OpenError>), Failure> {
+/// A kernel that is meant.
+struct Found {
+    kernel: Shown,
+    /// What is wrong with it, if it is not as it was made.
+    damage: Option<OpenError>,
+    /// Why others may need it than those who are known to.
+    doubt: Option<anyhow::Error>,
+}
+
+async fn find(registry: &Arc<Registry>, text: String) -> Result<Found, Failure> {
     let missing = || {
         let detail = format!("there is no kernel {text}");
         let problem = Problem::new(ProblemCode::NotFound, detail);
@@ -157,53 +170,114 @@ async fn find(
     };
     let name: KernelName = text.parse().map_err(|_| missing())?;
     let asked = registry.clone();
-    let found = spawn_blocking(move || match Kernel::open(&asked.shared().home, &name) {
-        Ok(kernel) => Some((shown(&kernel, &users(&asked)), None)),
-        Err(error) if error.is_missing() => None,
-        Err(error) => {
-            let used_by = users(&asked).remove(&name).unwrap_or_default();
-            let (release, source) = (String::new(), String::new());
-            Some((Shown { name, release, source, size: 0, used_by }, Some(error)))
+    let found = spawn_blocking(move || {
+        let opened = Kernel::open(&asked.shared().home, &name);
+        if opened.as_ref().is_err_and(OpenError::is_missing) {
+            return None;
         }
+        let users = users(&asked);
+        let (kernel, damage) = match opened {
+            Ok(kernel) => (shown(&kernel, &users), None),
+            Err(error) => {
+                let (release, source, used_by) = (String::new(), String::new(), users.of(&name));
+                (Shown { name, release, source, size: 0, used_by }, Some(error))
+            }
+        };
+        Some(Found { kernel, damage, doubt: users.doubt })
     });
     found.await.map_err(anyhow::Error::from)?.ok_or_else(missing)
 }
 
-/// Who needs which kernel.
-type Users = BTreeMap<KernelName, Vec<String>>;
+/// Who needs which kernel, as far as that can be told.
+#[derive(Default)]
+struct Users {
+    known: BTreeMap<KernelName, Vec<String>>,
+    /// Why there may be others.
+    doubt: Option<anyhow::Error>,
+}
 
-/// Sandboxes that boot a kernel, by name, snapshots in whose memory it is, and images that want a
-/// certain one.
+impl Users {
+    fn add(&mut self, kernel: KernelName, who: String) {
+        self.known.entry(kernel).or_default().push(who);
+    }
+
+    fn of(&self, kernel: &KernelName) -> Vec<String> {
+        self.known.get(kernel).cloned().unwrap_or_default()
+    }
+
+    /// What there is to know, unless it cannot be told.
+    fn told<T>(&mut self, told: anyhow::Result<T>) -> Option<T> {
+        match told {
+            Ok(told) => Some(told),
+            Err(error) => {
+                self.doubt.get_or_insert(error);
+                None
+            }
+        }
+    }
+
+    /// The kernel of an image: one that is not here or damaged needs none that is.
+    fn kernel_of(&mut self, base: &Base, home: &Home) -> Option<KernelName> {
+        self.told(match base.kernel(home) {
+            Err(error) if !matches!(error.downcast_ref(), Some(OpenError::Read { .. })) => Ok(None),
+            kernel => kernel.map(Some),
+        })?
+    }
+
+    /// Sandboxes that boot it, by name.
+    fn add_sandboxes(&mut self, registry: &Registry) {
+        let shared = registry.shared();
+        let mut of_images: BTreeMap<Base, Option<KernelName>> = BTreeMap::new();
+        let views = registry.list();
+        for view in views.iter().filter(|view| view.record.state != Lifecycle::Deleting) {
+            let SandboxRecord { id, name, spec, .. } = &view.record;
+            let kernel = spec.kernel.clone().or_else(|| {
+                let base = self.told(base_of(&shared.dir(id), spec))?;
+                let of_it = of_images.entry(base.clone());
+                of_it.or_insert_with(|| self.kernel_of(&base, &shared.home)).clone()
+            });
+            if let Some(kernel) = kernel {
+                self.add(kernel, name.to_string());
+            }
+        }
+    }
+
+    /// Snapshots in whose memory it is.
+    fn add_snapshots(&mut self, shared: &Shared) {
+        let hold = shared.snapshots.hold().context("cannot tell what all snapshots hold");
+        for (snapshot, holds) in self.told(hold).unwrap_or_default() {
+            let of_image = || self.kernel_of(&Base::Stored(holds.image.clone()), &shared.home);
+            if let Some(kernel) = holds.kernel().cloned().or_else(of_image) {
+                let shown = shared.snapshots.get(&snapshot).map(|snapshot| snapshot.shown());
+                let shown = shown.unwrap_or_else(|| snapshot.to_string());
+                self.add(kernel, format!("snapshot {shown}"));
+            }
+        }
+    }
+
+    /// Images that want a certain one.
+    fn add_images(&mut self, home: &Home) {
+        let names = Image::list(home).context("cannot tell which images there are");
+        for name in self.told(names).unwrap_or_default() {
+            let wants = match Image::open(home, &name) {
+                Err(error @ OpenError::Read { .. }) => Err(error.into()),
+                image => Ok(image.ok().and_then(|image| image.info().kernel.clone())),
+            };
+            if let Some(kernel) = self.told(wants).flatten() {
+                self.add(kernel, format!("image {name}"));
+            }
+        }
+    }
+}
+
 fn users(registry: &Registry) -> Users {
     let shared = registry.shared();
-    let mut users = Users::new();
-    let mut of_images: BTreeMap<Base, Option<KernelName>> = BTreeMap::new();
-    let views = registry.list();
-    for view in views.iter().filter(|view| view.record.state != Lifecycle::Deleting) {
-        let SandboxRecord { id, name, spec, .. } = &view.record;
-        let kernel = spec.kernel.clone().or_else(|| {
-            let base = base_of(&shared.dir(id), spec).ok()?;
-            let of_it = of_images.entry(base.clone());
-            of_it.or_insert_with(|| base.kernel(&shared.home).ok()).clone()
-        });
-        // One whose image is not here yet needs none that is.
-        if let Some(kernel) = kernel {
-            users.entry(kernel).or_default().push(name.to_string());
-        }
-    }
-    for (snapshot, holds) in shared.snapshots.hold().unwrap_or_default() {
-        let of_image = || Base::Stored(holds.image.clone()).kernel(&shared.home).ok();
-        if let Some(kernel) = holds.kernel().cloned().or_else(of_image) {
-            let shown = shared.snapshots.get(&snapshot).map(|snapshot| snapshot.shown());
-            let shown = shown.unwrap_or_else(|| snapshot.to_string());
-            users.entry(kernel).or_default().push(format!("snapshot {shown}"));
-        }
-    }
-    for name in Image::list(&shared.home).unwrap_or_default() {
-        let image = Image::open(&shared.home, &name).ok();
-        if let Some(kernel) = image.and_then(|image| image.info().kernel.clone()) {
-            users.entry(kernel).or_default().push(format!("image {name}"));
-        }
+    let mut users = Users::default();
+    users.add_sandboxes(registry);
+    users.add_snapshots(shared);
+    users.add_images(&shared.home);
+    if let Some(doubt) = &users.doubt {
+        warn!(error = format!("{doubt:#}"), "not everybody who needs a kernel is known");
     }
     users
 }
@@ -218,6 +292,6 @@ fn shown(kernel: &Kernel, users: &Users) -> Shown {
         release: info.release.clone(),
         source: source.trim().to_owned(),
         size: sizes.map(|size| size.real.get()).sum(),
-        used_by: users.get(kernel.name()).cloned().unwrap_or_default(),
+        used_by: users.of(kernel.name()),
     }
 }
