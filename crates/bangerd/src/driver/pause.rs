@@ -11,7 +11,7 @@ use tracing::warn;
 use super::start::{assets, blueprint};
 use super::work::{Done, Superseded, clear_up, forget_memory};
 use crate::machine::base::base_of;
-use crate::machine::memory::{self, Saved};
+use crate::machine::memory::{self, NotSaved, Saved};
 use crate::machine::{self, Blueprint, Live, Source, Told};
 use crate::operations::Audience;
 use crate::shared::Shared;
@@ -31,9 +31,13 @@ pub(super) async fn save(
             shared.checkpoints.reach("pause.saved").await;
             Done::Saved
         }
-        Err(error) => {
+        Err(NotSaved::RunsOn(error)) => {
             warn!(sandbox = %record.id, error = format!("{error:#}"), "not paused");
             Done::NotSaved(format!("{error:#}"))
+        }
+        Err(NotSaved::StandsStill(error)) => {
+            audience.log(&format!("it stands still until that is done: {error:#}"));
+            Done::Again(format!("{error:#}"))
         }
     }
 }

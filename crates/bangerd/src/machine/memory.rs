@@ -92,30 +92,70 @@ pub(crate) fn look(dir: &Path) -> Saved {
     }
 }
 
+/// Why memory was not saved.
+#[derive(Debug)]
+pub(crate) enum NotSaved {
+    /// For this reason. The machine runs on, unless it is to end.
+    RunsOn(anyhow::Error),
+    /// What is in its place cannot be kept or given up for certain, for this reason. A machine that went on
+    /// beside it might be taken up from it later: it stands still until it is saved again.
+    StandsStill(anyhow::Error),
+}
+
 /// Saves the memory of a machine that runs. Afterwards the machine stands still, and what was
-/// saved before is gone. When it fails the machine runs on, unless it is to end.
+/// saved before is gone.
 ///
 /// # Errors
 /// When anything of that cannot be done.
-pub(crate) async fn save(live: &Live, dir: &Path, superseded: &mut Superseded) -> Result<()> {
-    if matches!(look(dir), Saved::Whole(_)) && stands_still(&*live.machine) {
-        // A daemon before this one has come so far, and may have left what was saved before.
+pub(crate) async fn save(
+    live: &Live,
+    dir: &Path,
+    superseded: &mut Superseded,
+) -> Result<(), NotSaved> {
+    if stands_still(&*live.machine)
+        && let Saved::Whole(_) = look_for_certain(dir).map_err(NotSaved::StandsStill)?
+    {
+        // An attempt before this one, perhaps of another daemon, has come so far, and may have left what
+        // was saved before.
         clear_new(dir).await;
         return Ok(());
     }
-    let saved = try_save(live, dir, superseded).await;
-    if saved.is_err() {
-        // It may be in its place all the same, and fits a machine that goes on no more.
-        if matches!(look(dir), Saved::Whole(_)) {
-            mark_used(dir).or_else(|_| forget(dir))?;
-        }
-        // Whatever went wrong: it ran, and is to run.
-        if let Err(error) = go_on(live, superseded).await {
-            warn!(dir = %dir.display(), error = format!("{error:#}"), "a machine does not go on");
-        }
-        clear_new(dir).await;
+    match try_save(live, dir, superseded).await {
+        Ok(()) => Ok(()),
+        Err(error) => Err(give_up(live, dir, superseded, error).await),
     }
-    saved
+}
+
+/// Has a machine go on whose memory could not be saved, for this reason.
+async fn give_up(
+    live: &Live,
+    dir: &Path,
+    superseded: &mut Superseded,
+    error: anyhow::Error,
+) -> NotSaved {
+    // It may be in its place all the same, and fits a machine that goes on no more.
+    if matches!(look(dir), Saved::Whole(_))
+        && let Err(remains) = mark_used(dir).or_else(|_| forget(dir))
+    {
+        let why = format!("its memory can be neither kept nor given up ({remains:#})");
+        return NotSaved::StandsStill(error.context(why));
+    }
+    // Whatever went wrong: it ran, and is to run.
+    if let Err(error) = go_on(live, superseded).await {
+        warn!(dir = %dir.display(), error = format!("{error:#}"), "a machine does not go on");
+    }
+    clear_new(dir).await;
+    NotSaved::RunsOn(error)
+}
+
+/// What there is of saved memory in the directory of a sandbox, and is there after a power cut.
+fn look_for_certain(dir: &Path) -> Result<Saved> {
+    let saved = look(dir);
+    if saved == Saved::Used {
+        sync_parent(&place(dir).join(USED))?;
+    }
+    sync_parent(&place(dir))?;
+    Ok(saved)
 }
 
 /// Removes memory that is not the sandbox's saved one: half of it, or what was saved before. Both
@@ -342,6 +382,9 @@ mod tests {
     use crate::link::{Link, tests::guest};
     use crate::machine::{Network, Phases, Told};
 
+    /// Linux takes none that is longer, in bytes.
+    const LONGEST_PATH: usize = 4095;
+
     type Done<'a> = BoxFuture<'a, Result<(), ControlError>>;
 
     /// A monitor that has much to do before it does as told.
@@ -423,6 +466,40 @@ mod tests {
             assert_eq!(look(dir.path()), Saved::Nothing);
             assert!(banger_host::fs::list_dir(dir.path()).unwrap().is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn a_machine_goes_on_beside_memory_that_cannot_be_taken_up_and_no_other() {
+        let (_sender, other) = watch::channel(false);
+        let mut superseded = Superseded::by(other);
+        let no_save = || anyhow::anyhow!("the disk is full");
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("one");
+        ensure_private_dir(&place(&dir)).unwrap();
+        let (busy, live) = live(1);
+        let given_up = give_up(&live, &dir, &mut superseded, no_save()).await;
+        assert!(matches!(given_up, NotSaved::RunsOn(_)), "{given_up:?}");
+        assert_eq!(look(&dir), Saved::Used);
+        assert_eq!(busy.asked.load(Ordering::Relaxed), 1);
+
+        // One in which no path may be longer than that of the saved memory: neither its mark's, nor that of
+        // what is aside.
+        let mut dir = root.path().to_owned();
+        let len = LONGEST_PATH - "/saved".len();
+        while dir.as_os_str().len() < len {
+            let left = len - dir.as_os_str().len() - "/".len();
+            dir.push("d".repeat(if left > 200 { 100 } else { left }));
+        }
+        ensure_private_dir(&place(&dir)).unwrap();
+        let given_up = give_up(&live, &dir, &mut superseded, no_save()).await;
+        let NotSaved::StandsStill(why) = given_up else { panic!("{given_up:?}") };
+        assert!(format!("{why:#}").contains("too long"), "{why:#}");
+        assert!(format!("{why:#}").ends_with(": the disk is full"), "{why:#}");
+        assert!(matches!(look(&dir), Saved::Whole(_)));
+        assert_eq!(busy.asked.load(Ordering::Relaxed), 1, "it does not go on");
+        // Tried again, it is saved: nothing has gone on with it.
+        save(&live, &dir, &mut superseded).await.unwrap();
+        assert_eq!(busy.asked.load(Ordering::Relaxed), 1);
     }
 
     #[tokio::test]
