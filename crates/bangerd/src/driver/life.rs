@@ -69,6 +69,7 @@ impl Driver {
             Ok(()) => {
                 self.unsaved = false;
                 self.let_snapshot_go();
+                self.clear_behind_pause();
             }
             Err(error) => {
                 error!(sandbox = %self.record.id, %error, "its state cannot be stored; trying again");
@@ -132,7 +133,7 @@ impl Driver {
             }
             Done::Saved => {
                 self.lose_machine();
-                self.paused().await;
+                self.happen(Event::Saved(now()), Vec::new()).await;
                 self.shared.checkpoints.reach("pause.recorded").await;
             }
             Done::NotSaved(reason) if self.record.state.runs_since().is_some() => {
@@ -197,21 +198,20 @@ impl Driver {
         }
     }
 
+    /// Once it is remembered that it is paused, whatever still stands there is of no use any more. Who
+    /// waits is told behind that.
+    fn clear_behind_pause(&mut self) {
+        if self.work.is_none() && matches!(self.record.state, State::Paused { .. }) {
+            self.begin(work::clear(&self.shared, &self.record));
+        }
+    }
+
     /// What was asked for and is being done comes to nothing: that happens, and who waits is told.
     async fn give_up(&mut self, reason: &str, event: Event) {
         let asked = self.asked.take_joined();
         self.happen(event, Vec::new()).await;
         for tracked in asked {
             self.finish(&tracked, Err(reason.to_owned())).await;
-        }
-    }
-
-    /// Its memory is saved. Whatever still stands there is of no use any more, once that is
-    /// remembered; who waits is told behind that.
-    async fn paused(&mut self) {
-        self.happen(Event::Saved(now()), Vec::new()).await;
-        if !self.unsaved {
-            self.begin(work::clear(&self.shared, &self.record));
         }
     }
 
@@ -244,7 +244,7 @@ impl Driver {
                 self.begin(work::clear_with_memory(&self.shared, &self.record));
                 self.ended(EndCause::Failed(gone.to_owned())).await;
             }
-            Recovery::Paused => self.paused().await,
+            Recovery::Paused => self.happen(Event::Saved(now()), Vec::new()).await,
             // A daemon that was killed while it cleared up leaves what tells of a machine.
             Recovery::Clear => self.begin(work::clear(&self.shared, &self.record)),
         }

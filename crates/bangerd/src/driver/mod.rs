@@ -205,9 +205,6 @@ impl Driver {
             if self.unsaved {
                 return Left::Sandbox;
             }
-            if self.work.is_none() && matches!(self.record.state, State::Paused { .. }) {
-                self.begin(work::clear(&self.shared, &self.record));
-            }
         }
         if self.work.as_ref().is_some_and(|work| work.observes() || work.clears()) {
             return Left::Sandbox;
