@@ -6,6 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::id::SnapshotId;
 use crate::limits::Limits;
 use crate::reference::{ImageReference, ParseReferenceError};
 
@@ -163,6 +164,14 @@ pub struct SnapshotName {
     pub tag: SnapshotTag,
 }
 
+impl SnapshotName {
+    /// What stands for the name of a snapshot of which that is not known, or not all of it.
+    pub fn standing_for(id: &SnapshotId, sandbox: Option<SandboxName>) -> Self {
+        let sandbox = sandbox.unwrap_or_else(|| SandboxName("damaged".to_owned()));
+        Self { sandbox, tag: SnapshotTag(id.as_str().to_owned()) }
+    }
+}
+
 /// Why a text is no snapshot's name.
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum SnapshotNameError {
@@ -219,6 +228,11 @@ pub struct WantedImageError {
 }
 
 impl WantedImage {
+    /// What stands for an image of which nothing is known.
+    pub fn unknown() -> Self {
+        Self("unknown".to_owned())
+    }
+
     /// What was said.
     pub fn as_str(&self) -> &str {
         &self.0

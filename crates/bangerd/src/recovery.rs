@@ -12,7 +12,7 @@ use banger_host::{owned, scratch};
 use banger_image::Kernel;
 use banger_model::lifecycle::State;
 use banger_model::policy::Goal;
-use banger_model::{OperationRecord, OperationStatus, SandboxId, SandboxRecord};
+use banger_model::{OperationRecord, OperationStatus, SandboxId, SandboxRecord, SnapshotId};
 use banger_store::{DamagedRow, Remembered, Write};
 use banger_vmm::{RECORD_FILE, Reaped, reap};
 use tokio::task::spawn_blocking;
@@ -24,7 +24,7 @@ use crate::machine;
 use crate::operations::now;
 use crate::registry::Registry;
 use crate::shared::Shared;
-use crate::snapshots::Snapshot;
+use crate::snapshots;
 
 /// Takes up what is remembered, and settles what is not.
 ///
@@ -180,7 +180,7 @@ fn forget_memory(shared: &Shared, record: &SandboxRecord) {
 /// goes on who may look for one.
 fn settle_snapshots(
     shared: &Shared,
-    whole: Vec<Snapshot>,
+    found: snapshots::Found,
     sandboxes: &[SandboxRecord],
     unfinished: &BTreeMap<SandboxId, Vec<OperationRecord>>,
 ) {
@@ -192,20 +192,26 @@ fn settle_snapshots(
             shared.operations.track(operation.clone(), &record.name);
         }
     }
-    for snapshot in whole {
-        let taken = shared.operations.find(&snapshot.id.operation());
+    // Its daemon died between the word that it is not taken and its removal.
+    let goes = |id: &SnapshotId| {
+        let taken = shared.operations.find(&id.operation());
         let status = taken.map(|taken| taken.operation().status.clone());
-        // Its daemon died between the word that it is not taken and its removal.
-        if matches!(
+        let given_up = matches!(
             status,
             Some(OperationStatus::Failed { .. } | OperationStatus::Cancelled { .. })
-        ) {
-            info!(snapshot = %snapshot.id, "removed a snapshot that was given up");
-            shared.snapshots.discard(snapshot);
-        } else {
-            // Nothing is given up yet.
-            let _ = shared.snapshots.add(snapshot);
+        );
+        if given_up {
+            info!(snapshot = %id, "removed a snapshot that was given up");
+            shared.snapshots.discard(id.clone());
         }
+        given_up
+    };
+    for snapshot in found.whole.into_iter().filter(|snapshot| !goes(&snapshot.id)) {
+        // Nothing is given up yet.
+        let _ = shared.snapshots.add(snapshot);
+    }
+    for damaged in found.damaged.into_iter().filter(|damaged| !goes(&damaged.id)) {
+        shared.snapshots.add_damaged(damaged);
     }
 }
 

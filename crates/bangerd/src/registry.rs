@@ -56,6 +56,9 @@ pub(crate) enum CreateError {
     /// There is nothing to make it from.
     #[error("there is no snapshot {0}")]
     NoSnapshot(SnapshotName),
+    /// Nothing can be made from it.
+    #[error("snapshot {0} is damaged: {1}")]
+    DamagedSnapshot(SnapshotName, String),
     /// It cannot be remembered: most likely its name is taken.
     #[error(transparent)]
     NotStored(#[from] NotStored),
@@ -211,13 +214,20 @@ impl Registry {
             }
         };
         let found = self.shared.snapshots.need_named(&from.snapshot, id);
-        let (snapshot, need) =
-            found.ok_or_else(|| CreateError::NoSnapshot(from.snapshot.clone()))?;
+        let (snapshot, need) = found.ok_or_else(|| self.no_snapshot(&from.snapshot))?;
         let mut spec = snapshot.about.spec.clone();
         self.shared.host.check(&spec).map_err(CreateError::Impossible)?;
         spec.network = from.network.unwrap_or(spec.network);
         let from = FromSnapshot { snapshot: snapshot.id.clone(), part: from.part, up: None };
         Ok((MadeOf { spec, from: Some(from) }, Some(need)))
+    }
+
+    fn no_snapshot(&self, name: &SnapshotName) -> CreateError {
+        let damaged = self.shared.snapshots.damaged();
+        match damaged.iter().find(|damaged| damaged.name() == *name) {
+            Some(damaged) => CreateError::DamagedSnapshot(name.clone(), damaged.why.clone()),
+            None => CreateError::NoSnapshot(name.clone()),
+        }
     }
 
     /// Claims a name and a place for a new sandbox: one transaction, and nothing else.

@@ -42,4 +42,8 @@ pub struct Snapshot {
     /// When it was taken, in milliseconds since 1970.
     #[schema(value_type = u64)]
     pub created: Timestamp,
+    /// Why nothing can be made from it, if it is not as it was taken. Where its description is lost, only
+    /// `id`, `name` and `size` tell of it, and the name stands for one that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }

@@ -102,7 +102,10 @@ pub(crate) fn volume_names() -> Vec<CompletionCandidate> {
 pub(crate) fn snapshots() -> Vec<CompletionCandidate> {
     let snapshots = listed(async |client| client.snapshots().await);
     let candidate = |snapshot: Snapshot| {
-        let about = format!("{}, {}", snapshot.image, snapshot.memory);
+        let about = match snapshot.damaged {
+            Some(_) => "damaged".to_owned(),
+            None => format!("{}, {}", snapshot.image, snapshot.memory),
+        };
         CompletionCandidate::new(snapshot.name.to_string()).help(Some(about.into()))
     };
     snapshots.into_iter().map(candidate).collect()

@@ -12,7 +12,7 @@ use crate::output::Table;
 /// List snapshots: what sandboxes were at one moment
 ///
 /// SIZE is the space that each takes on the disk; what a file system shares between files counts
-/// for each.
+/// for each. Nothing is made from one that is damaged; `banger snapshot delete` deletes it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  banger snapshot list\n  banger snapshot list -o json\n  \
                         banger vm create --from web@1 again")]
@@ -27,18 +27,22 @@ pub(crate) fn run(args: &Args, verbosity: u8) -> Result<ExitCode, CommandError> 
 }
 
 fn table(snapshots: &[Snapshot], now: Timestamp) -> String {
-    let mut table = Table::new(["NAME", "IMAGE", "MEMORY", "DISK", "SIZE", "AGE"]);
+    let mut table = Table::new(["NAME", "IMAGE", "MEMORY", "DISK", "SIZE", "AGE", "DAMAGED"]);
     for snapshot in snapshots {
+        // Of a damaged one little is certain.
+        let damaged = snapshot.damaged.clone().unwrap_or_default();
+        let certain = |cell: String| if damaged.is_empty() { cell } else { String::new() };
         table.row([
             snapshot.name.to_string(),
-            snapshot.image.to_string(),
-            snapshot.memory.to_string(),
-            snapshot.disk.to_string(),
+            certain(snapshot.image.to_string()),
+            certain(snapshot.memory.to_string()),
+            certain(snapshot.disk.to_string()),
             Bytes::new(snapshot.size).to_string(),
-            now.since(snapshot.created).to_string(),
+            certain(now.since(snapshot.created).to_string()),
+            damaged.clone(),
         ]);
     }
-    table.render(&[])
+    table.render(&["DAMAGED"])
 }
 
 #[cfg(test)]
@@ -54,6 +58,14 @@ mod tests {
             "apparent": 9_126_805_504_u64, "created": 1000,
         }))
         .unwrap();
+        let damaged = Some("devices is missing".to_owned());
+        let damaged = Snapshot { name: "web@2".parse().unwrap(), damaged, ..snapshot.clone() };
+        assert_eq!(
+            table(&[snapshot.clone(), damaged], Timestamp(62_000)),
+            "NAME   IMAGE            MEMORY  DISK  SIZE  AGE    DAMAGED\n\
+             web@1  debian-bookworm  512M    8G    200M  1m 1s\n\
+             web@2                                 200M         devices is missing\n"
+        );
         assert_eq!(
             table(&[snapshot], Timestamp(62_000)),
             "NAME   IMAGE            MEMORY  DISK  SIZE  AGE\n\

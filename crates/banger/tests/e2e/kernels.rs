@@ -197,7 +197,10 @@ fn a_kernel_that_somebody_may_need_stays() {
     std::fs::write(env.home().join("data/kernels/mine/meta.json"), "{").unwrap();
     gives(&env, "kernel rm mine", "mine\n");
     gives(&env, &format!("{import} --modules {}", tree.display()), "mine\n");
-    std::fs::remove_dir_all(snapshot).unwrap();
+    env.kill_daemon();
+    let damaged = "damaged@0123456789abcdef\n";
+    gives(&env, "snapshot list -q", damaged);
+    gives(&env, "snapshot rm damaged@0123456789abcdef", damaged);
     gives(&env, "kernel rm mine", "mine\n");
     env.assert_nothing_left();
 }

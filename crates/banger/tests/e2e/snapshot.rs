@@ -146,6 +146,49 @@ fn what_cannot_be_is_refused_in_words() {
 }
 
 #[test]
+fn what_is_damaged_is_shown_and_removed_by_command() {
+    let Some(env) = TestEnv::with_machines() else { return };
+    env.run(["vm", "create", "web", "--network", "none"]).ok();
+    for tag in ["a", "b", "c", "d", "e"] {
+        says(&env, &format!("vm snapshot web {tag}"), &format!("web@{tag}\n"));
+    }
+    let ids: Vec<_> = snapshots(&env).iter().map(|s| s["id"].clone()).collect();
+    let dirs = ids.iter().map(|id| env.home().join("state/snapshots").join(id.as_str().unwrap()));
+    let dirs: Vec<_> = dirs.collect();
+    env.kill_daemon();
+    std::fs::write(dirs[0].join("snapshot.json"), "{").unwrap();
+    std::fs::remove_file(dirs[1].join("memory")).unwrap();
+    let mut devices = std::fs::read(dirs[2].join("devices")).unwrap();
+    devices[0] ^= 1;
+    std::fs::write(dirs[2].join("devices"), devices).unwrap();
+    let nameless = format!("damaged@{}", ids[0].as_str().unwrap());
+    let shown = env.run(["snapshot", "list"]).ok();
+    for (name, why) in [(&*nameless, "snapshot.json"), ("web@b", "memory"), ("web@c", "devices")] {
+        let is_damaged = |line: &str| line.starts_with(name) && line.contains(why);
+        assert!(shown.lines().any(is_damaged), "{name}: {shown}");
+    }
+    let refused = env.run(["vm", "create", "--from", "web@b"]);
+    assert_eq!(refused.status, 1);
+    assert!(
+        refused.stderr.starts_with("banger: snapshot web@b is damaged: "),
+        "{}",
+        refused.stderr
+    );
+    assert!(refused.stderr.contains("`banger snapshot delete web@b`"), "{}", refused.stderr);
+    // Its name is given away when it is gone.
+    assert!(env.run(["vm", "snapshot", "web", "c"]).stderr.contains("web@c already"));
+    // One whose files are gone by now goes, too.
+    std::fs::remove_dir_all(&dirs[4]).unwrap();
+    let rm = ["snapshot", "rm", &nameless, "web@b", "web@c", "web@e"];
+    assert_eq!(env.run(rm).ok(), format!("{nameless}\nweb@b\nweb@c\nweb@e\n"));
+    says(&env, "snapshot list -q", "web@d\n");
+    assert_eq!(dirs.iter().filter(|dir| dir.exists()).collect::<Vec<_>>(), [&dirs[3]]);
+    says(&env, "vm snapshot web c", "web@c\n");
+    env.run(["vm", "delete", "--force", "web"]).ok();
+    env.assert_nothing_left();
+}
+
+#[test]
 fn memory_that_fits_no_more_is_told_and_its_disk_is_still_of_use() {
     let Some(env) = TestEnv::with_machines() else { return };
     env.run(["vm", "create", "web", "--network", "none"]).ok();

@@ -193,6 +193,10 @@ impl From<CreateError> for Failure {
             CreateError::NoSnapshot(_) => Problem::new(ProblemCode::NotFound, error.to_string())
                 .hint("`banger snapshot list` shows those that are there")
                 .into(),
+            CreateError::DamagedSnapshot(ref name, _) => {
+                let hint = format!("`banger snapshot delete {name}` deletes it");
+                Problem::new(ProblemCode::Failed, error.to_string()).hint(hint).into()
+            }
             CreateError::Host(_) => Problem::new(ProblemCode::Failed, chain(&error)).into(),
         }
     }

@@ -145,7 +145,10 @@ pub(super) async fn delete(
     }
     if let (None, Some(doubt)) = (damage, doubt) {
         let what = format!("the kernel {} stays, for somebody may need it", gone.name);
-        return Err(doubt.context(what).into());
+        let said = format!("{:#}", doubt.context(what));
+        let hint =
+            "mend or remove what cannot be read; `banger snapshot list` shows damaged snapshots";
+        return Err(Problem::new(ProblemCode::Failed, said).hint(hint).into());
     }
     let (home, name) = (registry.shared().home.clone(), gone.name.clone());
     let removed = spawn_blocking(move || Kernel::remove(&home, &name)).await;
@@ -248,9 +251,7 @@ impl Users {
         for (snapshot, holds) in self.told(hold).unwrap_or_default() {
             let of_image = || self.kernel_of(&Base::Stored(holds.image.clone()), &shared.home);
             if let Some(kernel) = holds.kernel().cloned().or_else(of_image) {
-                let shown = shared.snapshots.get(&snapshot).map(|snapshot| snapshot.shown());
-                let shown = shown.unwrap_or_else(|| snapshot.to_string());
-                self.add(kernel, format!("snapshot {shown}"));
+                self.add(kernel, format!("snapshot {}", shared.snapshots.shown(&snapshot)));
             }
         }
     }

@@ -9,7 +9,10 @@ use banger_api::types::{
     Created, ForkSandbox, Forked, Operation, Problem, ProblemCode, Snapshot as Shown,
 };
 use banger_model::policy::Action;
-use banger_model::{OperationId, SandboxRecord, SnapshotId, SnapshotName, SnapshotTag};
+use banger_model::{
+    Accelerator, CpuCount, DiskSize, MemorySize, OperationId, SandboxRecord, SnapshotId,
+    SnapshotName, SnapshotTag, Timestamp, WantedImage,
+};
 use serde::Deserialize;
 
 use super::App;
@@ -17,7 +20,7 @@ use super::error::{Failure, Json, Query};
 use super::sandboxes::{Asking, chosen, known, operation};
 use crate::driver::{View, Wanted};
 use crate::registry::Registry;
-use crate::snapshots::Snapshot;
+use crate::snapshots::{About, Damaged, Removed, Snapshot};
 
 /// How a snapshot is asked for.
 #[derive(Debug, Deserialize)]
@@ -97,17 +100,22 @@ fn copy(registry: &Registry, view: &Arc<View>) -> Created {
 }
 
 /// All snapshots, oldest first
+///
+/// Those that were damaged when the daemon started, too, with the reason why nothing is made from them.
 #[utoipa::path(get, path = "/v1/snapshots", responses((status = 200, body = Vec<Shown>), (status = "default", body = Problem)))]
 pub(super) async fn list(State(registry): App) -> Answer<Vec<Shown>> {
-    let all = registry.shared().snapshots.list();
-    let mut all: Vec<_> = all.iter().filter_map(|snapshot| shown(snapshot)).collect();
+    let snapshots = &registry.shared().snapshots;
+    let whole = snapshots.list();
+    let mut all: Vec<_> = whole.iter().filter_map(|snapshot| shown(snapshot)).collect();
+    all.extend(snapshots.damaged().iter().map(|damaged| shown_damaged(damaged)));
     all.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
     Answer(all)
 }
 
 /// Remove a snapshot
 ///
-/// Answers with it as it was. Sandboxes that were made from it and have been up stay as they are.
+/// Answers with it as it was. Sandboxes that were made from it and have been up stay as they are. A
+/// damaged one goes whoever may wait for it.
 #[utoipa::path(delete, path = "/v1/snapshots/{snapshot}", params(("snapshot" = String, Path, description = "Its name, `NAME@TAG`")), responses((status = 200, body = Shown), (status = "default", body = Problem)))]
 pub(super) async fn delete(
     State(registry): App,
@@ -118,24 +126,58 @@ pub(super) async fn delete(
             Problem::new(ProblemCode::Invalid, error.to_string())
         })?;
     let shared = registry.shared();
-    let removed = shared.snapshots.remove(&name, &shared.operations).await?;
     let gone = || Problem::new(ProblemCode::NotFound, format!("there is no snapshot {name}"));
-    Ok(Answer(shown(&removed).ok_or_else(gone)?))
+    Ok(Answer(match shared.snapshots.remove(&name, &shared.operations).await? {
+        Removed::Whole(snapshot) => shown(&snapshot).ok_or_else(gone)?,
+        Removed::Damaged(damaged) => shown_damaged(&damaged),
+    }))
 }
 
 fn shown(snapshot: &Snapshot) -> Option<Shown> {
-    let about = &snapshot.about;
-    Some(Shown {
-        id: snapshot.id.clone(),
-        name: snapshot.name()?,
+    let (size, apparent) = (snapshot.size.get(), snapshot.apparent.get());
+    let shown = unknown(snapshot.id.clone(), snapshot.name()?);
+    Some(described(Shown { size, apparent, ..shown }, &snapshot.about))
+}
+
+fn shown_damaged(damaged: &Damaged) -> Shown {
+    let shown = Shown {
+        size: damaged.size.get(),
+        damaged: Some(damaged.why.clone()),
+        ..unknown(damaged.id.clone(), damaged.name())
+    };
+    match &damaged.about {
+        Some(about) => described(shown, about),
+        None => shown,
+    }
+}
+
+/// A snapshot of which nothing else is known.
+fn unknown(id: SnapshotId, name: SnapshotName) -> Shown {
+    Shown {
+        id,
+        name,
+        image: WantedImage::unknown(),
+        kernel: None,
+        cpus: CpuCount::ONE,
+        memory: MemorySize::DEFAULT,
+        disk: DiskSize::DEFAULT,
+        accelerator: Accelerator::Tcg,
+        size: 0,
+        apparent: 0,
+        created: Timestamp(0),
+        damaged: None,
+    }
+}
+
+fn described(shown: Shown, about: &About) -> Shown {
+    Shown {
         image: about.spec.image.clone(),
         kernel: about.spec.kernel.clone(),
         cpus: about.shape.cpus,
         memory: about.shape.memory,
         disk: about.shape.disk,
         accelerator: about.accelerator,
-        size: snapshot.size.get(),
-        apparent: snapshot.apparent.get(),
         created: about.created,
-    })
+        ..shown
+    }
 }

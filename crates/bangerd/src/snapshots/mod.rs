@@ -4,6 +4,7 @@
 //! removes it. One without is of a fork, and goes when the last sandbox that is made from it has
 //! come up: from then on each has all that it needs in its own directory.
 
+mod damaged;
 mod holds;
 mod snapshot;
 
@@ -22,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::operations::Operations;
 
+pub(crate) use damaged::Damaged;
 pub(crate) use holds::Holds;
 pub(crate) use snapshot::{About, Snapshot};
 
@@ -35,6 +37,8 @@ pub(crate) struct Snapshots {
 #[derive(Debug, Default)]
 struct Inner {
     whole: BTreeMap<SnapshotId, Arc<Snapshot>>,
+    /// Those that this daemon has found and cannot use.
+    damaged: BTreeMap<SnapshotId, Arc<Damaged>>,
     /// Sandboxes that begin with a snapshot and were never up; it may not be there yet.
     needs: BTreeMap<SnapshotId, BTreeSet<SandboxId>>,
     /// What is taken no more, by whoever may still be about to: the last of them.
@@ -82,14 +86,51 @@ pub(crate) enum NotRemoved {
     Host(#[from] anyhow::Error),
 }
 
+/// A snapshot as it was before it was removed.
+#[derive(Debug)]
+pub(crate) enum Removed {
+    /// It was whole.
+    Whole(Arc<Snapshot>),
+    /// It was not.
+    Damaged(Arc<Damaged>),
+}
+
 impl Inner {
     /// Takes out a snapshot that nobody can name, once nobody needs it.
-    fn take_unneeded(&mut self, id: &SnapshotId) -> Option<Arc<Snapshot>> {
-        let named = self.whole.get(id)?.about.tag.is_some();
-        if named || self.needs.contains_key(id) {
+    fn take_unneeded(&mut self, id: &SnapshotId) -> Option<SnapshotId> {
+        let whole = self.whole.get(id).is_some_and(|snapshot| snapshot.about.tag.is_none());
+        let nameless = whole || self.damaged.get(id).is_some_and(|damaged| damaged.is_of_fork());
+        if !nameless || self.needs.contains_key(id) {
             return None;
         }
-        self.whole.remove(id)
+        self.whole.remove(id);
+        self.damaged.remove(id);
+        Some(id.clone())
+    }
+
+    /// Takes out the snapshot that its user calls so. Of two, the one of less use goes.
+    fn take_named(
+        &mut self,
+        name: &SnapshotName,
+        operations: &Operations,
+    ) -> Result<(SnapshotId, Removed), NotRemoved> {
+        let damaged = self.damaged.values().find(|damaged| damaged.name() == *name);
+        let whole = || self.whole.values().find(|snapshot| snapshot.has_name(name));
+        let id = damaged.map(|found| &found.id).or_else(|| whole().map(|found| &found.id));
+        let id = id.ok_or_else(|| NotRemoved::Missing(name.clone()))?.clone();
+        let taking = operations.find(&id.operation());
+        if taking.is_some_and(|taking| !taking.operation().status.is_final()) {
+            return Err(NotRemoved::BeingTaken(name.clone()));
+        }
+        // A damaged one serves nobody.
+        if let Some(damaged) = self.damaged.remove(&id) {
+            return Ok((id, Removed::Damaged(damaged)));
+        }
+        if let Some(sandbox) = self.needs.get(&id).and_then(BTreeSet::first) {
+            return Err(NotRemoved::InUse(name.clone(), sandbox.clone()));
+        }
+        let whole = self.whole.remove(&id).ok_or_else(|| NotRemoved::Missing(name.clone()))?;
+        Ok((id, Removed::Whole(whole)))
     }
 }
 
@@ -121,14 +162,34 @@ impl Snapshots {
         if inner.given_up.contains(&id) {
             inner.given_up.retain(|other| *other != id);
             drop(inner);
-            self.remove_soon(Some(Arc::new(snapshot)));
+            self.remove_soon(Some(id));
             return Added::GivenUp;
         }
+        inner.damaged.remove(&id);
         inner.whole.insert(id.clone(), Arc::new(snapshot));
         let unneeded = inner.take_unneeded(&id);
         drop(inner);
         self.remove_soon(unneeded);
         Added::Yes
+    }
+
+    /// Takes in one that is there and damaged.
+    pub(crate) fn add_damaged(&self, damaged: Damaged) {
+        self.lock().damaged.insert(damaged.id.clone(), Arc::new(damaged));
+    }
+
+    /// Those that are damaged and not a fork's.
+    pub(crate) fn damaged(&self) -> Vec<Arc<Damaged>> {
+        let inner = self.lock();
+        inner.damaged.values().filter(|damaged| !damaged.is_of_fork()).cloned().collect()
+    }
+
+    /// How a message calls the snapshot of this id.
+    pub(crate) fn shown(&self, id: &SnapshotId) -> String {
+        let inner = self.lock();
+        let whole = inner.whole.get(id).map(|snapshot| snapshot.shown());
+        let shown = whole.or_else(|| Some(inner.damaged.get(id)?.name().to_string()));
+        shown.unwrap_or_else(|| id.to_string())
     }
 
     /// Whoever had a snapshot taken is about to be told that it is not. From now on that is so,
@@ -146,8 +207,8 @@ impl Snapshots {
     }
 
     /// Removes one that is there, and of which its user was told that it is not.
-    pub(crate) fn discard(&self, snapshot: Snapshot) {
-        self.remove_soon(Some(Arc::new(snapshot)));
+    pub(crate) fn discard(&self, id: SnapshotId) {
+        self.remove_soon(Some(id));
     }
 
     /// What all of them hold, those that cannot be opened included.
@@ -169,11 +230,13 @@ impl Snapshots {
         inner.whole.values().filter(|snapshot| snapshot.about.tag.is_some()).cloned().collect()
     }
 
-    /// The tags that snapshots of sandboxes of this name have.
+    /// The tags that snapshots of sandboxes of this name have, damaged ones, too.
     pub(crate) fn tags_of(&self, sandbox: &SandboxName) -> BTreeSet<SnapshotTag> {
-        let all = self.list();
-        let its = all.iter().filter(|snapshot| snapshot.about.sandbox == *sandbox);
-        its.filter_map(|snapshot| snapshot.about.tag.clone()).collect()
+        let inner = self.lock();
+        let its = inner.whole.values().filter(|snapshot| snapshot.about.sandbox == *sandbox);
+        let tags = its.filter_map(|snapshot| snapshot.about.tag.as_ref());
+        let damaged = inner.damaged.values().filter_map(|damaged| damaged.tag_of(sandbox));
+        tags.chain(damaged).cloned().collect()
     }
 
     /// A sandbox is to be made from this snapshot: it stays until that was up.
@@ -211,7 +274,10 @@ impl Snapshots {
 
     /// Removes what a fork left whose daemon died.
     pub(crate) fn sweep(&self) {
-        let ids: Vec<_> = self.lock().whole.keys().cloned().collect();
+        let ids: Vec<_> = {
+            let inner = self.lock();
+            inner.whole.keys().chain(inner.damaged.keys()).cloned().collect()
+        };
         for id in ids {
             let unneeded = self.lock().take_unneeded(&id);
             self.remove_soon(unneeded);
@@ -220,12 +286,12 @@ impl Snapshots {
 
     /// Nobody waits until what nobody needs is gone; a daemon that dies meanwhile is followed by
     /// one that removes it.
-    fn remove_soon(&self, unneeded: Option<Arc<Snapshot>>) {
-        let Some(snapshot) = unneeded else { return };
+    fn remove_soon(&self, unneeded: Option<SnapshotId>) {
+        let Some(id) = unneeded else { return };
         let root = self.root.clone();
         spawn_blocking(move || {
-            if let Err(error) = remove_files(&root, &snapshot.id) {
-                warn!(snapshot = %snapshot.id, error = format!("{error:#}"), "a snapshot that nobody needs remains");
+            if let Err(error) = remove_files(&root, &id) {
+                warn!(snapshot = %id, error = format!("{error:#}"), "a snapshot that nobody needs remains");
             }
         });
     }
@@ -238,25 +304,13 @@ impl Snapshots {
         &self,
         name: &SnapshotName,
         operations: &Operations,
-    ) -> Result<Arc<Snapshot>, NotRemoved> {
-        let snapshot = {
-            let mut inner = self.lock();
-            let found = inner.whole.values().find(|snapshot| snapshot.has_name(name));
-            let id = found.ok_or_else(|| NotRemoved::Missing(name.clone()))?.id.clone();
-            let taking = operations.find(&id.operation());
-            if taking.is_some_and(|taking| !taking.operation().status.is_final()) {
-                return Err(NotRemoved::BeingTaken(name.clone()));
-            }
-            if let Some(sandbox) = inner.needs.get(&id).and_then(BTreeSet::first) {
-                return Err(NotRemoved::InUse(name.clone(), sandbox.clone()));
-            }
-            inner.whole.remove(&id).ok_or_else(|| NotRemoved::Missing(name.clone()))?
-        };
-        let (root, id) = (self.root.clone(), snapshot.id.clone());
+    ) -> Result<Removed, NotRemoved> {
+        let (id, was) = self.lock().take_named(name, operations)?;
+        let root = self.root.clone();
         let removed = spawn_blocking(move || remove_files(&root, &id)).await;
         removed.map_err(anyhow::Error::from)??;
         info!(snapshot = %name, "removed a snapshot");
-        Ok(snapshot)
+        Ok(was)
     }
 }
 
@@ -295,23 +349,36 @@ fn lock_of(root: &Path, id: &SnapshotId) -> PathBuf {
 
 fn remove_files(root: &Path, id: &SnapshotId) -> Result<()> {
     let aside = aside(root, id);
-    rename(&root.join(id.as_str()), &aside)?;
+    match rename(&root.join(id.as_str()), &aside) {
+        // Somebody else has done that.
+        Err(error) if error.is_not_found() => {}
+        renamed => renamed?,
+    }
     remove_all(&aside)?;
     // An id is used once: nobody waits for this lock.
     Ok(remove_all(&lock_of(root, id))?)
 }
 
-/// Removes what was not finished when its daemon died, and returns the snapshots that are whole.
+/// What a daemon finds of snapshots when it starts.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Those that are whole.
+    pub whole: Vec<Snapshot>,
+    /// Those that are not.
+    pub damaged: Vec<Damaged>,
+}
+
+/// Removes what was not finished when its daemon died, and returns the snapshots that are there.
 ///
 /// # Errors
 /// When the directory of snapshots cannot be looked at.
-pub(crate) fn settle(root: &Path) -> Result<Vec<Snapshot>> {
+pub(crate) fn settle(root: &Path) -> Result<Found> {
     ensure_private_dir(root)?;
     let swept = staged::sweep(root, |_| Ok(()))?;
     if swept > 0 {
         info!(swept, "removed snapshots that were not finished");
     }
-    let mut whole = Vec::new();
+    let mut found = Found::default();
     for name in list_dir(root)? {
         let Some(name) = name.to_str() else { continue };
         let locked = name.strip_prefix('.').and_then(|name| name.strip_suffix(".lock"));
@@ -319,22 +386,20 @@ pub(crate) fn settle(root: &Path) -> Result<Vec<Snapshot>> {
             // Nobody makes one now: this daemon is alone, and has not begun.
             remove_all(&root.join(name))?;
         }
-        if name.parse::<SnapshotId>().is_err() {
-            continue;
-        }
-        match Snapshot::open(&root.join(name)) {
-            Ok(snapshot) => whole.push(snapshot),
+        let Ok(id) = name.parse::<SnapshotId>() else { continue };
+        let dir = root.join(name);
+        match Snapshot::open(&dir) {
+            Ok(snapshot) => found.whole.push(snapshot),
             // Somebody may still want what is left of it.
             Err(error) => {
-                warn!(
-                    snapshot = name,
-                    error = format!("{error:#}"),
-                    "a snapshot is not whole, and not used"
-                );
+                let damaged = Damaged::look(&dir, id, &error);
+                let (name, error) = (damaged.name(), &damaged.why);
+                warn!(snapshot = %damaged.id, %name, error, "a snapshot is not whole, and not used");
+                found.damaged.push(damaged);
             }
         }
     }
-    Ok(whole)
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -154,8 +154,61 @@ fn a_daemon_finds_what_is_whole_and_removes_what_was_not_finished() {
     ensure_private_dir(&aside(root.path(), &id(3))).unwrap();
     make(root.path(), &id(4), None);
     rename(&root.path().join(id(4).as_str()), &aside(root.path(), &id(4))).unwrap();
-    let whole = settle(root.path()).unwrap();
-    assert_eq!(whole.iter().map(|found| found.id.clone()).collect::<Vec<_>>(), [id(1)]);
+    let found = settle(root.path()).unwrap();
+    assert_eq!(found.whole.iter().map(|found| found.id.clone()).collect::<Vec<_>>(), [id(1)]);
+    assert_eq!(found.damaged.iter().map(|found| found.id.clone()).collect::<Vec<_>>(), [id(2)]);
     assert_eq!(names(root.path()), [id(1).as_str(), id(2).as_str()]);
     assert!(Snapshot::open(&root.path().join(id(1).as_str())).unwrap().check().is_ok());
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_called_as_it_was_as_far_as_that_is_known() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = |byte| root.path().join(id(byte).as_str());
+    for (byte, tag) in [(1, Some("7")), (2, Some("b")), (3, None), (4, None), (5, Some("e"))] {
+        make(root.path(), &id(byte), tag);
+    }
+    write_atomic(&saved::files(&dir(1)).devices, b"another").unwrap();
+    // What a later banger wrote, perhaps.
+    write_atomic(&dir(2).join(snapshot::ABOUT), br#"{ "sandbox": "web", "tag": "b" }"#).unwrap();
+    remove_all(&saved::disk(&dir(3))).unwrap();
+    remove_all(&saved::disk(&dir(4))).unwrap();
+    remove_all(&dir(5).join(snapshot::ABOUT)).unwrap();
+    write_atomic(&dir(6), b"no directory").unwrap();
+    let snapshots = Snapshots::below(root.path().to_owned());
+    let found = settle(root.path()).unwrap();
+    assert!(found.whole.is_empty(), "{found:?}");
+    found.damaged.into_iter().for_each(|damaged| snapshots.add_damaged(damaged));
+    // Those of forks go with those who need them, and only then.
+    snapshots.need(&id(3), &sandbox(1)).keep();
+    snapshots.need(&id(1), &sandbox(1)).keep();
+    snapshots.sweep();
+    until_gone(&dir(4)).await;
+    assert!(is_there(&dir(3)));
+    snapshots.need_no_more(&id(3), &sandbox(1));
+    until_gone(&dir(3)).await;
+
+    let name = |byte| format!("damaged@{}", id(byte)).parse::<SnapshotName>().unwrap();
+    let names = ["web@7".parse().unwrap(), "web@b".parse().unwrap(), name(5), name(6)];
+    let all = snapshots.damaged();
+    assert_eq!(all.iter().map(|damaged| damaged.name()).collect::<Vec<_>>(), names);
+    let tags = snapshots.tags_of(&"web".parse().unwrap());
+    assert_eq!(tags.iter().map(SnapshotTag::as_str).collect::<Vec<_>>(), ["7", "b"]);
+    assert!(snapshots.need_named(&names[0], &sandbox(2)).is_none());
+    for name in names {
+        let gone = snapshots.remove(&name, &Operations::default()).await.unwrap();
+        assert!(matches!(gone, Removed::Damaged(_)), "{gone:?}");
+        let again = snapshots.remove(&name, &Operations::default()).await;
+        assert!(matches!(again, Err(NotRemoved::Missing(_))), "{again:?}");
+    }
+    assert_eq!(self::names(root.path()), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_files_are_gone_already_is_removed() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshots = Snapshots::below(root.path().to_owned());
+    assert_eq!(snapshots.add(make(root.path(), &id(1), Some("a"))), Added::Yes);
+    remove_all(&root.path().join(id(1).as_str())).unwrap();
+    snapshots.remove(&"web@a".parse().unwrap(), &Operations::default()).await.unwrap();
 }
