@@ -5,7 +5,8 @@
 #![expect(unsafe_code, reason = "a child must ask for its own end between fork and exec")]
 
 use std::ffi::OsStr;
-use std::io::{Read, Write as _};
+use std::io::{self, Read, Write as _};
+use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
@@ -17,11 +18,14 @@ use rustix::process::Signal;
 use crate::clock::Deadline;
 use crate::error::{HostError, Result};
 use crate::process::{Process, spawn_error};
+use crate::readiness::{self, Interest};
 
 /// How much of a failed program's standard error an error message keeps, from its end.
 const STDERR_TAIL: usize = 2048;
 /// How long a killed program may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How often whoever reads a program's output looks whether that is still wanted.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// Most bytes that [`Tool::capture`] takes from standard output.
 const MAX_CAPTURE: u64 = 64 * 1024 * 1024;
 /// Most bytes that [`Tool::answer`] takes from standard output.
@@ -174,12 +178,21 @@ impl Running {
         self.child.as_mut().and_then(|child| child.stdout.take())
     }
 
+    /// The program's standard output for whoever copies it. A read fails when nothing has come for
+    /// as long as the program's time, which begins anew with each, or when `is_over` says that nobody
+    /// wants it any more. Dropped after that, the program is killed.
+    pub fn output<'a>(&'a mut self, is_over: &'a dyn Fn() -> bool) -> impl Read + 'a {
+        Output { running: self, is_over }
+    }
+
     /// Waits for the program's end.
     ///
     /// # Errors
     /// When it fails or exceeds its time (it is killed then).
     pub fn finish(mut self) -> Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
+        // What nobody has read nobody will: it is not to wait for that.
+        drop(child.stdout.take());
         let status = self.wait(&mut child)?;
         let stderr = self.stderr.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
         if status.success() {
@@ -208,10 +221,54 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        let Some(mut child) = self.child.take() else { return };
+        // Where not even that ends it, as a disk that does not answer may have it, nobody waits.
+        let process = Process::open(i32::try_from(child.id()).unwrap_or(i32::MAX));
+        if let Ok(Some(process)) = process {
+            let _ = process.kill(KILL_PATIENCE);
+        } else {
             let _ = child.kill();
-            let _ = child.wait();
         }
+        let _ = child.try_wait();
+    }
+}
+
+/// See [`Running::output`].
+struct Output<'a> {
+    running: &'a mut Running,
+    is_over: &'a dyn Fn() -> bool,
+}
+
+impl Output<'_> {
+    /// Whether there is something to read, or the output's end, before its time is over.
+    fn is_ready(&mut self) -> Result<bool> {
+        let Running { name, child, deadline, timeout, .. } = &mut *self.running;
+        let Some(stdout) = child.as_ref().and_then(|child| child.stdout.as_ref()) else {
+            return Ok(true);
+        };
+        *deadline = Deadline::after(*timeout);
+        while !(self.is_over)() {
+            let patience = deadline.left().min(LOOK_AGAIN);
+            let ready = readiness::wait(&[(stdout.as_fd(), Interest::Reading)], Some(patience))?;
+            if ready.iter().any(|ready| ready.reading) {
+                return Ok(true);
+            }
+            if deadline.passed() {
+                let (program, seconds) = (name.clone(), timeout.as_secs());
+                return Err(HostError::Silent { program, seconds });
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Read for Output<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.is_ready().map_err(io::Error::other)? {
+            return Err(io::Error::other("it was called off"));
+        }
+        let child = self.running.child.as_mut();
+        child.and_then(|child| child.stdout.as_mut()).map_or(Ok(0), |stdout| stdout.read(buffer))
     }
 }
 
@@ -306,6 +363,44 @@ mod tests {
     fn a_program_over_its_time_is_killed() {
         let error = Tool::new("sleep").arg("1000").capture(Duration::from_millis(50)).unwrap_err();
         assert!(matches!(error, HostError::TimedOut { .. }), "{error}");
+    }
+
+    /// Starts a program that says something and then no more.
+    fn hanging(timeout: Duration) -> Running {
+        Tool::new("sh").args(["-c", "echo begun; exec sleep 1000"]).stream(timeout).unwrap()
+    }
+
+    #[test]
+    fn output_that_does_not_go_on_is_given_up() {
+        let mut running = hanging(Duration::from_millis(200));
+        let mut said = Vec::new();
+        let error = running.output(&|| false).read_to_end(&mut said).unwrap_err();
+        assert_eq!(said, b"begun\n");
+        assert!(error.to_string().starts_with("sh has stopped in the midst"), "{error}");
+        // Each read gives it its time anew, so more may come than there was time for in all.
+        let script = "for n in 1 2 3 4; do sleep 0.4; echo $n; done";
+        let mut running =
+            Tool::new("sh").args(["-c", script]).stream(Duration::from_millis(1500)).unwrap();
+        let mut said = String::new();
+        running.output(&|| false).read_to_string(&mut said).unwrap();
+        running.finish().unwrap();
+        assert_eq!(said, "1\n2\n3\n4\n");
+    }
+
+    #[test]
+    fn output_that_nobody_wants_is_given_up_and_its_program_ends() {
+        let mut running = hanging(LONG);
+        let pid = i32::try_from(running.child.as_ref().unwrap().id()).unwrap();
+        let process = Process::open(pid).unwrap().unwrap();
+        let wanted = std::cell::Cell::new(true);
+        let is_over = || !wanted.get();
+        let mut output = running.output(&is_over);
+        assert_eq!(output.read(&mut [0; 64]).unwrap(), 6);
+        wanted.set(false);
+        assert_eq!(output.read(&mut [0]).unwrap_err().to_string(), "it was called off");
+        drop(output);
+        drop(running);
+        assert!(process.ended(Deadline::after(Duration::ZERO)).unwrap());
     }
 
     #[test]

@@ -86,6 +86,16 @@ pub enum HostError {
         /// The bound.
         seconds: u64,
     },
+    /// A program whose output does not go on.
+    #[error(
+        "{program} has stopped in the midst: nothing came of it for {seconds} s; look whether the file system that it reads answers, then try again"
+    )]
+    Silent {
+        /// Its name.
+        program: String,
+        /// The bound.
+        seconds: u64,
+    },
     /// Anything else of the system that failed.
     #[error("cannot {operation}")]
     System {

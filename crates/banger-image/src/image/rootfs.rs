@@ -6,6 +6,7 @@ use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use banger_host::command::Tool;
 use banger_host::home::Home;
 use banger_host::{HostError, fs};
 use banger_model::{Bytes, ImageName, OperationId, Progress, Timestamp};
@@ -27,8 +28,9 @@ const EXT4_MAGIC_AT: usize = 1080;
 const EXT4_MAGIC: [u8; 2] = [0x53, 0xef];
 /// Bytes that are copied at once.
 const CHUNK: usize = 256 * 1024;
-/// How long packing a directory may take.
-const PACK_TIME: Duration = Duration::from_secs(60 * 60);
+/// How long packing a directory may go on without anything that comes of it. Each directory is read to its
+/// end before the first name in it comes, also over a slow network.
+const PACK_SILENCE: Duration = Duration::from_secs(5 * 60);
 
 /// What every machine has of its own: empty in an image that is made of one.
 const OWN_FILES: [&str; 4] = ["etc/hostname", "etc/hosts", "etc/machine-id", "etc/resolv.conf"];
@@ -156,7 +158,7 @@ impl FromRootfs<'_> {
             }
             Rootfs::Directory(dir) => {
                 progress.stage("packing the directory");
-                self.of_tar(&new, self.pack(&new, &dir)?, progress)?
+                self.of_tar(&new, self.pack(&new, tar_of(&dir)?, PACK_SILENCE)?, progress)?
             }
             Rootfs::Tar(tar) => {
                 progress.stage("unpacking the archive");
@@ -251,21 +253,13 @@ impl FromRootfs<'_> {
         self.spool(new, source)
     }
 
-    /// A tar of a directory, with everything that GNU's tar can tell about files.
-    fn pack(&self, new: &NewImage, dir: &Path) -> Result<File, RootfsError> {
-        let tool = TAR.tool()?.args(["--create", "--format=pax", "--numeric-owner"]);
-        let tool = tool.args(["--xattrs", "--xattrs-include=*", "--directory"]).arg(dir);
-        let mut running = tool.arg(".").stream(PACK_TIME).map_err(RootfsError::Pack)?;
-        let spooled = match running.take_stdout() {
-            Some(stdout) => self.spool(new, stdout),
-            None => Err(RootfsError::Read(io::ErrorKind::BrokenPipe.into())),
-        };
-        match spooled {
-            // tar was cut off then.
-            Err(error @ (RootfsError::TooLarge(_) | RootfsError::CalledOff)) => Err(error),
-            // What tar says tells more than that its output ended.
-            spooled => running.finish().map_err(RootfsError::Pack).and(spooled),
-        }
+    /// What `tar` makes of a directory. Given up, it is ended.
+    fn pack(&self, new: &NewImage, tar: Tool, silence: Duration) -> Result<File, RootfsError> {
+        let mut running = tar.stream(silence).map_err(RootfsError::Pack)?;
+        let spooled = self.spool(new, running.output(&|| self.until.is_over()));
+        let spooled = spooled.map_err(|error| self.called_off_or(error))?;
+        running.finish().map_err(RootfsError::Pack)?;
+        Ok(spooled)
     }
 
     /// Everything there is, in a file without a name.
@@ -290,6 +284,13 @@ impl FromRootfs<'_> {
     }
 }
 
+/// Writes a tar of a directory, with everything that GNU's tar can tell about files.
+fn tar_of(dir: &Path) -> Result<Tool, RootfsError> {
+    let tool = TAR.tool()?.args(["--create", "--format=pax", "--numeric-owner"]);
+    let tool = tool.args(["--xattrs", "--xattrs-include=*", "--directory"]).arg(dir);
+    Ok(tool.arg("."))
+}
+
 /// Takes out what only the machine may have that a root file system comes from.
 fn forget_machine(entries: &mut Vec<Entry>) {
     let is_key = |path: &BString| path.starts_with(b"etc/ssh/ssh_host_");
@@ -304,6 +305,8 @@ fn forget_machine(entries: &mut Vec<Entry>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use banger_model::Silent;
 
@@ -342,18 +345,21 @@ mod tests {
         }
 
         fn make(&self, name: &str, whose: Whose, rootfs: Rootfs) -> Result<Image, RootfsError> {
-            let from = FromRootfs {
+            self.from(&name.parse().unwrap(), whose).make(rootfs, &Silent)
+        }
+
+        fn from<'a>(&'a self, name: &'a ImageName, whose: Whose) -> FromRootfs<'a> {
+            FromRootfs {
                 wishes: SandboxWishes::default(),
                 home: &self.home,
-                name: &name.parse().unwrap(),
+                name,
                 source: "a test",
                 whose,
                 max_unpacked: self.max_unpacked,
                 now: Timestamp(1),
                 made_by: None,
                 until: Until::default(),
-            };
-            from.make(rootfs, &Silent)
+            }
         }
     }
 
@@ -401,21 +407,41 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_that_stops_answering_is_given_up() {
+        let place = Place::new();
+        let name = "a".parse().unwrap();
+        let from = |until| FromRootfs { until, ..place.from(&name, Whose::Nobodys) };
+        let new = NewImage::begin(&place.home).unwrap();
+        let hanging = || Tool::new("sh").args(["-c", "head -c 10000 /dev/zero; exec sleep 1000"]);
+        let silence = Duration::from_millis(200);
+        let error = from(Until::default()).pack(&new, hanging(), silence).unwrap_err();
+        let RootfsError::Read(source) = &error else { panic!("{error:?}") };
+        assert!(source.to_string().contains("nothing came of it"), "{source}");
+
+        let called_off = AtomicBool::new(false);
+        let error = std::thread::scope(|scope| {
+            let packs = || from(Until::set(&called_off)).pack(&new, hanging(), PACK_SILENCE);
+            let packs = scope.spawn(packs);
+            called_off.store(true, Ordering::Relaxed);
+            packs.join().unwrap().unwrap_err()
+        });
+        assert!(matches!(error, RootfsError::CalledOff), "{error:?}");
+
+        // What it says of its own failure tells more than what came before.
+        let failing = Tool::new("sh").args(["-c", "echo x; echo no such disk >&2; exit 2"]);
+        let error = from(Until::default()).pack(&new, failing, PACK_SILENCE).unwrap_err();
+        let RootfsError::Pack(source) = &error else { panic!("{error:?}") };
+        assert!(source.to_string().ends_with("no such disk"), "{source}");
+    }
+
+    #[test]
     fn what_is_called_off_gets_no_name() {
         let place = Place::new();
         let path = place.file("a.tar", &tar(&[("bin/sh", "#!")]));
-        let called_off = std::sync::atomic::AtomicBool::new(true);
-        let from = FromRootfs {
-            home: &place.home,
-            name: &"a".parse().unwrap(),
-            source: "a test",
-            whose: Whose::Nobodys,
-            wishes: SandboxWishes::default(),
-            max_unpacked: place.max_unpacked,
-            now: Timestamp(1),
-            made_by: None,
-            until: Until::set(&called_off),
-        };
+        let called_off = AtomicBool::new(true);
+        let name = "a".parse().unwrap();
+        let from =
+            FromRootfs { until: Until::set(&called_off), ..place.from(&name, Whose::Nobodys) };
         let ended = from.make(Rootfs::at(&path).unwrap(), &Silent).unwrap_err();
         assert!(matches!(ended, RootfsError::CalledOff), "{ended:?}");
         // It may be called off when nothing is left to do but to give it its name.

@@ -1,9 +1,10 @@
 //! A kernel of the user's own, from files on this host.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use banger_host::command::Tool;
 use banger_host::staged::Staged;
 use banger_host::{HostError, fs};
 use banger_model::Progress;
@@ -17,6 +18,7 @@ use crate::archive::Archive;
 use crate::artifact::{Address, Artifact};
 use crate::digest::sha256;
 use crate::hosttools::TAR;
+use crate::until::Until;
 
 /// Largest kernel that is taken, unpacked; Debian's have 60 MB.
 const MAX_KERNEL_LEN: u64 = 512 << 20;
@@ -26,8 +28,8 @@ const ELF: &[u8] = b"\x7fELF";
 const BANNER: &[u8] = b"Linux version ";
 /// Longest release that makes sense, in bytes: what `uname` has room for.
 const MAX_RELEASE_LEN: usize = 64;
-/// How long packing the modules may take.
-const PACK_TIME: Duration = Duration::from_secs(600);
+/// How long packing the modules may go on without anything that comes of it.
+const PACK_SILENCE: Duration = Duration::from_secs(5 * 60);
 /// Most bytes of modules.
 const MAX_MODULES: u64 = 4 << 30;
 
@@ -48,7 +50,7 @@ pub(super) fn import(
     address: Address,
     staged: Staged,
     files: &KernelFiles,
-    progress: &dyn Progress,
+    (progress, until): (&dyn Progress, Until<'_>),
 ) -> Result<Artifact<KernelInfo>> {
     let path = &files.vmlinux;
     let read = |source| MakeKernelError::Read { path: path.clone(), source };
@@ -68,7 +70,7 @@ pub(super) fn import(
         Some(dir) => {
             progress.stage("indexing the kernel's modules");
             let dir = modules_dir(dir, &release)?;
-            let archive = pack(&dir, staged.path())?;
+            let archive = pack((&dir, tar_of(&dir)?), staged.path(), (PACK_SILENCE, until))?;
             let source = dir.display().to_string();
             ModulesOf { release: &release, source, archive, dir: staged.path() }.keep(progress)?
         }
@@ -80,7 +82,10 @@ pub(super) fn import(
         package_sha256: sha256(&vmlinux),
         boot_modules,
     };
-    Artifact::seal(address, staged, info).map_err(MakeKernelError::Keep)
+    match until.is_over() {
+        true => Err(MakeKernelError::CalledOff),
+        false => Artifact::seal(address, staged, info).map_err(MakeKernelError::Keep),
+    }
 }
 
 /// The release that a kernel says it is.
@@ -106,20 +111,30 @@ fn modules_dir(dir: &Path, release: &str) -> Result<PathBuf> {
     })
 }
 
-/// The directory as an archive on the disk. Whoever owns the files here, in a guest they are root's.
-fn pack(dir: &Path, work: &Path) -> Result<Archive> {
-    let read = |source| MakeKernelError::Read { path: dir.to_owned(), source };
+/// Writes a tar of a directory. Whoever owns the files here, in a guest they are root's.
+fn tar_of(dir: &Path) -> Result<Tool> {
     // Links lead to where the kernel was built.
     let tool = TAR.tool()?.args(["--create", "--owner=0", "--group=0", "--numeric-owner"]);
     // Two names of one file are two files: each is unpacked, and has another name then.
     let tool = tool.args(["--hard-dereference", "--exclude=./build", "--exclude=./source"]);
-    let tool = tool.arg("--directory").arg(dir);
-    let mut running = tool.arg(".").stream(PACK_TIME).map_err(read)?;
+    Ok(tool.arg("--directory").arg(dir).arg("."))
+}
+
+/// What `tar` makes of the directory, as an archive on the disk. Given up, it is ended.
+fn pack(
+    (dir, tar): (&Path, Tool),
+    work: &Path,
+    (silence, until): (Duration, Until<'_>),
+) -> Result<Archive> {
+    let read = |source| MakeKernelError::Read { path: dir.to_owned(), source };
+    let mut running = tar.stream(silence).map_err(read)?;
     let mut file = fs::nameless(work).map_err(MakeKernelError::Keep)?;
-    if let Some(stdout) = running.take_stdout() {
-        let copied = io::copy(&mut io::Read::take(stdout, MAX_MODULES), &mut file);
-        copied.map_err(|error| read(HostError::system("keep the modules", error)))?;
-    }
+    let is_over = || until.is_over();
+    let copied = io::copy(&mut running.output(&is_over).take(MAX_MODULES), &mut file);
+    copied.map_err(|error| match until.is_over() {
+        true => MakeKernelError::CalledOff,
+        false => read(HostError::system("pack it", error)),
+    })?;
     running.finish().map_err(read)?;
     Ok(Archive::open(file)?)
 }
@@ -141,5 +156,22 @@ mod tests {
             assert_eq!(of(none), None);
         }
         assert_eq!(of(&[b"Linux version 6".as_slice(), &[b'1'; 99], b" "].concat()), None);
+    }
+
+    #[test]
+    fn modules_on_a_disk_that_stops_answering_are_given_up() {
+        let work = tempfile::tempdir().unwrap();
+        let hanging = || Tool::new("sh").args(["-c", "echo begun; exec sleep 1000"]);
+        let dir = Path::new("/modules");
+        let short = Duration::from_millis(200);
+        let error = pack((dir, hanging()), work.path(), (short, Until::default())).unwrap_err();
+        let MakeKernelError::Read { path, source } = &error else { panic!("{error:?}") };
+        let HostError::System { source, .. } = source else { panic!("{source:?}") };
+        assert!(path == dir && source.to_string().contains("nothing came of it"), "{source}");
+
+        let called_off = std::sync::atomic::AtomicBool::new(true);
+        let until = (PACK_SILENCE, Until::set(&called_off));
+        let error = pack((dir, hanging()), work.path(), until).unwrap_err();
+        assert!(matches!(error, MakeKernelError::CalledOff), "{error:?}");
     }
 }

@@ -32,8 +32,8 @@ const PACKAGE_PREFIX: &str = "linux-image-";
 
 /// Room for the package, what is in it, and what is made of it.
 const SPACE: Bytes = Bytes::mib(500);
-/// Unpacking takes a second or two.
-const UNPACK_TIME: Duration = Duration::from_secs(600);
+/// How long unpacking, which takes a second or two, may go on without anything that comes of it.
+const UNPACK_SILENCE: Duration = Duration::from_secs(5 * 60);
 /// Most bytes in the package; Debian's have 110 MB.
 const MAX_UNPACKED: u64 = 4 << 30;
 const MAX_IMAGE_LEN: u64 = 256 << 20;
@@ -152,6 +152,9 @@ pub enum MakeKernelError {
     /// A file could not be kept.
     #[error("cannot keep the kernel")]
     Keep(#[source] HostError),
+    /// Whoever wanted it does so no more.
+    #[error("it was called off")]
+    CalledOff,
 }
 
 pub(super) type Result<T, E = MakeKernelError> = std::result::Result<T, E>;
@@ -184,11 +187,9 @@ fn unpack(deb: &Path, target: &Path, package: &Package) -> Result<File> {
     let failed = |source| MakeKernelError::Unpack { package: package.name.clone(), source };
     let mut file = fs::create_new(target).map_err(failed)?;
     let tool = DPKG_DEB.tool()?.arg("--fsys-tarfile").arg(deb);
-    let mut running = tool.stream(UNPACK_TIME).map_err(failed)?;
-    if let Some(stdout) = running.take_stdout() {
-        let copied = io::copy(&mut stdout.take(MAX_UNPACKED), &mut file);
-        copied.map_err(|error| failed(HostError::system("keep its content", error)))?;
-    }
+    let mut running = tool.stream(UNPACK_SILENCE).map_err(failed)?;
+    let copied = io::copy(&mut running.output(&|| false).take(MAX_UNPACKED), &mut file);
+    copied.map_err(|error| failed(HostError::system("keep its content", error)))?;
     running.finish().map_err(failed)?;
     Ok(file)
 }

@@ -38,6 +38,7 @@ use crate::artifact::{
 };
 use crate::digest::{sha256, sha256_file};
 use crate::initramfs::{init_part, init_part_len};
+use crate::until::Until;
 
 /// The one kernel that can be made.
 pub const DEBIAN_CLOUD: &str = "debian-cloud";
@@ -144,7 +145,7 @@ impl Kernel {
         Ok(Self { name: name.clone(), artifact })
     }
 
-    /// Makes a kernel of files on this host.
+    /// Makes a kernel of files on this host, as long as somebody wants it.
     ///
     /// # Errors
     /// When there is one of this name, or nothing usable in the files; nothing half-made remains.
@@ -152,7 +153,7 @@ impl Kernel {
         home: &Home,
         name: &KernelName,
         files: &KernelFiles,
-        progress: &dyn Progress,
+        (progress, until): (&dyn Progress, Until<'_>),
     ) -> Result<Self, MakeKernelError> {
         let taken = || MakeKernelError::Taken(name.clone());
         if name.as_str() == DEBIAN_CLOUD {
@@ -162,7 +163,7 @@ impl Kernel {
         match claim::<KernelInfo>(&address, progress) {
             Ok(Claim::Here(_)) => Err(taken()),
             Ok(Claim::ToMake(staged)) => {
-                let artifact = import::import(address, staged, files, progress)?;
+                let artifact = import::import(address, staged, files, (progress, until))?;
                 Ok(Self { name: name.clone(), artifact })
             }
             Err(ClaimError::Open(_)) => Err(taken()),

@@ -53,21 +53,20 @@ pub(super) async fn import(
     Json(wanted): Json<ImportKernel>,
 ) -> Result<(StatusCode, Answer<Shown>), Failure> {
     let shared = registry.shared();
-    let (home, source) = (shared.home.clone(), wanted.source());
+    let source = wanted.source();
     let vmlinux = match wanted.vmlinux.strip_prefix(ImportKernel::KERNEL) {
         None => wanted.vmlinux.into(),
         Some(kernel) => {
             let kernel = parsed(kernel)?;
             shared.images.kernel(kernel.clone(), Arc::new(Silent)).await?;
-            let home = home.clone();
+            let home = shared.home.clone();
             let opened = spawn_blocking(move || Kernel::open(&home, &kernel)).await;
             let opened = opened.map_err(anyhow::Error::from)?.map_err(anyhow::Error::from)?;
             opened.vmlinux()
         }
     };
     let files = KernelFiles { vmlinux, modules: wanted.modules.map(PathBuf::from), source };
-    let made = spawn_blocking(move || Kernel::import(&home, &wanted.name, &files, &Silent)).await;
-    let kernel = made.map_err(anyhow::Error::from)?.map_err(refused)?;
+    let kernel = shared.images.import_kernel(wanted.name, files).await?.map_err(refused)?;
     Ok((StatusCode::CREATED, Answer(shown(&kernel, &Users::default()))))
 }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use banger_image::Kernel;
 use banger_image::catalog::InstallError;
-use banger_model::{KernelName, Progress};
+use banger_image::kernel::{KernelFiles, MakeKernelError};
+use banger_image::{Kernel, Until};
+use banger_model::{KernelName, Progress, Silent};
 use tokio::task::spawn_blocking;
 
 use super::{CalledOff, Images, keep_within};
@@ -31,6 +32,30 @@ impl Images {
         let keep = self.fetching.cache;
         spawn_blocking(move || keep_within(&install.cache, keep)).await?;
         Ok(name)
+    }
+
+    /// Makes a kernel of files on this host. Dropped, it ends, and there is none.
+    ///
+    /// # Errors
+    /// When there is one of this name, or nothing usable in the files.
+    pub(crate) async fn import_kernel(
+        &self,
+        name: KernelName,
+        files: KernelFiles,
+    ) -> Result<Result<Kernel, MakeKernelError>> {
+        let ends = CalledOff::default();
+        let (home, called_off) = (self.home.clone(), ends.0.clone());
+        let made = spawn_blocking(move || {
+            let until = Until::set(&called_off);
+            let made = Kernel::import(&home, &name, &files, (&Silent, until))?;
+            if until.is_over() {
+                // Nobody was told of it.
+                Kernel::remove(&home, &name).map_err(MakeKernelError::Keep)?;
+                return Err(MakeKernelError::CalledOff);
+            }
+            Ok(made)
+        });
+        Ok(made.await?)
     }
 
     /// Has the kernel here that a sandbox of this image is to boot. One that nobody has is no error
