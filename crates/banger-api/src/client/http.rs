@@ -30,7 +30,7 @@ const MAX_PROBLEM: usize = 1024 * 1024;
 const MAX_HEAD: usize = 16 * 1024;
 /// Most header lines of an answer.
 const MAX_HEADERS: usize = 64;
-/// Longest time for one answer. What takes long is an operation, so this only ends what hangs.
+/// Longest time for one answer. What takes long is an operation mostly, so this only ends what hangs.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -44,12 +44,14 @@ pub(crate) struct Ask {
     body: Bytes,
     headers: Vec<(HeaderName, HeaderValue)>,
     repeatable: bool,
+    deadline: Duration,
 }
 
 impl Ask {
     pub(crate) fn new(method: Method, target: Target) -> Self {
         let repeatable = method == Method::GET || method == Method::PUT;
-        Self { method, target, body: Bytes::new(), headers: Vec::new(), repeatable }
+        let (body, headers) = (Bytes::new(), Vec::new());
+        Self { method, target, body, headers, repeatable, deadline: DEADLINE }
     }
 
     pub(crate) fn get(target: Target) -> Self {
@@ -87,6 +89,11 @@ impl Ask {
     /// Though its method does not say so, asking twice is asking once.
     pub(crate) fn repeatable(self) -> Self {
         Self { repeatable: true, ..self }
+    }
+
+    /// What it is about takes so long at most, where that is no operation.
+    pub(crate) fn within(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -173,8 +180,8 @@ impl Ask {
     pub(crate) async fn open(self, connector: &dyn Connect) -> Result<Answer, ClientError> {
         let request = self.request()?;
         let stream = connector.connect().await?;
-        let late = self.late(DEADLINE);
-        timeout(DEADLINE, self.exchange(stream, request)).await.unwrap_or(Err(late))
+        let (deadline, late) = (self.deadline, self.late(self.deadline));
+        timeout(deadline, self.exchange(stream, request)).await.unwrap_or(Err(late))
     }
 
     /// Asks, and reads the whole answer.

@@ -14,6 +14,7 @@ mod target;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use banger_model::{
     KernelName, LabelFilter, OperationId, SnapshotName, SnapshotTag, Timestamp, VolumeName,
@@ -39,6 +40,10 @@ use events::{Ending, Resume};
 use http::Ask;
 use patience::Patience;
 use target::Target;
+
+/// Longest time for the import of a kernel, whose files may be on a slow disk: the daemon gives up what does
+/// not go on.
+const IMPORT_TIME: Duration = Duration::from_secs(60 * 60);
 
 /// Talks to a daemon. A clone talks to the same one.
 #[derive(Clone)]
@@ -270,7 +275,8 @@ impl Client {
 
     /// Makes a kernel of files on this host.
     pub async fn import_kernel(&self, wanted: &ImportKernel) -> Result<Kernel, ClientError> {
-        self.fetch(Ask::post(Target::new("kernels")).json(wanted)?).await
+        let ask = Ask::post(Target::new("kernels")).within(IMPORT_TIME);
+        self.fetch(ask.json(wanted)?).await
     }
 
     /// Has a kernel fetched; asked again with the same id, it is the same operation.

@@ -2,13 +2,14 @@
 
 use banger_api::client::{Client, ClientError, ConnectError, Force, SandboxAction, SocketPath};
 use banger_api::types::{
-    ForkSandbox, Forked, GuestProcess, Image, Operation, PathKind, Problem, ProblemCode, ProcessId,
-    PruneRequest, PruneTemplatesRequest, Pruned, PrunedTemplates, Snapshot, StartProcess,
-    StartedProcess, Template, Version,
+    ForkSandbox, Forked, GuestProcess, Image, ImportKernel, Operation, PathKind, Problem,
+    ProblemCode, ProcessId, PruneRequest, PruneTemplatesRequest, Pruned, PrunedTemplates, Snapshot,
+    StartProcess, StartedProcess, Template, Version,
 };
 use banger_model::Timestamp;
 use serde_json::json;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::fake::Fake;
 
@@ -89,6 +90,30 @@ async fn every_method_asks_for_its_path_and_takes_its_answer() {
         assert_eq!(client.openapi().await.unwrap()["openapi"], "3.1.0");
     };
     tokio::join!(server, asks);
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_on_a_slow_disk_have_their_time_and_no_other_answer_has() {
+    let (client, mut fake) = Fake::new();
+    let kernel =
+        json!({ "name": "mine", "release": "6", "source": "/x", "size": 1, "used_by": [] });
+    let server = async {
+        let mut asked = fake.request().await;
+        assert_eq!(asked.line, "POST /v1/kernels");
+        tokio::time::advance(Duration::from_secs(59 * 60)).await;
+        asked.json("201 Created", "application/json", &kernel).await;
+        let asked = fake.request().await;
+        tokio::time::advance(Duration::from_secs(61)).await;
+        asked
+    };
+    let asks = async {
+        let vmlinux = "/x".to_owned();
+        let wanted = ImportKernel { name: "mine".parse().unwrap(), vmlinux, modules: None };
+        assert_eq!(client.import_kernel(&wanted).await.unwrap().release, "6");
+        client.prune(&PruneRequest::default()).await.unwrap_err()
+    };
+    let (_, error) = tokio::join!(server, asks);
+    assert!(matches!(error, ClientError::TimedOut { .. }), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]
