@@ -1,5 +1,6 @@
 //! What goes wrong in a command: said in one sentence, with what to do, and an exit status.
 
+use anyhow::anyhow;
 use banger_api::client::ClientError;
 use banger_api::types::{Problem, ProblemCode};
 use banger_model::ExitCode;
@@ -21,6 +22,8 @@ pub(crate) enum Kind {
     NotFound,
     /// Whoever read our output has gone: nothing to say, and no failure.
     BrokenPipe,
+    /// A signal has ended it, which says this status: whoever sent it knows.
+    Interrupted(ExitCode),
 }
 
 /// A failed command.
@@ -53,6 +56,16 @@ impl CommandError {
         Self { kind, hints, error }
     }
 
+    /// The end by a signal, with the status that says so.
+    pub(crate) fn interrupted(code: ExitCode) -> Self {
+        Self::new(Kind::Interrupted(code), anyhow!("interrupted"))
+    }
+
+    /// Whether a signal has ended it.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(self.kind, Kind::Interrupted(_))
+    }
+
     /// Adds what the user may do about it.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -69,13 +82,14 @@ impl CommandError {
             Kind::CannotInvoke => ExitCode::CANNOT_INVOKE,
             Kind::NotFound => ExitCode::NOT_FOUND,
             Kind::BrokenPipe => ExitCode::SUCCESS,
+            Kind::Interrupted(code) => code,
         }
     }
 
     /// Says it on standard error: one line, its causes behind it, hints below.
     pub(crate) fn print(&self, verbosity: u8) {
         use std::io::Write as _;
-        if self.kind != Kind::BrokenPipe {
+        if !matches!(self.kind, Kind::BrokenPipe | Kind::Interrupted(_)) {
             let _ = anstream::stderr().lock().write_all(self.told(verbosity).as_bytes());
         }
     }
@@ -153,7 +167,6 @@ impl From<ClientError> for CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::anyhow;
 
     #[test]
     fn a_refusal_of_the_command_is_the_commands_failure() {

@@ -39,29 +39,33 @@ pub(crate) fn run(
     verbosity: u8,
 ) -> Result<ExitCode, CommandError> {
     let runtime = context::runtime()?;
-    let ended = runtime.block_on(fetch(&context.client(verbosity), wanted));
+    let fetched = runtime.block_on(async {
+        fetch(&context.client(verbosity), wanted, &mut Interrupts::listen()?).await
+    });
     runtime.shutdown_background();
-    let Some(name) = ended? else { return Ok(ExitCode(130)) };
-    output::line(name)?;
+    output::line(fetched?)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// What it is called; nothing when whoever asked has interrupted it.
-pub(crate) async fn fetch(client: &Client, wanted: &Wanted<'_>) -> anyhow::Result<Option<String>> {
+/// What it is called. Interrupted, it is called off.
+pub(crate) async fn fetch(
+    client: &Client,
+    wanted: &Wanted<'_>,
+    interrupts: &mut Interrupts,
+) -> Result<String, CommandError> {
     let id = OperationId::from_random(random::bytes()?);
-    let mut interrupts = Interrupts::listen()?;
     let operation = tokio::select! {
         ended = to_the_end(client, wanted, &id) => ended?,
-        _ = interrupts.fatal() => {
+        code = interrupts.fatal() => {
             // It may be over by now.
             let _ = client.cancel(&id).await;
-            return Ok(None);
+            return Err(CommandError::interrupted(code));
         }
     };
     match operation.status {
-        OperationStatus::Failed { error, .. } => Err(anyhow!(error)),
-        OperationStatus::Cancelled { .. } => Err(anyhow!("it was called off")),
-        OperationStatus::Running | OperationStatus::Succeeded { .. } => Ok(Some(operation.name)),
+        OperationStatus::Failed { error, .. } => Err(anyhow!(error).into()),
+        OperationStatus::Cancelled { .. } => Err(anyhow!("it was called off").into()),
+        OperationStatus::Running | OperationStatus::Succeeded { .. } => Ok(operation.name),
     }
 }
 

@@ -16,6 +16,7 @@ use banger_model::{
 };
 use bangerd::catalog::embedded;
 use clap_complete::ArgValueCandidates;
+use tokio::sync::Mutex;
 
 use self::modules::OwnKernel;
 use self::plan::{Plan, Recipe, Step};
@@ -25,7 +26,8 @@ use crate::context::{self, Context};
 use crate::error::CommandError;
 use crate::lease::Lease;
 use crate::output::{self, notice};
-use crate::{progress, session};
+use crate::progress;
+use crate::session::{self, Interrupts};
 
 /// What builds Dockerfiles: made of the default image when it is first needed.
 const BUILDER: &str = "banger-builder";
@@ -90,8 +92,19 @@ pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
     let context = Context::from_process()?;
     let plan = Plan::of(args)?;
     let runtime = context::runtime()?;
-    let builder = Builder { client: context.client(verbosity), context: &context };
-    let made = runtime.block_on(builder.make(&plan));
+    let made = runtime.block_on(async {
+        let mut more = Interrupts::listen()?;
+        let interrupts = Mutex::new(Interrupts::listen()?);
+        let builder = Builder { client: context.client(verbosity), context: &context, interrupts };
+        tokio::select! {
+            made = builder.make(&plan) => made,
+            // The first lets what was made be cleared up, for which the daemon has to answer.
+            code = async { more.fatal().await; more.fatal().await } => {
+                Err(CommandError::interrupted(code))
+            }
+        }
+    });
+    // What copies files may wait for one that does not answer.
     runtime.shutdown_background();
     output::line(made?.as_str())?;
     Ok(ExitCode::SUCCESS)
@@ -100,6 +113,9 @@ pub(crate) fn run(args: Args, verbosity: u8) -> Result<ExitCode, CommandError> {
 struct Builder<'a> {
     client: Client,
     context: &'a Context,
+    /// Heard whatever the build is at, and from its beginning on. It has no process that a signal
+    /// could be meant for: the whole of it ends.
+    interrupts: Mutex<Interrupts>,
 }
 
 /// What comes out.
@@ -119,7 +135,7 @@ struct Site {
 
 impl Builder<'_> {
     async fn make(&self, plan: &Plan) -> Result<ImageName, CommandError> {
-        self.check_name(plan).await?;
+        self.unless_interrupted(self.check_name(plan)).await??;
         let own = match &plan.modules {
             Some(modules) => Some(OwnKernel::import(self, plan, modules).await?),
             None => None,
@@ -143,6 +159,25 @@ impl Builder<'_> {
             return made.and_then(|name| swept.map(|()| name));
         }
         made
+    }
+
+    /// What comes of some work, which ends with a signal.
+    async fn unless_interrupted<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, CommandError> {
+        let mut interrupts = self.interrupts.lock().await;
+        tokio::select! {
+            biased;
+            code = interrupts.fatal() => Err(CommandError::interrupted(code)),
+            done = work => Ok(done),
+        }
+    }
+
+    /// What the daemon makes or fetches, which is called off by a signal.
+    async fn fetch(&self, wanted: &Wanted<'_>) -> Result<String, CommandError> {
+        let mut interrupts = self.interrupts.lock().await;
+        fetching::fetch(&self.client, wanted, &mut interrupts).await
     }
 
     /// Whether the image can be called so in the end: the daemon would tell after all the work only.
@@ -190,43 +225,59 @@ impl Builder<'_> {
         for step in steps {
             self.step(site, step).await?;
         }
+        self.unless_interrupted(self.stop(site)).await??;
+        self.image(format!("sandbox:{}", site.sandbox), target).await
+    }
+
+    async fn stop(&self, site: &Site) -> Result<()> {
         let stopping = self.client.act(&site.sandbox, SandboxAction::Stop).await?;
         let shown = progress::to_stderr();
         progress::follow(&self.client, &stopping.id, &*shown).await?;
-        drop(shown);
-        let source = format!("sandbox:{}", site.sandbox);
-        self.image(source, target).await
+        Ok(())
     }
 
     async fn of_dockerfile(
         &self,
         target: &Target<'_>,
-        (file, context): (&Path, &Path),
+        recipe: (&Path, &Path),
     ) -> Result<ImageName, CommandError> {
         let builder = self.builder().await?;
         let site = self.begin(parsed(builder.as_str())?, (target.size, None)).await?;
+        let aside = Scratch::begin(&self.context.home.imports())?;
+        let built = self.build(&site, recipe, aside.path()).await;
+        let ended = self.end(site).await;
+        let archive = built.and_then(|archive| ended.map(|()| archive))?;
+        let path = archive.to_str().context("the home's path is not UTF-8")?;
+        self.image(format!("oci-archive:{path}"), target).await
+    }
+
+    /// Builds a Dockerfile; where what comes out is, as an archive in a directory here.
+    async fn build(
+        &self,
+        site: &Site,
+        (file, context): (&Path, &Path),
+        dir: &Path,
+    ) -> Result<PathBuf, CommandError> {
         let prepare = format!("mkdir -p {PLACE}/context");
-        self.step(&site, &Step::shell("copying what is built".to_owned(), &prepare, [])).await?;
+        self.step(site, &Step::shell("copying what is built".to_owned(), &prepare, [])).await?;
         let bytes = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
         for (from, to) in [(context.join("."), "context"), (file.to_owned(), "Dockerfile")] {
             let to = format!("{PLACE}/{to}").into_bytes();
-            vm_cp::into(&self.client, &site.sandbox, bytes(&from), to).await?;
+            let copy = vm_cp::into(&self.client, &site.sandbox, bytes(&from), to);
+            self.unless_interrupted(copy).await??;
         }
         let build = Step::shell(format!("building {}", file.display()), BUILD, []);
-        self.step(&site, &build).await?;
-        let aside = Scratch::begin(&self.context.home.imports())?;
-        let archive = aside.path().join("image.tar");
+        self.step(site, &build).await?;
+        let archive = dir.join("image.tar");
         let from = format!("{PLACE}/image.tar").into_bytes();
-        vm_cp::out(&self.client, &site.sandbox, from, bytes(&archive)).await?;
-        self.end(site).await?;
+        let copy = vm_cp::out(&self.client, &site.sandbox, from, bytes(&archive));
+        self.unless_interrupted(copy).await??;
         // The build may have put anything there.
         let kind = archive.symlink_metadata().context("cannot look at what was built")?;
         if !kind.is_file() {
             return Err(anyhow!("what was built is no file").into());
         }
-        let path = archive.to_str().context("the home's path is not UTF-8")?;
-        let source = format!("oci-archive:{path}");
-        self.image(source, target).await
+        Ok(archive)
     }
 
     /// The image that Dockerfiles are built in.
@@ -242,7 +293,9 @@ impl Builder<'_> {
         let target = Target { name: &name, size: None, kernel: None, made_of: None };
         match self.of_image(&target, &parsed(BUILDER_BASE)?, &steps).await {
             // Somebody else may have made it meanwhile.
-            Err(_) if self.client.image(BUILDER).await.is_ok() => Ok(name),
+            Err(error) if !error.is_interrupted() && self.client.image(BUILDER).await.is_ok() => {
+                Ok(name)
+            }
             made => made,
         }
     }
@@ -269,13 +322,19 @@ impl Builder<'_> {
             },
             start: true,
         };
-        let (sandbox, started) = vm_run::create_and_start(&self.client, &wanted).await?;
-        if let Err(error) = started {
-            // It goes with its lease, but whether anybody needs its kernel is asked at once.
-            let _ = self.client.delete(&sandbox, Force::Yes).await;
-            return Err(error.into());
+        // An answer to this comes at once, and without it nobody would know which sandbox it is.
+        let created = vm_run::create(&self.client, &wanted).await?;
+        let start = vm_run::follow_start(&self.client, &created);
+        let started = self.unless_interrupted(start).await;
+        let site = Site { sandbox: created.sandbox.id.to_string(), _lease: lease };
+        match started.and_then(|started| Ok(started?)) {
+            Ok(()) => Ok(site),
+            Err(error) => {
+                // It goes with its lease, but whether anybody needs its kernel is asked at once.
+                let _ = self.end(site).await;
+                Err(error)
+            }
         }
-        Ok(Site { sandbox, _lease: lease })
     }
 
     async fn step(&self, site: &Site, step: &Step) -> Result<(), CommandError> {
@@ -286,9 +345,8 @@ impl Builder<'_> {
             cwd: Some("/".into()),
             ..Command::default()
         };
-        let interrupts = session::Interrupts::listen()?;
-        let ended = session::run(&self.client, &site.sandbox, command, interrupts).await?;
-        match ended {
+        let run = session::run(&self.client, &site.sandbox, command, Interrupts::listen()?);
+        match self.unless_interrupted(run).await?? {
             ExitCode::SUCCESS => Ok(()),
             ExitCode(status) => Err(anyhow!("{} failed with status {status}", step.what).into()),
         }
@@ -302,8 +360,7 @@ impl Builder<'_> {
             disk: target.size,
             made_of: target.made_of.clone(),
         };
-        let fetched = fetching::fetch(&self.client, &Wanted::Image(&wanted)).await?;
-        Ok(parsed(&fetched.context("it was called off")?)?)
+        Ok(parsed(&self.fetch(&Wanted::Image(&wanted)).await?)?)
     }
 
     /// The sandbox is of no use any more. It goes in any case: nobody need wait.

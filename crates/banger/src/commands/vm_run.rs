@@ -112,28 +112,29 @@ async fn in_sandbox(
 
 /// Makes a sandbox and waits until it runs; returns how it is called.
 pub(crate) async fn start(client: &Client, wanted: &CreateSandbox) -> Result<String> {
-    let (sandbox, started) = create_and_start(client, wanted).await?;
-    started.map(|()| sandbox)
+    let created = create(client, wanted).await?;
+    follow_start(client, &created).await?;
+    Ok(created.sandbox.id.to_string())
 }
 
-/// Makes a sandbox and follows its start; its id, and whether it came up.
-pub(crate) async fn create_and_start(
-    client: &Client,
-    wanted: &CreateSandbox,
-) -> Result<(String, Result<()>)> {
-    let created = create(client, wanted).await?;
-    let Some(operation) = created.operation else { bail!("the daemon does not start the sandbox") };
+/// Follows the start of a sandbox that was made.
+pub(crate) async fn follow_start(client: &Client, created: &Created) -> Result<()> {
+    let Some(operation) = &created.operation else {
+        bail!("the daemon does not start the sandbox")
+    };
     let shown = progress::to_stderr();
-    let ended = progress::follow(client, &operation, &*shown).await?;
-    let started = match ended.status {
+    match progress::follow(client, operation, &*shown).await?.status {
         OperationStatus::Succeeded { .. } => Ok(()),
         OperationStatus::Failed { error, .. } => Err(anyhow!(error)),
         _ => Err(anyhow!("the start of the sandbox was called off")),
-    };
-    Ok((created.sandbox.id.to_string(), started))
+    }
 }
 
-async fn create(client: &Client, wanted: &CreateSandbox) -> Result<Created, ClientError> {
+/// Makes a sandbox.
+pub(crate) async fn create(
+    client: &Client,
+    wanted: &CreateSandbox,
+) -> Result<Created, ClientError> {
     let mut attempt = 1;
     loop {
         match client.create(wanted).await {

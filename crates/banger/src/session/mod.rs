@@ -63,8 +63,8 @@ impl Interrupts {
         }
     }
 
-    /// Waits for a signal that ends a program which has no process in a sandbox yet: the status
-    /// to end with.
+    /// Waits for a signal that ends a program which has no process in a sandbox of which whoever sent
+    /// it would know: the status to end with.
     pub(crate) async fn fatal(&mut self) -> ExitCode {
         loop {
             if let Interrupt::Pass(number) = self.next().await {

@@ -1,13 +1,17 @@
 //! Kernels besides the default one: of the user's own, an image's, a catalog's.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use banger_testkit::kernel::bzimage;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::catalog::WebServer;
 use crate::images::gives;
 use crate::made_images::{busybox_root, own, refused};
-use crate::support::TestEnv;
+use crate::pause::daemon_with;
+use crate::support::{TestEnv, wait_until};
 
 /// Of an image that is none.
 const ID: &str = "0123456789abcdef0123456789abcdef";
@@ -98,27 +102,67 @@ fn a_compressed_kernel_with_compressed_modules_boots() {
     env.assert_nothing_left();
 }
 
-/// Builds an image of the image `busy`, with modules and a script.
-fn build(env: &TestEnv, name: &str, modules: &Path, script: &str) -> (i32, String) {
+/// A place with the image `busy`, and the directory of the default kernel's modules.
+fn busy() -> Option<(TestEnv, PathBuf)> {
+    let (env, root) = (own()?, busybox_root()?);
+    let (_, tree) = files(&env);
+    let rootfs = env.home().join("root.tar");
+    std::fs::write(&rootfs, root).unwrap();
+    gives(&env, &format!("image register busy --rootfs {}", rootfs.display()), "busy\n");
+    Some((env, tree))
+}
+
+/// The command that builds an image of the image `busy`, with modules and a script.
+fn building(env: &TestEnv, name: &str, modules: &Path, script: &str) -> Command {
     let file = env.home().join("script");
     std::fs::write(&file, script).unwrap();
     let words = ["image", "build", "--from", "busy", "--modules"].map(Path::new);
     let rest = [modules, Path::new("--provision"), &file, Path::new(name)];
-    let built = env.run(words.into_iter().chain(rest));
-    (built.status, built.stderr)
+    env.command(words.into_iter().chain(rest))
+}
+
+fn build(env: &TestEnv, name: &str, modules: &Path, script: &str) -> (i32, String) {
+    let built = building(env, name, modules, script).output().unwrap();
+    (built.status.code().unwrap(), String::from_utf8(built.stderr).unwrap())
+}
+
+#[test]
+fn a_build_that_is_interrupted_ends_at_once_and_leaves_nothing() {
+    let Some((env, tree)) = busy() else { return };
+    let signal = |child: &Child, it| kill_process(Pid::from_child(child), it).unwrap();
+
+    // In a step, however it takes it.
+    let script = "trap '' INT; echo begun; while :; do sleep 1; done";
+    let mut child = building(&env, "mine", &tree, script).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(said.any(|line| line == "begun"));
+    signal(&child, Signal::INT);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(said.collect::<Vec<_>>(), [""; 0]);
+    gives(&env, "kernel list -q", "debian-cloud\n");
+    env.assert_nothing_left();
+
+    // Between two.
+    env.kill_daemon();
+    let mut daemon = daemon_with(&env, "stop.off=hold");
+    let mut child = building(&env, "mine", &tree, "true").stderr(Stdio::null()).spawn().unwrap();
+    wait_until("its sandbox stops", || env.run(["vm", "list"]).ok().contains("stopping"));
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+    // The next one goes on with what this one had begun.
+    gives(&env, "image list -q", "busy\ndebian-bookworm\n");
+    env.assert_nothing_left();
+    gives(&env, "vm list -q", "");
 }
 
 #[test]
 fn an_image_is_built_with_modules_of_its_own() {
-    let Some(env) = own() else { return };
-    let Some(root) = busybox_root() else { return };
-    let (_, tree) = files(&env);
+    let Some((env, tree)) = busy() else { return };
     let fuse = tree.join("kernel/fs/fuse/fuse.ko");
     std::fs::create_dir(tree.join("updates")).unwrap();
     std::fs::copy(fuse, tree.join("updates/banger_own.ko")).unwrap();
-    let rootfs = env.home().join("root.tar");
-    std::fs::write(&rootfs, root).unwrap();
-    gives(&env, &format!("image register busy --rootfs {}", rootfs.display()), "busy\n");
 
     let (status, said) = build(&env, "mine", Path::new("/nonexistent"), "true");
     assert!(status == 1 && said.contains("/nonexistent has no modules of"), "{said}");

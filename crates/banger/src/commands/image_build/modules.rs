@@ -11,7 +11,7 @@ use banger_model::{ImageName, KernelName};
 
 use super::Builder;
 use super::plan::{Plan, Recipe};
-use crate::commands::fetching::{self, Wanted};
+use crate::commands::fetching::Wanted;
 use crate::error::CommandError;
 use crate::output::notice;
 
@@ -34,7 +34,7 @@ impl OwnKernel {
         modules: &str,
     ) -> Result<Self, CommandError> {
         notice(&format!("importing the modules of {modules}"));
-        let base = base_kernel(&builder.client, &plan.recipe).await?;
+        let base = base_kernel(builder, &plan.recipe).await?;
         let mut wanted = ImportKernel {
             name: base.clone(),
             vmlinux: format!("{}{base}", ImportKernel::KERNEL),
@@ -46,9 +46,15 @@ impl OwnKernel {
             let Some(lock) = lock(&builder.context.home, &wanted.name)? else { continue };
             // A build that was killed, or an image that was replaced, may have left one.
             remove_left(&builder.client, &wanted.name, &source).await?;
-            match builder.client.import_kernel(&wanted).await {
-                Err(ClientError::Problem(said)) if said.code == ProblemCode::NameTaken => {}
-                made => return Ok(Self { name: made?.name, image, source, _lock: lock }),
+            let import = builder.client.import_kernel(&wanted);
+            match builder.unless_interrupted(import).await {
+                Ok(Err(ClientError::Problem(said))) if said.code == ProblemCode::NameTaken => {}
+                Ok(made) => return Ok(Self { name: made?.name, image, source, _lock: lock }),
+                Err(interrupted) => {
+                    // The daemon ends what nobody waits for; it may have been made by then.
+                    let _ = remove_left(&builder.client, &wanted.name, &source).await;
+                    return Err(interrupted);
+                }
             }
         }
         let error = anyhow!("{MAX_NAMES} kernels are called {image} or nearly so");
@@ -104,14 +110,14 @@ fn numbered(image: &ImageName, n: u32) -> Result<KernelName> {
 }
 
 /// The kernel that the image would want otherwise. What it is made of is fetched for that.
-async fn base_kernel(client: &Client, recipe: &Recipe) -> Result<KernelName, CommandError> {
+async fn base_kernel(builder: &Builder<'_>, recipe: &Recipe) -> Result<KernelName, CommandError> {
     let Recipe::Image { from, .. } = recipe else { return Ok(KernelName::default()) };
     let source = from.to_string();
-    let image = match client.image(&source).await {
+    let image = match builder.client.image(&source).await {
         Err(ClientError::Problem(problem)) if problem.code == ProblemCode::NotFound => {
             let wanted = PullImage { source, name: None, kernel: None, disk: None, made_of: None };
-            let fetched = fetching::fetch(client, &Wanted::Image(&wanted)).await?;
-            client.image(&fetched.context("it was called off")?).await?
+            let name = builder.fetch(&Wanted::Image(&wanted)).await?;
+            builder.client.image(&name).await?
         }
         found => found?,
     };
