@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use banger_api::types::{Asked, ImageAction, Operation};
 use banger_testkit::kernel::bzimage;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -12,6 +13,7 @@ use crate::images::gives;
 use crate::made_images::{busybox_root, own, refused};
 use crate::pause::daemon_with;
 use crate::support::{TestEnv, wait_until};
+use crate::template::operations;
 
 /// Of an image that is none.
 const ID: &str = "0123456789abcdef0123456789abcdef";
@@ -292,6 +294,15 @@ fn the_kernel_that_an_image_wants_is_booted_and_comes_with_it() {
     let shown = env.run(["vm", "show", "one"]).ok();
     assert!(shown.lines().any(|line| line.split_whitespace().eq(["kernel:", "mine"])), "{shown}");
     refused(&env, "kernel rm mine", "needed by one, image tools");
+
+    // It comes as with `kernel pull` also where other modules are to be booted with it.
+    std::fs::remove_dir_all(env.home().join("data/kernels/mine")).unwrap();
+    gives(&env, &format!("image build --from tools --modules {} app", tree.display()), "app\n");
+    let pull = Asked::Image(ImageAction::Pull);
+    let is_fetch = |it: &&Operation| it.action == pull && it.name == "mine";
+    assert_eq!(operations(&env).iter().filter(is_fetch).count(), 1);
+    gives(&env, "image delete app", "app\n");
+    gives(&env, "kernel rm app", "app\n");
     for line in ["vm delete one", "image delete tools", "kernel rm mine"] {
         env.run(line.split(' ')).ok();
     }

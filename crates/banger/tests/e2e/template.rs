@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use banger_api::client::{Client, SocketPath};
+use banger_api::types::Operation;
 use banger_host::home::Home;
 use serde_json::Value;
 
@@ -48,11 +49,16 @@ fn log(env: &TestEnv) -> String {
     fs::read_to_string(Home::under(&env.home()).daemon_log()).unwrap()
 }
 
-/// How often a template was prepared for somebody who waited.
-fn preparations(env: &TestEnv) -> usize {
+/// What the daemon does and has done.
+pub(crate) fn operations(env: &TestEnv) -> Vec<Operation> {
     let client = Client::new(Arc::new(SocketPath(Home::under(&env.home()).socket())));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let operations = runtime.block_on(client.operations()).unwrap();
+    runtime.block_on(client.operations()).unwrap()
+}
+
+/// How often a template was prepared for somebody who waited.
+fn preparations(env: &TestEnv) -> usize {
+    let operations = operations(env);
     let stages = operations.iter().flat_map(|operation| &operation.stages);
     stages.filter(|stage| stage.what == "preparing template (once)").count()
 }

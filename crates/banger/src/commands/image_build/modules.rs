@@ -35,6 +35,8 @@ impl OwnKernel {
     ) -> Result<Self, CommandError> {
         notice(&format!("importing the modules of {modules}"));
         let base = base_kernel(builder, &plan.recipe).await?;
+        // Over a slow network it takes longer to come than an answer may.
+        builder.fetch(&Wanted::Kernel(&base)).await?;
         let mut wanted = ImportKernel {
             name: base.clone(),
             vmlinux: format!("{}{base}", ImportKernel::KERNEL),
