@@ -66,6 +66,12 @@ impl CommandError {
         matches!(self.kind, Kind::Interrupted(_))
     }
 
+    /// Says what failed by it.
+    #[must_use]
+    pub(crate) fn context(self, what: &'static str) -> Self {
+        Self { error: self.error.context(what), ..self }
+    }
+
     /// Adds what the user may do about it.
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -307,6 +307,7 @@ impl Builder<'_> {
     ) -> Result<Site, CommandError> {
         let lease = Lease::take(&self.context.home)?;
         let memory: MemorySize = parsed(MEMORY)?;
+        let has_modules = kernel.is_some();
         let spec = SandboxSpec { memory, disk, kernel, ..SandboxSpec::of(image) };
         let wanted = CreateSandbox {
             name: None,
@@ -329,7 +330,11 @@ impl Builder<'_> {
         let site = Site { sandbox: created.sandbox.id.to_string(), _lease: lease };
         match started.and_then(|started| Ok(started?)) {
             Ok(()) => Ok(site),
-            Err(error) => {
+            Err(mut error) => {
+                if has_modules && !error.is_interrupted() {
+                    let told = modules::do_not_boot(&self.client, &site.sandbox, error);
+                    error = self.unless_interrupted(told).await.unwrap_or_else(|error| error);
+                }
                 // It goes with its lease, but whether anybody needs its kernel is asked at once.
                 let _ = self.end(site).await;
                 Err(error)

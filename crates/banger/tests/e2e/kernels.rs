@@ -197,6 +197,31 @@ fn an_image_is_built_with_modules_of_its_own() {
     env.assert_nothing_left();
 }
 
+/// Makes a module one that its kernel does not take, though it is of the same release: it was built in
+/// another way, and is not what was signed.
+fn spoil(module: &Path) {
+    let mut bytes = std::fs::read(module).unwrap();
+    let (magic, other) = (b" mod_unload", b" mod_unlike");
+    let at = bytes.windows(magic.len()).position(|it| it == magic).unwrap();
+    bytes[at..at + other.len()].copy_from_slice(other);
+    std::fs::write(module, bytes).unwrap();
+}
+
+#[test]
+fn modules_that_do_not_boot_are_told_and_nothing_is_left_of_them() {
+    let Some((env, tree)) = busy() else { return };
+    spoil(&tree.join("kernel/fs/overlayfs/overlay.ko"));
+    let (status, said) = build(&env, "mine", &tree, "true");
+    assert_eq!(status, 1, "{said}");
+    let reason = "\nbanger-agent: cannot boot: cannot insert the boot module 09-overlay.ko: ";
+    assert!(said.contains(reason), "{said}");
+    let error = "\nbanger: the sandbox to build in does not start with these modules: ";
+    assert!(said.contains(error) && said.contains("\nhint: build the modules anew"), "{said}");
+    gives(&env, "kernel list -q", "debian-cloud\n");
+    gives(&env, "image list -q", "busy\ndebian-bookworm\n");
+    env.assert_nothing_left();
+}
+
 #[test]
 fn what_is_damaged_is_removed_by_command() {
     let Some(env) = own() else { return };

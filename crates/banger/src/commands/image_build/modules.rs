@@ -2,8 +2,8 @@
 //! that it would want anyway, with other modules.
 
 use anyhow::{Context as _, Result, anyhow};
-use banger_api::client::{Client, ClientError};
-use banger_api::types::{ImportKernel, Kernel, ProblemCode, PullImage};
+use banger_api::client::{Client, ClientError, Follow, LogQuery};
+use banger_api::types::{ImportKernel, Kernel, LogSource, ProblemCode, PullImage};
 use banger_host::fs::ensure_private_dir;
 use banger_host::home::Home;
 use banger_host::lock::FileLock;
@@ -15,6 +15,8 @@ use crate::commands::fetching::Wanted;
 use crate::error::CommandError;
 use crate::output::notice;
 
+/// So many of the last lines of a console are shown.
+const CONSOLE_LINES: u64 = 10;
 /// Names that are tried where that of the image is taken by another kernel.
 const MAX_NAMES: u32 = 99;
 
@@ -75,6 +77,29 @@ impl OwnKernel {
         }
         Ok(())
     }
+}
+
+/// What it means that a sandbox with such modules does not come up. Its console tells more, and goes with
+/// it.
+pub(super) async fn do_not_boot(
+    client: &Client,
+    sandbox: &str,
+    error: CommandError,
+) -> CommandError {
+    let (source, tail) = (LogSource::Console, Some(CONSOLE_LINES));
+    let query = LogQuery { source, follow: Follow::No, since: None, tail };
+    let mut log = client.logs(sandbox, &query);
+    let mut said = Vec::new();
+    while let Some(Ok(chunk)) = log.next().await {
+        said.extend(chunk.text.0);
+    }
+    let said = String::from_utf8_lossy(&said).replace('\r', "");
+    if !said.trim().is_empty() {
+        notice(&format!("the last lines of its console:\n{}", said.trim_end()));
+    }
+    error.context("the sandbox to build in does not start with these modules").hint(
+        "build the modules anew with the configuration of their kernel, or leave out --modules",
+    )
 }
 
 /// The right to make and remove a kernel of this name, for as long as a build needs it; none while
