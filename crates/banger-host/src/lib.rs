@@ -12,6 +12,7 @@ pub mod command;
 pub mod error;
 pub mod facts;
 pub mod fs;
+pub mod heap;
 pub mod home;
 pub mod inplace;
 pub mod lock;

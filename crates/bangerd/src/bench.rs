@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{create_private_dir, file_size, remove_all};
 use banger_host::home::Home;
-use banger_host::random;
+use banger_host::{heap, random};
 use banger_image::image::{Import, Naming, SandboxWishes};
 use banger_image::oci;
 use banger_model::{
@@ -195,6 +195,8 @@ pub async fn have_image(
             called_off: &AtomicBool::new(false),
         };
         let made = import.run(&Naming::Exactly(name), &Silent)?;
+        // As the daemon does: the next round begins as the first.
+        heap::give_back();
         Ok((Bytes::new(compressed), file_size(&made.root())?.real))
     })
     .await?

@@ -5,8 +5,8 @@
 
 use std::sync::atomic::AtomicBool;
 
-use banger_host::HostError;
 use banger_host::home::Home;
+use banger_host::{HostError, heap};
 use banger_model::{Bytes, ImageName, Progress, Timestamp};
 use thiserror::Error;
 
@@ -137,6 +137,8 @@ impl Import<'_> {
         progress.stage("unpacking the layers");
         let mut tree = layers.tree(new.dir(), progress)?;
         tree.make_directories(&self.pulled.config.working_dir);
+        // Writing takes the most; the threads that have unpacked leave what they took for reading.
+        heap::give_back();
         progress.stage("writing the image");
         new.write_until(&tree, (progress, self.until()))?;
         let info = ImageInfo {

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use anyhow::{Context as _, Result, anyhow};
 use banger_host::fs::open_file;
+use banger_host::heap;
 use banger_host::home::Home;
 use banger_image::image::ImageInfo;
 use banger_image::image::{FromRootfs, Import, Naming, Rootfs, SandboxWishes, Whose};
@@ -222,6 +223,8 @@ impl Images {
             let fetched = fetch.run(pull).await;
             let known = fetched.map_err(|error| Arc::from(format!("{error:#}")));
             tell.send_replace(Some(known));
+            // Names of a hundred thousand files, which the daemon would keep room for.
+            spawn_blocking(heap::give_back);
         });
         Work { crowd, outcome, _ends: ends, task: task.abort_handle() }
     }

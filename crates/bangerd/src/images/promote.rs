@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use banger_host::fs::{clone_file, is_there, nameless, remove_all};
-use banger_host::random;
+use banger_host::{heap, random};
 use banger_image::Until;
 use banger_image::image::{FromRootfs, Rootfs, SandboxWishes, Whose};
 use banger_link::{Stream, Tool};
@@ -87,6 +87,7 @@ pub(crate) async fn promote(
     })
     .await?;
     shared.checkpoints.reach("promote.named").await;
+    spawn_blocking(heap::give_back);
     made
 }
 
