@@ -95,20 +95,23 @@ fn the_end_of_the_guest_is_told_with_its_reason() {
 #[test]
 fn whoever_comes_late_is_told_how_it_ended() {
     let Some(env) = TestEnv::with_machines() else { return };
-    env.run(["vm", "create", "box", "--rm", "--network", "none"]).ok();
-    env.kill_daemon();
-    // Its deletion is begun, and goes no further.
-    let mut daemon = daemon_with(&env, "delete.decided=hold");
-    let off = env.run(["vm", "exec", "box", "--", "sh", "-c", "kill -TERM 1; sleep 100"]);
-    assert!(off.stderr.contains("the guest powered itself off"), "{}", off.stderr);
-    let late = env.run(["vm", "exec", "box", "--", "true"]);
-    let why = "banger: sandbox box is deleting, not running: the guest powered itself off\n";
-    assert_eq!((late.status, &*late.stderr), (125, why));
-    daemon.kill().unwrap();
-    daemon.wait().unwrap();
-    // The next one goes on with it.
-    env.run(["vm", "list"]).ok();
-    env.assert_nothing_left();
+    // It has ended and is to go, or its deletion is begun, and goes no further.
+    for (checkpoint, state) in [("stop.recorded", "stopped"), ("delete.decided", "deleting")] {
+        env.run(["vm", "create", "box", "--rm", "--network", "none"]).ok();
+        env.kill_daemon();
+        let mut daemon = daemon_with(&env, &format!("{checkpoint}=hold"));
+        let off = env.run(["vm", "exec", "box", "--", "sh", "-c", "kill -TERM 1; sleep 100"]);
+        assert!(off.stderr.contains("the guest powered itself off"), "{}", off.stderr);
+        let late = env.run(["vm", "exec", "box", "--", "true"]);
+        let why =
+            format!("banger: sandbox box is {state}, not running: the guest powered itself off\n");
+        assert_eq!((late.status, late.stderr), (125, why));
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        // The next one goes on with it.
+        env.run(["vm", "list"]).ok();
+        env.assert_nothing_left();
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use banger_api::types::{
     GuestProcess, PathKind, Problem, ProblemCode, ProcessId, StartProcess, StartedProcess,
 };
 use banger_link::{ProcessInfo, Refusal, Request};
+use banger_model::Disposal;
 use banger_model::lifecycle::{Afterwards, State as SandboxState};
 use serde::Deserialize;
 
@@ -62,9 +63,17 @@ pub(super) async fn live(handle: &Handle) -> Result<(Live, Arc<View>), Failure> 
                 detail = format!("{detail}: {reason}");
             }
             let problem = Problem::new(ProblemCode::Denied, detail);
-            Err(match state {
-                SandboxState::Deleting => problem,
-                _ => problem.hint(format!("start it with `banger vm start {name}`")),
+            let goes = match state {
+                SandboxState::Deleting => true,
+                // In a moment.
+                SandboxState::Stopped { .. } | SandboxState::Failed { .. } => {
+                    view.record.lifetime.disposal == Disposal::Remove
+                }
+                _ => false,
+            };
+            Err(match goes {
+                true => problem,
+                false => problem.hint(format!("start it with `banger vm start {name}`")),
             }
             .into())
         }
