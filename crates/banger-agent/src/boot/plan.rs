@@ -50,8 +50,8 @@ pub(super) struct Mount {
     pub(super) fstype: &'static str,
     pub(super) flags: MountFlags,
     pub(super) options: &'static str,
-    /// What is tried before the options: a kernel may be too old for one of them.
-    pub(super) wishes: Option<&'static str>,
+    /// One more, which a kernel may be too old for.
+    pub(super) wish: Option<&'static str>,
     pub(super) need: Need,
 }
 
@@ -63,7 +63,7 @@ impl Mount {
             fstype,
             flags: NONE,
             options: "",
-            wishes: None,
+            wish: None,
             need: Need::Required,
         }
     }
@@ -79,8 +79,8 @@ impl Mount {
         self
     }
 
-    const fn wishes(mut self, options: &'static str) -> Self {
-        self.wishes = Some(options);
+    const fn wish(mut self, option: &'static str) -> Self {
+        self.wish = Some(option);
         self
     }
 
@@ -113,7 +113,7 @@ pub(super) fn disks(disks: &Disks) -> [Mount; 2] {
         Mount { flags: MountFlags::RDONLY, ..base },
         Mount::new(node(&disks.disk), DISK, "ext4")
             .options("discard,noinit_itable")
-            .wishes("discard,noinit_itable,no_prefetch_block_bitmaps"),
+            .wish("no_prefetch_block_bitmaps"),
     ]
 }
 

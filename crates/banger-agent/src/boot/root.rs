@@ -52,7 +52,8 @@ pub(super) fn mount(mount: &Mount) -> Result<(), BootError> {
         let Mount { source, target, fstype, flags, .. } = mount;
         rustix::mount::mount(source, target, *fstype, *flags, options.as_c_str())
     };
-    let done = match mount.wishes.map(with) {
+    let wished = mount.wish.map(|wish| with(&format!("{},{wish}", mount.options)));
+    let done = match wished {
         Some(Err(Errno::INVAL)) | None => with(mount.options),
         Some(done) => done,
     };
