@@ -308,22 +308,23 @@ impl Tmpfs {
         Self(at.to_owned())
     }
 
-    fn is_unmounted(&self) -> bool {
-        let umount = Command::new("umount").arg(&self.0).stderr(Stdio::null()).status();
-        umount.unwrap().success()
+    fn unmount(&self, options: &[&str]) -> bool {
+        let mut umount = Command::new("umount");
+        umount.args(options).arg(&self.0).stderr(Stdio::null());
+        umount.status().unwrap().success()
     }
 }
 
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            // A test that has failed already has said more.
-            self.is_unmounted();
+            // A test that has failed already has said more, and its daemon may still run.
+            self.unmount(&["--lazy"]);
         } else {
             // Whoever reads /proc/PID/cmdline as a process ends, as the other tests do, has a share in
             // its memory, and the files mapped there are open until the last share has been torn down:
             // some ten milliseconds after the process is gone.
-            wait_until("the file system is unmounted", || self.is_unmounted());
+            wait_until("the file system is unmounted", || self.unmount(&[]));
         }
     }
 }
